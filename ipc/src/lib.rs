@@ -1,0 +1,1 @@
+//! Messages: a table partitioned by receiver, procedures in `sql/`, and a thin client.

@@ -1,0 +1,1 @@
+//! The process: runtime, sockets, files and timers around the state machines.

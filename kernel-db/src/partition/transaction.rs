@@ -1,0 +1,102 @@
+//! What a transaction sees of its partition, and what the partition sees of a transaction.
+
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+
+/// Number of slots that partition keys are spread over; partitions own slots.
+pub const SLOTS: u16 = 1024;
+
+/// A partition key's slot: integers take `value mod 1024`, other types are hashed.
+pub type Slot = u16;
+
+/// A range read.
+#[derive(Clone, Copy, Debug)]
+pub struct Scan<'a> {
+    /// Inclusive.
+    pub from: &'a [u8],
+    /// Exclusive.
+    pub to: &'a [u8],
+    pub reverse: bool,
+    /// At most this many rows are appended; fewer mean that the range is exhausted.
+    pub limit: usize,
+    /// The slot all rows of the range belong to, if known; a view over many partitions asks only its owner.
+    pub slot: Option<Slot>,
+}
+
+/// Rows by key, as one transaction sees them: its own writes included. A view that cannot write answers 25006.
+pub trait Store {
+    fn get(&mut self, key: &[u8], slot: Option<Slot>) -> Result<Option<Bytes>>;
+    fn scan(&mut self, scan: Scan<'_>, out: &mut Vec<(Bytes, Bytes)>) -> Result<()>;
+    fn put(&mut self, _key: Bytes, _value: Bytes) -> Result<()> {
+        Err(read_only())
+    }
+    fn delete(&mut self, _key: &[u8]) -> Result<()> {
+        Err(read_only())
+    }
+    /// Drops current rows of a range without history: for dropped tables and indexes.
+    fn delete_range(&mut self, _from: &[u8], _to: &[u8]) -> Result<()> {
+        Err(read_only())
+    }
+    /// A mark in the transaction's writes, to return to with `rollback_to`.
+    fn savepoint(&mut self) -> usize {
+        0
+    }
+    fn rollback_to(&mut self, _savepoint: usize) {}
+}
+
+fn read_only() -> Error {
+    Error::new("25006", "cannot write in a read-only transaction")
+}
+
+/// Counted steps of a transaction, so that a body that takes long cannot depose the leader: every row visited or written
+/// and every procedure statement is a step.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    left: u64,
+    limit: u64,
+}
+
+impl Budget {
+    pub fn new(limit: u64) -> Self {
+        Self { left: limit, limit }
+    }
+
+    /// Uses `n` steps; 57014 when none are left.
+    #[inline]
+    pub fn step(&mut self, n: u64) -> Result<()> {
+        if self.left < n {
+            return Err(Error::new("57014", format!("canceled: more than {} steps on the partition's core", self.limit))
+                .hint("split the work into smaller transactions, or raise run_limit_steps in the node's configuration"));
+        }
+        self.left -= n;
+        Ok(())
+    }
+}
+
+/// What a transaction may know of its surroundings; with it and the store it must be deterministic.
+#[derive(Clone, Debug)]
+pub struct TxnEnv {
+    /// now() in microseconds since the epoch.
+    pub wall_us: i64,
+    /// Seed of random() and gen_random_uuid() in this transaction.
+    pub seed: u64,
+    /// This partition's number from 0 and how many there are (for sequences).
+    pub partition: u32,
+    pub partitions: u32,
+    pub budget: Budget,
+}
+
+/// A unit of work that runs whole or not at all on one partition. On `Err` the partition undoes every write.
+pub trait Transaction: Send + Sync {
+    /// Runs to the end and returns the encoded reply, which is kept for its session and sent once the writes are committed.
+    fn run(&self, store: &mut dyn Store, env: &mut TxnEnv) -> Result<Bytes>;
+    /// True if `run` never writes.
+    fn read_only(&self) -> bool {
+        false
+    }
+    /// Short text for dbos.statements and traces.
+    fn label(&self) -> &str {
+        ""
+    }
+}

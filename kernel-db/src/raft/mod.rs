@@ -1,0 +1,1 @@
+//! Consensus: raft-rs behind a `step(event) -> effects` driver.

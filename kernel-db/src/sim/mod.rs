@@ -1,0 +1,1 @@
+//! The seeded simulator: the same state machines in one thread over in-memory twins.

@@ -1,0 +1,28 @@
+//! The log store: Raft entries and hard states of all groups of a node, in one append and one fdatasync.
+
+use raft::eraftpb::{Entry, HardState};
+
+use crate::error::Result;
+
+/// What one group wants written.
+#[derive(Clone, Debug, Default)]
+pub struct LogWrite {
+    pub group: u32,
+    /// Contiguous; the first may overwrite an earlier suffix, which is then dropped.
+    pub entries: Vec<Entry>,
+    pub hard_state: Option<HardState>,
+}
+
+/// The log of every group of one node. Called by the log writer only, but for `load` and `entries`.
+pub trait LogStore: Send + Sync + 'static {
+    /// Appends all of `writes` atomically per group; returns after write(2), and after fdatasync if `sync`.
+    fn append(&self, writes: Vec<LogWrite>, sync: bool) -> Result<()>;
+    /// First and last index held (`first = last + 1` when empty) and the last hard state.
+    fn load(&self, group: u32) -> Result<(u64, u64, HardState)>;
+    /// Entries `low..high`, stopping after `max_bytes` but returning at least one.
+    fn entries(&self, group: u32, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>>;
+    /// Drops entries before `index` (I10 is the caller's to keep).
+    fn truncate(&self, group: u32, index: u64) -> Result<()>;
+    /// Bytes on disk held by all groups.
+    fn size_bytes(&self) -> u64;
+}

@@ -1,0 +1,10 @@
+//! Bytes that outlive a process: the state store of a partition and the log store of a node.
+//!
+//! Both are traits with two implementations: RocksDB / raft-engine for real nodes, and in-memory twins with a crash model
+//! for the simulator (what was not synced or flushed is lost by `crash`).
+
+mod log;
+mod state;
+
+pub use log::{LogStore, LogWrite};
+pub use state::{AppliedEntry, Op, SessionRecord, StateMeta, StateSnapshot, StateStore, Versioned};

@@ -1,0 +1,113 @@
+//! The state store: current rows, history, sessions and the applied index of one partition replica.
+//!
+//! Current rows carry the commit timestamp of the entry that wrote them. What an entry overwrites or deletes goes to the
+//! history key space, ordered by the time at which it stopped being current, so that a fresh snapshot merges only what
+//! changed since, and dropping old history is one range delete.
+
+use bytes::Bytes;
+
+use crate::error::Result;
+
+/// A current row or index entry with its commit timestamp (hybrid logical, microseconds since the epoch).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versioned {
+    pub ts: u64,
+    pub value: Bytes,
+}
+
+/// One physical change. Keys are the kernel's own (table, index, columns); the store adds its key space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// `fresh`: the key was absent before, so the store need not look for an old version.
+    Put {
+        key: Bytes,
+        value: Bytes,
+        fresh: bool,
+    },
+    Delete {
+        key: Bytes,
+    },
+    /// Drops current rows in `from..to` without history (dropped tables).
+    DeleteRange {
+        from: Bytes,
+        to: Bytes,
+    },
+}
+
+/// (session, number) -> reply, kept in a ring of 1,024 places per session (I11).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRecord {
+    pub session: u128,
+    pub number: u64,
+    pub reply: Bytes,
+}
+
+/// One committed entry, ready to be applied.
+#[derive(Clone, Debug, Default)]
+pub struct AppliedEntry {
+    pub index: u64,
+    pub term: u64,
+    /// Commit timestamp of every change in `ops`; 0 for entries without data.
+    pub ts: u64,
+    /// Reads and commits of this leader stay at or below it (I13).
+    pub ceiling: u64,
+    pub ops: Vec<Op>,
+    pub sessions: Vec<SessionRecord>,
+    /// Sessions forgotten by this entry; a later request under one is an error, never a second execution.
+    pub evicted: Vec<u128>,
+}
+
+/// What a store knows about itself, written in the same batch as the rows (I8).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateMeta {
+    pub applied_index: u64,
+    pub applied_term: u64,
+    pub last_ts: u64,
+    pub ceiling: u64,
+}
+
+/// Reads of the state. `from` is inclusive, `to` exclusive; `reverse` walks from `to` down. Appends at most `limit` rows.
+pub trait StateSnapshot: Send + Sync {
+    fn get(&self, key: &[u8]) -> Result<Option<Versioned>>;
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        reverse: bool,
+        limit: usize,
+        out: &mut Vec<(Bytes, Versioned)>,
+    ) -> Result<()>;
+    /// As `get` and `scan`, but as of timestamp `ts`: merges history. 72000 *snapshot too old* below the watermark.
+    fn get_at(&self, key: &[u8], ts: u64) -> Result<Option<Versioned>>;
+    fn scan_at(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        reverse: bool,
+        limit: usize,
+        ts: u64,
+        out: &mut Vec<(Bytes, Versioned)>,
+    ) -> Result<()>;
+}
+
+/// The state of one partition replica. `apply` is called by one thread, reads by any.
+pub trait StateStore: StateSnapshot + 'static {
+    /// Applies entries in order, atomically per call: rows, history, sessions and `StateMeta` together (I8). Entries at
+    /// or below `applied_index` are skipped, so that a replay after a crash is harmless.
+    fn apply(&self, entries: &[AppliedEntry]) -> Result<()>;
+    fn meta(&self) -> StateMeta;
+    /// Applied index that survives a crash: what was flushed.
+    fn durable_index(&self) -> u64;
+    /// Makes everything applied durable.
+    fn flush(&self) -> Result<()>;
+    /// All session records, in no particular order.
+    fn sessions(&self) -> Result<Vec<SessionRecord>>;
+    /// Sessions that were evicted (kept as tombstones).
+    fn evicted_sessions(&self) -> Result<Vec<u128>>;
+    /// A consistent view of this moment.
+    fn snapshot(&self) -> Box<dyn StateSnapshot>;
+    /// Drops history that ended before `ts`; later reads below `ts` are refused.
+    fn drop_history(&self, ts: u64) -> Result<()>;
+    /// Bytes on disk, roughly.
+    fn size_bytes(&self) -> u64;
+}

@@ -1,0 +1,1 @@
+//! Time: the hybrid logical clock.

@@ -1,0 +1,1 @@
+//! Protocols: PostgreSQL towards clients, prost messages between nodes.

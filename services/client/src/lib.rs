@@ -1,0 +1,1 @@
+//! Client of the kernel: routing to the leader, sessions, retries, schema installation.
