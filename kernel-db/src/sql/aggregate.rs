@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use bigdecimal::BigDecimal;
 
 use super::compare::compare;
-use super::functions::does_not_exist;
+use super::functions::{check_size, does_not_exist};
 use super::{DataType, Value, interval, numeric};
 use crate::error::{Error, Result};
 
@@ -293,6 +293,7 @@ impl State {
                 Some(text) => {
                     text.push_str(separator.and_then(Value::as_str).unwrap_or(""));
                     text.push_str(value);
+                    check_size(text.len())?;
                 }
             },
             (State::Bytes(bytes), Value::Bytea(value)) => match bytes {
@@ -302,6 +303,7 @@ impl State {
                         bytes.extend_from_slice(separator);
                     }
                     bytes.extend_from_slice(value);
+                    check_size(bytes.len())?;
                 }
             },
             _ => return Err(mismatch()),

@@ -149,21 +149,9 @@ mod tests {
 
     #[test]
     fn many_wildcards_stay_fast() {
+        // Backtracking into every wildcard would take 5,000 to the power of 50 steps.
         let text = "a".repeat(5_000);
-        assert!(
-            !like(
-                &text,
-                &"%a"
-                    .repeat(50)
-                    .replace("%a", "%a_")
-                    .as_str()
-                    .repeat(1)
-                    .replace('_', "b"),
-                None,
-                false
-            )
-            .unwrap()
-        );
+        assert!(!like(&text, &("%a".repeat(50) + "b"), None, false).unwrap());
     }
 
     #[test]

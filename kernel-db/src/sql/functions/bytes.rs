@@ -82,9 +82,6 @@ const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 /// Lines of 76 characters, as PostgreSQL writes them (RFC 2045).
 fn write_base64(bytes: &[u8], out: &mut String) {
     for (at, group) in bytes.chunks(3).enumerate() {
-        if at > 0 && at % 19 == 0 {
-            out.push('\n');
-        }
         let bits = group
             .iter()
             .fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte))
@@ -95,6 +92,10 @@ fn write_base64(bytes: &[u8], out: &mut String) {
             } else {
                 out.push('=');
             }
+        }
+        // A full line is ended even if it is the last.
+        if at % 19 == 18 && group.len() == 3 {
+            out.push('\n');
         }
     }
 }

@@ -235,7 +235,7 @@ pub(super) fn format(args: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {
             Some(width) => width,
             None => take_number(&mut chars)?.unwrap_or(0),
         };
-        super::string::check_size(width.saturating_add(out.len()))?;
+        super::check_size(width.saturating_add(out.len()))?;
         let kind = chars.next().ok_or_else(|| {
             Error::new("22023", "unterminated format() type specifier")
                 .hint("For a single \"%\" use \"%%\".")

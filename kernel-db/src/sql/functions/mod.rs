@@ -20,6 +20,7 @@ mod tests;
 
 pub use operators::{resolve_operator, resolve_unary};
 pub use resolve::{does_not_exist, is_function, resolve_function};
+pub(super) use string::check_size;
 
 use super::{DataType, Value};
 use crate::error::{Error, Result};

@@ -79,7 +79,7 @@ pub fn resolve_operator(op: &Op, left: DataType, right: DataType) -> Result<Func
             string::starts_with,
         ),
         Op::Plus | Op::Minus | Op::Multiply | Op::Divide | Op::Modulo => {
-            match settle(left, right) {
+            match settle_arithmetic(op, left, right) {
                 None => Err(ambiguous(op)),
                 Some((left, right)) => arithmetic(op, left, right),
             }
@@ -116,6 +116,18 @@ fn settle(left: DataType, right: DataType) -> Option<(DataType, DataType)> {
         (DataType::Unknown, known) => Some((known, known)),
         (known, DataType::Unknown) => Some((known, known)),
         known => Some(known),
+    }
+}
+
+/// As [`settle`], but where no operator takes a time or interval on both sides, the literal takes the type that one does.
+fn settle_arithmetic(op: &Op, left: DataType, right: DataType) -> Option<(DataType, DataType)> {
+    use DataType::{Float8, Interval, Timestamptz, Unknown};
+    match (op, left, right) {
+        (Op::Plus, Timestamptz, Unknown) => Some((Timestamptz, Interval)),
+        (Op::Plus, Unknown, Timestamptz) => Some((Interval, Timestamptz)),
+        (Op::Multiply | Op::Divide, Interval, Unknown) => Some((Interval, Float8)),
+        (Op::Multiply, Unknown, Interval) => Some((Float8, Interval)),
+        _ => settle(left, right),
     }
 }
 
@@ -280,13 +292,19 @@ fn time_arithmetic(op: &Op, left: DataType, right: DataType) -> Result<Function>
 }
 
 fn bits(op: &Op, left: DataType, right: DataType) -> Result<Function> {
-    let Some((left, right)) = settle(left, right) else {
+    let shift = matches!(op, Op::PGBitwiseShiftLeft | Op::PGBitwiseShiftRight);
+    let settled = match right {
+        // A shift's count is an integer whatever is shifted.
+        DataType::Unknown if shift && left != DataType::Unknown => Some((left, DataType::Int4)),
+        _ => settle(left, right),
+    };
+    let Some((left, right)) = settled else {
         return Err(ambiguous(op));
     };
     if !left.is_int() || !right.is_int() {
         return Err(undefined(Some(left), op, right));
     }
-    if matches!(op, Op::PGBitwiseShiftLeft | Op::PGBitwiseShiftRight) {
+    if shift {
         if right == DataType::Int8 {
             return Err(undefined(Some(left), op, right));
         }
@@ -308,8 +326,17 @@ fn bits(op: &Op, left: DataType, right: DataType) -> Result<Function> {
 /// The function of a prefix operator. NOT is the executor's.
 pub fn resolve_unary(op: &UnaryOperator, operand: DataType) -> Result<Function> {
     use DataType::{Float8, Int2, Int4, Int8, Interval, Numeric, Unknown};
-    // A bare literal is read as a double: the preferred type among the candidates.
-    let operand = if operand == Unknown { Float8 } else { operand };
+    let operand = match (operand, op) {
+        // Candidates of several categories: nothing to prefer.
+        (Unknown, UnaryOperator::Minus | UnaryOperator::BitwiseNot) => {
+            let message = format!("operator is not unique: {op} unknown");
+            return Err(Error::new("42725", message).hint(
+                "Could not choose a best candidate operator. You might need to add explicit type casts.",
+            ));
+        }
+        (Unknown, _) => Float8,
+        _ => operand,
+    };
     let (name, eval): (_, Eval) = match (op, operand) {
         (UnaryOperator::Minus, Int2 | Int4 | Int8 | Float8 | Numeric) => ("-", arith::negate),
         (UnaryOperator::Minus, Interval) => ("-", datetime::interval_negate),

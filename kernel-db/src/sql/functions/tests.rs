@@ -186,6 +186,30 @@ fn times_and_bits() {
             .0,
         "1099511627776"
     );
+    assert_eq!(
+        op(Op::PGBitwiseShiftLeft, ("1", Int8), ("3", Unknown))
+            .unwrap()
+            .0,
+        "8"
+    );
+    assert_eq!(
+        op(Op::Divide, ("1 day", Interval), ("2", Unknown))
+            .unwrap()
+            .0,
+        "12:00:00"
+    );
+    assert_eq!(
+        op_code(Op::Minus, ("2026-01-01", Timestamptz), ("1 day", Unknown)),
+        "22007"
+    );
+    let sum = op(Op::Plus, ("1 day", Unknown), ("2026-01-01", Timestamptz)).unwrap();
+    assert_eq!(sum.0, "2026-01-02 00:00:00+00");
+    assert_eq!(
+        resolve_unary(&UnaryOperator::Minus, Unknown)
+            .unwrap_err()
+            .sqlstate(),
+        "42725"
+    );
     let negate = resolve_unary(&UnaryOperator::Minus, Int4).unwrap();
     assert_eq!(
         call(&negate, &[("-2147483648", Int4)])
@@ -317,6 +341,13 @@ fn bytes_and_digits() {
         code("get_byte", &[("\\x0102", Bytea), ("2", Int4)]),
         "2202E"
     );
+}
+
+#[test]
+fn full_base64_lines_end() {
+    let line = "\\x".to_string() + &"00".repeat(57);
+    let full = shown("encode", &[(line.as_str(), Bytea), ("base64", Text)]);
+    assert_eq!((full.len(), full.ends_with('\n')), (77, true));
 }
 
 #[test]
