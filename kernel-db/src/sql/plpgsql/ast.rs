@@ -28,7 +28,12 @@ pub struct Declaration {
 
 #[derive(Clone, Debug)]
 pub enum DeclarationKind {
-    Variable { of: TypeName, constant: bool, not_null: bool, default: Option<Fragment> },
+    Variable {
+        of: TypeName,
+        constant: bool,
+        not_null: bool,
+        default: Option<Fragment>,
+    },
     /// `name ALIAS FOR other`.
     Alias(Name),
 }
@@ -74,23 +79,58 @@ pub struct Into {
 #[derive(Clone, Debug)]
 pub enum StatementKind {
     Block(Block),
-    Assign { target: Name, value: Fragment },
-    If { arms: Vec<(Fragment, Vec<Statement>)>, otherwise: Vec<Statement> },
+    Assign {
+        target: Name,
+        value: Fragment,
+    },
+    If {
+        arms: Vec<(Fragment, Vec<Statement>)>,
+        otherwise: Vec<Statement>,
+    },
     /// With an operand each arm is a list of values, without one a condition.
-    Case { operand: Option<Fragment>, arms: Vec<(Fragment, Vec<Statement>)>, otherwise: Option<Vec<Statement>> },
-    Loop { label: Option<String>, body: Vec<Statement> },
-    While { label: Option<String>, condition: Fragment, body: Vec<Statement> },
+    Case {
+        operand: Option<Fragment>,
+        arms: Vec<(Fragment, Vec<Statement>)>,
+        otherwise: Option<Vec<Statement>>,
+    },
+    Loop {
+        label: Option<String>,
+        body: Vec<Statement>,
+    },
+    While {
+        label: Option<String>,
+        condition: Fragment,
+        body: Vec<Statement>,
+    },
     ForRange(Box<ForRange>),
-    ForQuery { label: Option<String>, targets: Vec<Name>, query: Fragment, body: Vec<Statement> },
-    Leave { again: bool, label: Option<String>, when: Option<Fragment> },
+    ForQuery {
+        label: Option<String>,
+        targets: Vec<Name>,
+        query: Fragment,
+        body: Vec<Statement>,
+    },
+    Leave {
+        again: bool,
+        label: Option<String>,
+        when: Option<Fragment>,
+    },
     Return(Option<Fragment>),
     ReturnNext(Option<Fragment>),
     ReturnQuery(Fragment),
     Raise(Box<Raise>),
-    Assert { condition: Fragment, message: Option<Fragment> },
-    Sql { text: Fragment, into: Option<Into> },
+    Assert {
+        condition: Fragment,
+        message: Option<Fragment>,
+    },
+    Sql {
+        text: Fragment,
+        into: Option<Into>,
+    },
     Perform(Fragment),
-    Diagnostics { stacked: bool, items: Vec<(Name, String)> },
+    Diagnostics {
+        stacked: bool,
+        items: Vec<(Name, String)>,
+    },
     Null,
 }
 

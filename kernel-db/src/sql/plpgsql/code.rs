@@ -1,6 +1,7 @@
 //! What a procedure compiles to: a tree of statements over the slots of one frame.
 
 use super::ast::{Condition, Level};
+use crate::error::Error;
 use crate::sql::prepare::{Prepared, PreparedExpr};
 use crate::sql::{DataType, Value};
 
@@ -54,19 +55,47 @@ pub struct Place {
 pub enum Code {
     Block(Box<BlockCode>),
     Assign(Place, Value1),
-    If { arms: Vec<(PreparedExpr, Vec<Code>)>, otherwise: Vec<Code> },
-    Case { operand: Option<(usize, PreparedExpr)>, arms: Vec<(PreparedExpr, Vec<Code>)>, otherwise: Option<Vec<Code>> },
-    Loop { target: Target, condition: Option<PreparedExpr>, body: Vec<Code> },
+    If {
+        arms: Vec<(PreparedExpr, Vec<Code>)>,
+        otherwise: Vec<Code>,
+    },
+    Case {
+        operand: Option<(usize, PreparedExpr)>,
+        arms: Vec<(PreparedExpr, Vec<Code>)>,
+        otherwise: Option<Vec<Code>>,
+    },
+    Loop {
+        target: Target,
+        condition: Option<PreparedExpr>,
+        body: Vec<Code>,
+    },
     ForRange(Box<ForRangeCode>),
-    ForQuery { target: Target, query: Prepared, into: Vec<Place>, body: Vec<Code> },
-    Leave { again: bool, target: Target, when: Option<PreparedExpr> },
+    ForQuery {
+        target: Target,
+        query: Prepared,
+        into: Vec<Place>,
+        body: Vec<Code>,
+    },
+    Leave {
+        again: bool,
+        target: Target,
+        when: Option<PreparedExpr>,
+    },
     Return(Option<Value1>),
     ReturnNext(NextRow),
     ReturnQuery(Prepared),
     Raise(Box<RaiseCode>),
-    Assert { condition: PreparedExpr, message: Option<PreparedExpr> },
-    Sql { statement: Prepared, into: Option<IntoCode> },
+    Assert {
+        condition: PreparedExpr,
+        message: Option<PreparedExpr>,
+    },
+    Sql {
+        statement: Prepared,
+        into: Option<IntoCode>,
+    },
     Diagnostics(Vec<(Place, Item)>),
+    /// A statement that does not fit the schema.
+    Fail(Error),
 }
 
 /// One row of the result.

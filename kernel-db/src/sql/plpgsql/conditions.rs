@@ -63,5 +63,8 @@ pub fn state(name: &str) -> Option<&'static str> {
 
 /// True for five digits and capital letters.
 pub fn is_state(text: &str) -> bool {
-    text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase())
+    text.len() == 5
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_digit() || b.is_ascii_uppercase())
 }

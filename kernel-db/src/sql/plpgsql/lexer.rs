@@ -37,7 +37,11 @@ pub fn tokens(body: &str) -> Result<Vec<Token>> {
         let start = lexer.pos;
         let kind = lexer.next_kind()?;
         let done = kind == Kind::End;
-        out.push(Token { kind, start, end: lexer.pos });
+        out.push(Token {
+            kind,
+            start,
+            end: lexer.pos,
+        });
         if done {
             return Ok(out);
         }
@@ -101,7 +105,9 @@ impl Lexer<'_> {
 
     fn next_kind(&mut self) -> Result<Kind> {
         let start = self.pos;
-        let Some(c) = self.peek() else { return Ok(Kind::End) };
+        let Some(c) = self.peek() else {
+            return Ok(Kind::End);
+        };
         if (c == 'e' || c == 'E') && self.rest()[1..].starts_with('\'') {
             self.pos += 1;
             return self.string(start, true);
@@ -138,7 +144,10 @@ impl Lexer<'_> {
             self.pos += 1;
             self.take_while(|c| c.is_ascii_digit());
         }
-        let exponent = self.rest().strip_prefix(['e', 'E']).map(|r| r.trim_start_matches(['+', '-']));
+        let exponent = self
+            .rest()
+            .strip_prefix(['e', 'E'])
+            .map(|r| r.trim_start_matches(['+', '-']));
         if exponent.is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit())) {
             self.pos += 1;
             self.take_while(|c| c == '+' || c == '-');
@@ -150,7 +159,9 @@ impl Lexer<'_> {
         self.pos += 1;
         let mut value = String::new();
         loop {
-            let Some(c) = self.peek() else { return Err(self.error(start, "unterminated quoted string")) };
+            let Some(c) = self.peek() else {
+                return Err(self.error(start, "unterminated quoted string"));
+            };
             self.pos += c.len_utf8();
             match c {
                 '\'' if self.peek() == Some('\'') => {
@@ -209,7 +220,9 @@ pub fn syntax_error(body: &str, offset: usize, message: &str) -> Error {
     let before = body.get(..offset).unwrap_or(body);
     let line = before.matches('\n').count() + 1;
     let position = u32::try_from(before.chars().count() + 1).unwrap_or(u32::MAX);
-    Error::new("42601", message).at(position).detail(format!("line {line} of the function's body"))
+    Error::new("42601", message)
+        .at(position)
+        .detail(format!("line {line} of the function's body"))
 }
 
 #[cfg(test)]
@@ -218,17 +231,40 @@ mod tests {
 
     fn texts(body: &str) -> Vec<String> {
         let tokens = tokens(body).unwrap();
-        tokens.iter().map(|t| body[t.start..t.end].to_string()).collect()
+        tokens
+            .iter()
+            .map(|t| body[t.start..t.end].to_string())
+            .collect()
     }
 
     #[test]
     fn splits_words_symbols_and_literals() {
         assert_eq!(
             texts("x := f(1..10, 2.5e3) || 'it''s' -- end\n /* a /* b */ c */ $q$ ; $q$;"),
-            ["x", ":=", "f", "(", "1", "..", "10", ",", "2.5e3", ")", "|", "|", "'it''s'", "$q$ ; $q$", ";", ""]
+            [
+                "x",
+                ":=",
+                "f",
+                "(",
+                "1",
+                "..",
+                "10",
+                ",",
+                "2.5e3",
+                ")",
+                "|",
+                "|",
+                "'it''s'",
+                "$q$ ; $q$",
+                ";",
+                ""
+            ]
         );
         assert_eq!(tokens("'it''s'").unwrap()[0].kind, Kind::Str("it's".into()));
-        assert_eq!(tokens("Foo \"Bar\"").unwrap()[1].kind, Kind::Quoted("Bar".into()));
+        assert_eq!(
+            tokens("Foo \"Bar\"").unwrap()[1].kind,
+            Kind::Quoted("Bar".into())
+        );
     }
 
     #[test]

@@ -52,19 +52,38 @@ pub struct Scopes {
 
 impl Scopes {
     pub fn push(&mut self, label: Option<String>) {
-        self.levels.push(Level { label, names: Vec::new() });
+        self.levels.push(Level {
+            label,
+            names: Vec::new(),
+        });
     }
 
     pub fn pop(&mut self) {
         self.levels.pop();
     }
 
+    pub fn depth(&self) -> usize {
+        self.levels.len()
+    }
+
+    pub fn truncate(&mut self, depth: usize) {
+        self.levels.truncate(depth);
+    }
+
     /// A slot without a name.
     pub fn slot(&mut self, data_type: DataType) -> Result<usize> {
         if self.slots.len() >= SLOTS_MAX {
-            return Err(Error::new("54000", format!("more than {SLOTS_MAX} variables in a procedure")));
+            return Err(Error::new(
+                "54000",
+                format!("more than {SLOTS_MAX} variables in a procedure"),
+            ));
         }
-        self.slots.push(Slot { data_type, max_len: None, not_null: None, assigned: false });
+        self.slots.push(Slot {
+            data_type,
+            max_len: None,
+            not_null: None,
+            assigned: false,
+        });
         Ok(self.slots.len() - 1)
     }
 
@@ -76,7 +95,10 @@ impl Scopes {
     }
 
     pub fn declare_record(&mut self, name: &str) -> Result<usize> {
-        self.records.push(Record { name: name.to_string(), ..Record::default() });
+        self.records.push(Record {
+            name: name.to_string(),
+            ..Record::default()
+        });
         let record = self.records.len() - 1;
         self.bind(name, Variable::Record(record), false)?;
         Ok(record)
@@ -88,7 +110,10 @@ impl Scopes {
             return Err(Error::internal("variable outside of a block"));
         };
         if level.names.iter().any(|(n, _, _)| n == name) {
-            return Err(Error::new("42601", format!("duplicate declaration of \"{name}\"")));
+            return Err(Error::new(
+                "42601",
+                format!("duplicate declaration of \"{name}\""),
+            ));
         }
         level.names.push((name.to_string(), variable, constant));
         Ok(())
@@ -122,7 +147,10 @@ impl Scopes {
         if self.slots[slot].data_type == column.data_type {
             return Ok(slot);
         }
-        let what = format!("a second type of field \"{}\" of record \"{}\"", column.name, self.records[record].name);
+        let what = format!(
+            "a second type of field \"{}\" of record \"{}\"",
+            column.name, self.records[record].name
+        );
         Err(Error::unsupported(what).hint("use another record variable"))
     }
 
@@ -133,20 +161,28 @@ impl Scopes {
 
     fn find(&self, label: Option<&str>, name: &str) -> Option<(Variable, bool)> {
         let levels = self.levels.iter().rev();
-        levels.filter(|l| label.is_none() || l.label.as_deref() == label).find_map(|l| {
-            let found = l.names.iter().find(|(n, _, _)| n == name);
-            found.map(|(_, variable, constant)| (*variable, *constant))
-        })
+        levels
+            .filter(|l| label.is_none() || l.label.as_deref() == label)
+            .find_map(|l| {
+                let found = l.names.iter().find(|(n, _, _)| n == name);
+                found.map(|(_, variable, constant)| (*variable, *constant))
+            })
     }
 
     fn field_slot(&self, record: usize, field: &str) -> Option<usize> {
-        self.records[record].shape.iter().find(|(n, _)| n == field).map(|(_, s)| *s)
+        self.records[record]
+            .shape
+            .iter()
+            .find(|(n, _)| n == field)
+            .map(|(_, s)| *s)
     }
 
     /// Looks up a variable: `v`, `label.v`, `record.field`, `label.record.field`. The flag says that it is constant.
     pub fn resolve(&self, name: &Name) -> Option<(Variable, bool)> {
         let field = |(variable, constant): (Variable, bool), field: &str| match variable {
-            Variable::Record(record) => self.field_slot(record, field).map(|s| (Variable::Scalar(s), constant)),
+            Variable::Record(record) => self
+                .field_slot(record, field)
+                .map(|s| (Variable::Scalar(s), constant)),
             Variable::Scalar(_) => None,
         };
         match name.as_slice() {
@@ -155,7 +191,9 @@ impl Scopes {
                 let as_field = self.find(None, a).and_then(|found| field(found, b));
                 as_field.or_else(|| self.find(Some(a), b))
             }
-            [label, record, f] => self.find(Some(label), record).and_then(|found| field(found, f)),
+            [label, record, f] => self
+                .find(Some(label), record)
+                .and_then(|found| field(found, f)),
             _ => None,
         }
     }
@@ -163,10 +201,14 @@ impl Scopes {
     /// The variable to assign to; marks its slots.
     pub fn target(&mut self, name: &Name) -> Result<Variable> {
         let shown = name.join(".");
-        let (variable, constant) =
-            self.resolve(name).ok_or_else(|| Error::new("42601", format!("\"{shown}\" is not a known variable")))?;
+        let (variable, constant) = self
+            .resolve(name)
+            .ok_or_else(|| Error::new("42601", format!("\"{shown}\" is not a known variable")))?;
         if constant {
-            return Err(Error::new("22005", format!("variable \"{shown}\" is declared CONSTANT")));
+            return Err(Error::new(
+                "22005",
+                format!("variable \"{shown}\" is declared CONSTANT"),
+            ));
         }
         if let Variable::Scalar(slot) = variable {
             self.slots[slot].assigned = true;

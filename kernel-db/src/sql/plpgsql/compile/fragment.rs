@@ -4,8 +4,8 @@ use sqlparser::ast;
 
 use super::Compiler;
 use crate::error::{Error, Result};
-use crate::sql::bind::parse;
 use crate::sql::DataType;
+use crate::sql::bind::parse;
 use crate::sql::plpgsql::ast::Fragment;
 use crate::sql::plpgsql::code::{Place, Value1};
 use crate::sql::prepare::{self, Kind, Prepared, PreparedExpr};
@@ -16,10 +16,17 @@ impl Compiler<'_> {
         let located = |error| self.locate(error, fragment);
         let statements = parse::parse_many(&fragment.text).map_err(located)?;
         let [(statement, _)] = statements.as_slice() else {
-            return Err(located(Error::new("42601", "one SQL statement is expected")));
+            return Err(located(Error::new(
+                "42601",
+                "one SQL statement is expected",
+            )));
         };
-        let prepared = prepare::prepare_ast(self.catalog, statement, &self.scopes.params()).map_err(located)?;
-        if matches!(prepared.kind, Kind::Ddl(_) | Kind::Session(_) | Kind::Explain | Kind::Empty) {
+        let prepared = prepare::prepare_ast(self.catalog, statement, &self.scopes.params())
+            .map_err(located)?;
+        if matches!(
+            prepared.kind,
+            Kind::Ddl(_) | Kind::Session(_) | Kind::Explain | Kind::Empty
+        ) {
             return Err(Error::unsupported("such a statement in a procedure"));
         }
         self.note(prepared.routing(), prepared.writes());
@@ -27,7 +34,11 @@ impl Compiler<'_> {
     }
 
     /// An expression of any type.
-    pub(super) fn expr(&mut self, fragment: &Fragment, want: Option<DataType>) -> Result<PreparedExpr> {
+    pub(super) fn expr(
+        &mut self,
+        fragment: &Fragment,
+        want: Option<DataType>,
+    ) -> Result<PreparedExpr> {
         let expr = parse_expression(&fragment.text).map_err(|e| self.locate(e, fragment))?;
         self.expr_of(&expr, fragment, want)
     }
@@ -39,6 +50,7 @@ impl Compiler<'_> {
         want: Option<DataType>,
     ) -> Result<PreparedExpr> {
         let prepared = prepare::prepare_expr(self.catalog, expr, &self.scopes.params(), want);
+        self.deferred = prepared.is_err();
         let prepared = prepared.map_err(|e| self.locate(e, fragment))?;
         self.note(prepared.routing(), prepared.writes());
         Ok(prepared)
@@ -47,10 +59,16 @@ impl Compiler<'_> {
     /// An expression whose value is stored as `want`: by an assignment cast, else through its text.
     pub(super) fn value(&mut self, fragment: &Fragment, want: DataType) -> Result<Value1> {
         match self.expr(fragment, Some(want)) {
-            Ok(expr) => Ok(Value1 { expr, convert: None }),
-            Err(error) if matches!(error.sqlstate(), "42804" | "42846") => {
+            Ok(expr) => Ok(Value1 {
+                expr,
+                convert: None,
+            }),
+            Err(error) if self.deferred && matches!(error.sqlstate(), "42804" | "42846") => {
                 let expr = self.expr(fragment, None)?;
-                Ok(Value1 { expr, convert: Some(want) })
+                Ok(Value1 {
+                    expr,
+                    convert: Some(want),
+                })
             }
             Err(error) => Err(error),
         }
@@ -60,13 +78,26 @@ impl Compiler<'_> {
     pub(super) fn place(&self, slot: usize, from: DataType) -> Place {
         let of = &self.scopes.slots[slot];
         let convert = (from != of.data_type).then_some(of.data_type);
-        Place { slot, convert, max_len: of.max_len, not_null: of.not_null.clone() }
+        Place {
+            slot,
+            convert,
+            max_len: of.max_len,
+            not_null: of.not_null.clone(),
+        }
     }
 
     /// As `error`, with its position moved from the fragment to the body.
     fn locate(&self, error: Error, fragment: &Fragment) -> Error {
-        let Some(position) = error.position() else { return error };
-        let before = self.def.body.get(..fragment.at).unwrap_or("").chars().count();
+        let Some(position) = error.position() else {
+            return error;
+        };
+        let before = self
+            .def
+            .body
+            .get(..fragment.at)
+            .unwrap_or("")
+            .chars()
+            .count();
         error.moved(u32::try_from(before).unwrap_or(u32::MAX - position) + position)
     }
 }
@@ -85,4 +116,3 @@ fn parse_expression(text: &str) -> Result<ast::Expr> {
         _ => Err(error),
     }
 }
-

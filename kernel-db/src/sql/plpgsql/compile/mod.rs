@@ -56,6 +56,8 @@ struct Compiler<'a> {
     handling: usize,
     sites: Sites,
     writes: bool,
+    /// The error under way is one that PostgreSQL finds only when it runs the statement.
+    deferred: bool,
 }
 
 impl<'a> Compiler<'a> {
@@ -73,13 +75,16 @@ impl<'a> Compiler<'a> {
             handling: 0,
             sites: Sites::None,
             writes: false,
+            deferred: false,
         }
     }
 
     /// Arguments take the first slots, in order; then OUT parameters and FOUND.
     fn declare_arguments(&mut self) -> Result<()> {
         let def = self.def;
-        self.scopes.push(Some(def.name.rsplit('.').next().unwrap_or(&def.name).to_string()));
+        self.scopes.push(Some(
+            def.name.rsplit('.').next().unwrap_or(&def.name).to_string(),
+        ));
         for arg in def.inputs() {
             let slot = self.argument(&arg.name, arg.data_type)?;
             self.scopes.positional.push(slot);
@@ -89,7 +94,11 @@ impl<'a> Compiler<'a> {
             }
         }
         self.inputs = self.scopes.slots.len();
-        for arg in def.args.iter().filter(|a| matches!(a.mode, ArgMode::Out | ArgMode::Table)) {
+        for arg in def
+            .args
+            .iter()
+            .filter(|a| matches!(a.mode, ArgMode::Out | ArgMode::Table))
+        {
             let slot = self.argument(&arg.name, arg.data_type)?;
             self.outs.push(slot);
         }
@@ -100,7 +109,8 @@ impl<'a> Compiler<'a> {
             (returns, true) => match returns.data_type {
                 DataType::Void => ResultShape::Void,
                 DataType::Record => {
-                    return Err(Error::unsupported("RETURNS record").hint("use OUT parameters or RETURNS TABLE"));
+                    return Err(Error::unsupported("RETURNS record")
+                        .hint("use OUT parameters or RETURNS TABLE"));
                 }
                 scalar => ResultShape::Scalar(scalar),
             },
@@ -109,14 +119,20 @@ impl<'a> Compiler<'a> {
     }
 
     fn argument(&mut self, name: &str, data_type: DataType) -> Result<usize> {
-        if name.is_empty() { self.scopes.slot(data_type) } else { self.scopes.declare(name, data_type, false) }
+        if name.is_empty() {
+            self.scopes.slot(data_type)
+        } else {
+            self.scopes.declare(name, data_type, false)
+        }
     }
 
     fn finish(self, body: Vec<Code>) -> Program {
         let mut frame = vec![Value::Null; self.scopes.slots.len()];
         frame[self.found] = Value::Bool(false);
         let partition_param = match self.sites {
-            Sites::Slot(slot) if slot < self.inputs && !self.scopes.slots[slot].assigned => Some(slot),
+            Sites::Slot(slot) if slot < self.inputs && !self.scopes.slots[slot].assigned => {
+                Some(slot)
+            }
             _ => None,
         };
         Program {
@@ -162,27 +178,63 @@ impl<'a> Compiler<'a> {
         Ok(codes)
     }
 
+    /// A statement; one whose SQL does not fit the schema becomes an error raised when it is reached, as in PostgreSQL.
     fn statement(&mut self, statement: &Statement) -> Result<Option<Code>> {
+        let mark = (self.scopes.depth(), self.enclosing.len(), self.handling);
+        match self.compile_statement(statement) {
+            Err(error) if self.deferred => {
+                self.deferred = false;
+                self.scopes.truncate(mark.0);
+                self.enclosing.truncate(mark.1);
+                self.handling = mark.2;
+                Ok(Some(Code::Fail(error)))
+            }
+            other => other,
+        }
+    }
+
+    fn compile_statement(&mut self, statement: &Statement) -> Result<Option<Code>> {
         let code = match &statement.kind {
             StatementKind::Null => return Ok(None),
             StatementKind::Block(block) => self.block(block)?,
             StatementKind::Assign { target, value } => self.assign(target, value)?,
-            StatementKind::If { arms, otherwise } => {
-                Code::If { arms: self.arms(arms)?, otherwise: self.statements(otherwise)? }
-            }
-            StatementKind::Case { operand, arms, otherwise } => self.case(operand, arms, otherwise)?,
+            StatementKind::If { arms, otherwise } => Code::If {
+                arms: self.arms(arms)?,
+                otherwise: self.statements(otherwise)?,
+            },
+            StatementKind::Case {
+                operand,
+                arms,
+                otherwise,
+            } => self.case(operand, arms, otherwise)?,
             StatementKind::Loop { label, body } => self.plain_loop(label, None, body)?,
-            StatementKind::While { label, condition, body } => self.plain_loop(label, Some(condition), body)?,
+            StatementKind::While {
+                label,
+                condition,
+                body,
+            } => self.plain_loop(label, Some(condition), body)?,
             StatementKind::ForRange(range) => self.for_range(range)?,
-            StatementKind::ForQuery { label, targets, query, body } => self.for_query(label, targets, query, body)?,
-            StatementKind::Leave { again, label, when } => self.leave(*again, label.as_deref(), when.as_ref())?,
+            StatementKind::ForQuery {
+                label,
+                targets,
+                query,
+                body,
+            } => self.for_query(label, targets, query, body)?,
+            StatementKind::Leave { again, label, when } => {
+                self.leave(*again, label.as_deref(), when.as_ref())?
+            }
             StatementKind::Return(value) => self.return_value(value.as_ref())?,
             StatementKind::ReturnNext(value) => self.return_next(value.as_ref())?,
             StatementKind::ReturnQuery(query) => self.return_query(query)?,
             StatementKind::Raise(raise) => self.raise(raise)?,
-            StatementKind::Assert { condition, message } => self.assert(condition, message.as_ref())?,
+            StatementKind::Assert { condition, message } => {
+                self.assert(condition, message.as_ref())?
+            }
             StatementKind::Sql { text, into } => self.sql(text, into.as_ref())?,
-            StatementKind::Perform(query) => Code::Sql { statement: self.prepare(query)?, into: None },
+            StatementKind::Perform(query) => Code::Sql {
+                statement: self.prepare(query)?,
+                into: None,
+            },
             StatementKind::Diagnostics { stacked, items } => self.diagnostics(*stacked, items)?,
         };
         Ok(Some(code))

@@ -4,14 +4,18 @@ use super::Compiler;
 use crate::error::{Error, Result};
 use crate::sql::DataType;
 use crate::sql::plpgsql::ast::{Fragment, Into, Name, Raise};
-use crate::sql::plpgsql::code::{Code, IntoCode, Item, NextRow, Place, RaiseCode, ResultShape, UsingOption};
+use crate::sql::plpgsql::code::{
+    Code, IntoCode, Item, NextRow, Place, RaiseCode, ResultShape, UsingOption,
+};
 use crate::sql::plpgsql::scope::Variable;
 use crate::sql::prepare::{Column, Kind};
 
 impl Compiler<'_> {
     pub(super) fn assign(&mut self, target: &Name, value: &Fragment) -> Result<Code> {
         let Variable::Scalar(slot) = self.scopes.target(target)? else {
-            return Err(Error::unsupported("assignment of a whole record").hint("use SELECT ... INTO"));
+            return Err(
+                Error::unsupported("assignment of a whole record").hint("use SELECT ... INTO")
+            );
         };
         let data_type = self.scopes.slots[slot].data_type;
         let value = self.value(value, data_type)?;
@@ -19,42 +23,74 @@ impl Compiler<'_> {
     }
 
     /// Where the columns of a row go: one record, or a list of variables.
-    pub(super) fn row_places(&mut self, targets: &[Name], columns: &[Column]) -> Result<Vec<Place>> {
+    pub(super) fn row_places(
+        &mut self,
+        targets: &[Name],
+        columns: &[Column],
+    ) -> Result<Vec<Place>> {
         let mut slots = Vec::with_capacity(targets.len());
         for target in targets {
             match self.scopes.target(target)? {
                 Variable::Scalar(slot) => slots.push(slot),
-                Variable::Record(record) if targets.len() == 1 => slots = self.scopes.shape(record, columns)?,
+                Variable::Record(record) if targets.len() == 1 => {
+                    slots = self.scopes.shape(record, columns)?
+                }
                 Variable::Record(_) => {
-                    let message = format!("record variable \"{}\" cannot be part of multiple-item INTO list", target.join("."));
+                    let message = format!(
+                        "record variable \"{}\" cannot be part of multiple-item INTO list",
+                        target.join(".")
+                    );
                     return Err(Error::new("42601", message));
                 }
             }
         }
         // What the row lacks becomes NULL; what it has too much is dropped.
         let from = |i: usize| columns.get(i).map_or(DataType::Unknown, |c| c.data_type);
-        Ok(slots.iter().enumerate().map(|(i, slot)| self.place(*slot, from(i))).collect())
+        Ok(slots
+            .iter()
+            .enumerate()
+            .map(|(i, slot)| self.place(*slot, from(i)))
+            .collect())
     }
 
     pub(super) fn sql(&mut self, text: &Fragment, into: Option<&Into>) -> Result<Code> {
         let statement = self.prepare(text)?;
         let Some(into) = into else {
             if !statement.columns.is_empty() {
+                self.deferred = true;
                 let error = self.syntax_error(text.at, "query has no destination for result data");
-                return Err(error.hint("If you want to discard the results of a SELECT, use PERFORM instead."));
+                return Err(error
+                    .hint("If you want to discard the results of a SELECT, use PERFORM instead."));
             }
-            return Ok(Code::Sql { statement, into: None });
+            return Ok(Code::Sql {
+                statement,
+                into: None,
+            });
         };
         if statement.columns.is_empty() {
-            return Err(self.syntax_error(text.at, "INTO used with a command that cannot return data"));
+            return Err(
+                self.syntax_error(text.at, "INTO used with a command that cannot return data")
+            );
         }
         let places = self.row_places(&into.targets, &statement.columns)?;
         let single = statement.kind != Kind::Select;
-        Ok(Code::Sql { statement, into: Some(IntoCode { strict: into.strict, single, places }) })
+        Ok(Code::Sql {
+            statement,
+            into: Some(IntoCode {
+                strict: into.strict,
+                single,
+                places,
+            }),
+        })
     }
 
     pub(super) fn return_value(&mut self, value: Option<&Fragment>) -> Result<Code> {
-        let refuse = |what: &str| Err(Error::new("42804", format!("RETURN cannot have a parameter in function {what}")));
+        let refuse = |what: &str| {
+            Err(Error::new(
+                "42804",
+                format!("RETURN cannot have a parameter in function {what}"),
+            ))
+        };
         let want = match (&self.shape, value) {
             (ResultShape::Scalar(want), Some(_)) => *want,
             (ResultShape::Scalar(_), None) => {
@@ -64,7 +100,10 @@ impl Compiler<'_> {
             (ResultShape::Void, Some(_)) => return refuse("returning void"),
             (ResultShape::Out(_), Some(_)) => return refuse("with OUT parameters"),
             (ResultShape::Set, Some(_)) => {
-                let error = Error::new("42804", "RETURN cannot have a parameter in function returning set");
+                let error = Error::new(
+                    "42804",
+                    "RETURN cannot have a parameter in function returning set",
+                );
                 return Err(error.hint("Use RETURN NEXT or RETURN QUERY."));
             }
         };
@@ -74,7 +113,10 @@ impl Compiler<'_> {
 
     pub(super) fn return_next(&mut self, value: Option<&Fragment>) -> Result<Code> {
         if self.shape != ResultShape::Set {
-            return Err(Error::new("42804", "cannot use RETURN NEXT in a non-SETOF function"));
+            return Err(Error::new(
+                "42804",
+                "cannot use RETURN NEXT in a non-SETOF function",
+            ));
         }
         let Some(fragment) = value else {
             if self.outs.is_empty() {
@@ -83,29 +125,51 @@ impl Compiler<'_> {
             return Ok(Code::ReturnNext(NextRow::Slots(self.outs.clone())));
         };
         if !self.outs.is_empty() {
-            return Err(Error::new("42804", "RETURN NEXT cannot have a parameter in function with OUT parameters"));
+            return Err(Error::new(
+                "42804",
+                "RETURN NEXT cannot have a parameter in function with OUT parameters",
+            ));
         }
         if self.def.returns.columns.is_empty() {
             let value = self.value(fragment, self.def.returns.data_type)?;
             return Ok(Code::ReturnNext(NextRow::Value(value)));
         }
-        let name: Name = fragment.text.trim().to_lowercase().split('.').map(str::to_string).collect();
+        let name: Name = fragment
+            .text
+            .trim()
+            .to_lowercase()
+            .split('.')
+            .map(str::to_string)
+            .collect();
         let Some((Variable::Record(record), _)) = self.scopes.resolve(&name) else {
-            return Err(Error::new("42804", "cannot return non-composite value from function returning composite type"));
+            return Err(Error::new(
+                "42804",
+                "cannot return non-composite value from function returning composite type",
+            ));
         };
         let slots = self.scopes.record_slots(record);
-        let types: Vec<DataType> = slots.iter().map(|s| self.scopes.slots[*s].data_type).collect();
+        let types: Vec<DataType> = slots
+            .iter()
+            .map(|s| self.scopes.slots[*s].data_type)
+            .collect();
+        self.deferred = true;
         self.check_row(&types)?;
+        self.deferred = false;
         Ok(Code::ReturnNext(NextRow::Slots(slots)))
     }
 
     pub(super) fn return_query(&mut self, query: &Fragment) -> Result<Code> {
         if self.shape != ResultShape::Set {
-            return Err(Error::new("42804", "cannot use RETURN QUERY in a non-SETOF function"));
+            return Err(Error::new(
+                "42804",
+                "cannot use RETURN QUERY in a non-SETOF function",
+            ));
         }
         let prepared = self.prepare(query)?;
         let types: Vec<DataType> = prepared.columns.iter().map(|c| c.data_type).collect();
+        self.deferred = true;
         self.check_row(&types)?;
+        self.deferred = false;
         Ok(Code::ReturnQuery(prepared))
     }
 
@@ -117,11 +181,18 @@ impl Compiler<'_> {
             false => returns.columns.iter().map(|(_, t)| t.0).collect(),
         };
         let mismatch = |detail: String| {
-            let error = Error::new("42804", "structure of query does not match function result type");
+            let error = Error::new(
+                "42804",
+                "structure of query does not match function result type",
+            );
             Err(error.detail(detail))
         };
         if wanted.len() != types.len() {
-            let detail = format!("Number of returned columns ({}) does not match expected column count ({}).", types.len(), wanted.len());
+            let detail = format!(
+                "Number of returned columns ({}) does not match expected column count ({}).",
+                types.len(),
+                wanted.len()
+            );
             return mismatch(detail);
         }
         match types.iter().zip(&wanted).position(|(t, w)| t != w) {
@@ -165,7 +236,11 @@ impl Compiler<'_> {
         })))
     }
 
-    pub(super) fn assert(&mut self, condition: &Fragment, message: Option<&Fragment>) -> Result<Code> {
+    pub(super) fn assert(
+        &mut self,
+        condition: &Fragment,
+        message: Option<&Fragment>,
+    ) -> Result<Code> {
         let condition = self.condition(condition)?;
         let message = message.map(|m| self.expr(m, None)).transpose()?;
         Ok(Code::Assert { condition, message })
@@ -179,7 +254,10 @@ impl Compiler<'_> {
         let mut codes = Vec::with_capacity(items.len());
         for (target, item) in items {
             let Variable::Scalar(slot) = self.scopes.target(target)? else {
-                return Err(Error::new("42601", format!("\"{}\" is not a scalar variable", target.join("."))));
+                return Err(Error::new(
+                    "42601",
+                    format!("\"{}\" is not a scalar variable", target.join(".")),
+                ));
             };
             let (item, from) = match item.as_str() {
                 "returned_sqlstate" => (Item::State, DataType::Text),

@@ -1,6 +1,8 @@
 //! Blocks: labels, declarations, bodies, exception handlers.
 
-use super::super::ast::{Block, Condition, Declaration, DeclarationKind, Handler, Statement, TypeName};
+use super::super::ast::{
+    Block, Condition, Declaration, DeclarationKind, Handler, Statement, TypeName,
+};
 use super::super::conditions;
 use super::Parser;
 use crate::error::{Error, Result};
@@ -28,7 +30,12 @@ impl Parser<'_> {
         }
         self.expect_word("end")?;
         self.end_label(label.as_deref())?;
-        Ok(Block { label, declarations, body, handlers })
+        Ok(Block {
+            label,
+            declarations,
+            body,
+            handlers,
+        })
     }
 
     /// The label repeated after END, if it is.
@@ -55,11 +62,17 @@ impl Parser<'_> {
             self.expect_word("for")?;
             let other = self.name()?;
             self.expect_symbol(";")?;
-            return Ok(Declaration { name, at, kind: DeclarationKind::Alias(other) });
+            return Ok(Declaration {
+                name,
+                at,
+                kind: DeclarationKind::Alias(other),
+            });
         }
         let constant = self.eat_word("constant");
         if self.at_word("cursor") || self.at_word("refcursor") {
-            return Err(Error::unsupported("a cursor variable").hint("use FOR variable IN query LOOP"));
+            return Err(
+                Error::unsupported("a cursor variable").hint("use FOR variable IN query LOOP")
+            );
         }
         let of = self.type_name()?;
         let not_null = self.at_word("not") && self.word_at(1, "null");
@@ -73,7 +86,16 @@ impl Parser<'_> {
             None
         };
         self.expect_symbol(";")?;
-        Ok(Declaration { name, at, kind: DeclarationKind::Variable { of, constant, not_null, default } })
+        Ok(Declaration {
+            name,
+            at,
+            kind: DeclarationKind::Variable {
+                of,
+                constant,
+                not_null,
+                default,
+            },
+        })
     }
 
     fn type_name(&mut self) -> Result<TypeName> {
@@ -121,7 +143,12 @@ impl Parser<'_> {
         }
         match conditions::state(&name) {
             Some(state) => Ok(Condition::State(state.to_string())),
-            None => Err(self.error(token.start, &format!("unrecognized exception condition \"{name}\"")).recode("42704")),
+            None => Err(self
+                .error(
+                    token.start,
+                    &format!("unrecognized exception condition \"{name}\""),
+                )
+                .recode("42704")),
         }
     }
 

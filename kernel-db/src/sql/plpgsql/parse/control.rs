@@ -7,8 +7,9 @@ use crate::error::{Error, Result};
 
 /// Words that begin a statement of another kind than an assignment.
 const LEAVING: [&str; 2] = ["exit", "continue"];
-const REFUSED: [&str; 10] =
-    ["execute", "open", "fetch", "move", "close", "commit", "rollback", "call", "foreach", "merge"];
+const REFUSED: [&str; 10] = [
+    "execute", "open", "fetch", "move", "close", "commit", "rollback", "call", "foreach", "merge",
+];
 
 impl Parser<'_> {
     pub(super) fn statement(&mut self) -> Result<Statement> {
@@ -18,7 +19,9 @@ impl Parser<'_> {
             let kind = self.assignment()?;
             return Ok(Statement { at, kind });
         }
-        let Kind::Word(word) = self.peek().kind.clone() else { return Err(self.unexpected()) };
+        let Kind::Word(word) = self.peek().kind.clone() else {
+            return Err(self.unexpected());
+        };
         let kind = match word.as_str() {
             "declare" | "begin" => StatementKind::Block(self.inner_block(label)?),
             "loop" => {
@@ -42,7 +45,10 @@ impl Parser<'_> {
             }
             word if LEAVING.contains(&word) => self.leave(word == "continue")?,
             word if REFUSED.contains(&word) => {
-                return Err(Error::unsupported(format!("{} in a procedure", word.to_uppercase())));
+                return Err(Error::unsupported(format!(
+                    "{} in a procedure",
+                    word.to_uppercase()
+                )));
             }
             _ => self.sql_statement()?,
         };
@@ -82,7 +88,10 @@ impl Parser<'_> {
         loop {
             let condition = self.fragment(&["then"])?;
             self.expect_word("then")?;
-            arms.push((condition, self.statements(&["elsif", "elseif", "else", "end"])?));
+            arms.push((
+                condition,
+                self.statements(&["elsif", "elseif", "else", "end"])?,
+            ));
             if !(self.eat_word("elsif") || self.eat_word("elseif")) {
                 break;
             }
@@ -96,16 +105,28 @@ impl Parser<'_> {
 
     fn case_statement(&mut self) -> Result<StatementKind> {
         self.advance();
-        let operand = if self.at_word("when") { None } else { Some(self.fragment(&["when"])?) };
+        let operand = if self.at_word("when") {
+            None
+        } else {
+            Some(self.fragment(&["when"])?)
+        };
         let mut arms = Vec::new();
         while self.eat_word("when") {
             let condition = self.fragment(&["then"])?;
             self.expect_word("then")?;
             arms.push((condition, self.statements(&["when", "else", "end"])?));
         }
-        let otherwise = if self.eat_word("else") { Some(self.statements(&["end"])?) } else { None };
+        let otherwise = if self.eat_word("else") {
+            Some(self.statements(&["end"])?)
+        } else {
+            None
+        };
         self.end_of("case")?;
-        Ok(StatementKind::Case { operand, arms, otherwise })
+        Ok(StatementKind::Case {
+            operand,
+            arms,
+            otherwise,
+        })
     }
 
     fn end_of(&mut self, what: &str) -> Result<()> {
@@ -129,7 +150,11 @@ impl Parser<'_> {
         self.advance();
         let condition = self.fragment(&["loop"])?;
         let body = self.loop_body(label.as_deref())?;
-        Ok(StatementKind::While { label, condition, body })
+        Ok(StatementKind::While {
+            label,
+            condition,
+            body,
+        })
     }
 
     fn for_loop(&mut self, label: Option<String>) -> Result<StatementKind> {
@@ -148,28 +173,56 @@ impl Parser<'_> {
         if !self.symbol_at(0, "..") {
             let query = self.fragment_of(first)?;
             let body = self.loop_body(label.as_deref())?;
-            return Ok(StatementKind::ForQuery { label, targets, query, body });
+            return Ok(StatementKind::ForQuery {
+                label,
+                targets,
+                query,
+                body,
+            });
         }
         let from = self.fragment_of(first)?;
         let variable = self.range_variable(&targets)?;
         self.advance();
         let to = self.fragment(&["loop", "by"])?;
-        let by = if self.eat_word("by") { Some(self.fragment(&["loop"])?) } else { None };
+        let by = if self.eat_word("by") {
+            Some(self.fragment(&["loop"])?)
+        } else {
+            None
+        };
         let body = self.loop_body(label.as_deref())?;
-        Ok(StatementKind::ForRange(Box::new(ForRange { label, variable, reverse, from, to, by, body })))
+        Ok(StatementKind::ForRange(Box::new(ForRange {
+            label,
+            variable,
+            reverse,
+            from,
+            to,
+            by,
+            body,
+        })))
     }
 
     fn range_variable(&self, targets: &[Name]) -> Result<String> {
         match targets {
             [name] if name.len() == 1 => Ok(name[0].clone()),
-            _ => Err(self.error(self.peek().start, "integer FOR loop must have only one target variable")),
+            _ => Err(self.error(
+                self.peek().start,
+                "integer FOR loop must have only one target variable",
+            )),
         }
     }
 
     fn leave(&mut self, again: bool) -> Result<StatementKind> {
         self.advance();
-        let label = if self.symbol_at(0, ";") || self.at_word("when") { None } else { Some(self.identifier()?) };
-        let when = if self.eat_word("when") { Some(self.fragment(&[";"])?) } else { None };
+        let label = if self.symbol_at(0, ";") || self.at_word("when") {
+            None
+        } else {
+            Some(self.identifier()?)
+        };
+        let when = if self.eat_word("when") {
+            Some(self.fragment(&[";"])?)
+        } else {
+            None
+        };
         self.expect_symbol(";")?;
         Ok(StatementKind::Leave { again, label, when })
     }
@@ -192,7 +245,11 @@ impl Parser<'_> {
 
     /// An expression up to `;`, or nothing.
     fn rest_of_statement(&mut self) -> Result<Option<Fragment>> {
-        let rest = if self.symbol_at(0, ";") { None } else { Some(self.fragment(&[";"])?) };
+        let rest = if self.symbol_at(0, ";") {
+            None
+        } else {
+            Some(self.fragment(&[";"])?)
+        };
         self.expect_symbol(";")?;
         Ok(rest)
     }

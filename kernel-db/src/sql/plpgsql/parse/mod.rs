@@ -14,7 +14,12 @@ const MAX_DEPTH: usize = 100;
 
 /// Parses a whole body.
 pub fn parse(body: &str) -> Result<Block> {
-    let mut parser = Parser { body, tokens: lexer::tokens(body)?, next: 0, depth: 0 };
+    let mut parser = Parser {
+        body,
+        tokens: lexer::tokens(body)?,
+        next: 0,
+        depth: 0,
+    };
     let label = parser.label()?;
     let block = parser.block(label)?;
     parser.eat_symbol(";");
@@ -85,11 +90,19 @@ impl Parser<'_> {
     }
 
     fn expect_word(&mut self, word: &str) -> Result<()> {
-        if self.eat_word(word) { Ok(()) } else { Err(self.unexpected()) }
+        if self.eat_word(word) {
+            Ok(())
+        } else {
+            Err(self.unexpected())
+        }
     }
 
     fn expect_symbol(&mut self, symbol: &str) -> Result<()> {
-        if self.eat_symbol(symbol) { Ok(()) } else { Err(self.unexpected()) }
+        if self.eat_symbol(symbol) {
+            Ok(())
+        } else {
+            Err(self.unexpected())
+        }
     }
 
     fn unexpected(&self) -> Error {
@@ -147,12 +160,21 @@ impl Parser<'_> {
         if first == self.next {
             return Err(match self.peek().kind {
                 Kind::End => self.unexpected(),
-                _ => self.error(self.peek().start, &format!("missing expression at or near \"{}\"", self.text(self.peek()))),
+                _ => self.error(
+                    self.peek().start,
+                    &format!(
+                        "missing expression at or near \"{}\"",
+                        self.text(self.peek())
+                    ),
+                ),
             });
         }
         let at = self.tokens[first].start;
         let end = self.tokens[self.next - 1].end;
-        Ok(Fragment { text: self.body[at..end].to_string(), at })
+        Ok(Fragment {
+            text: self.body[at..end].to_string(),
+            at,
+        })
     }
 
     fn skip_to(&mut self, stops: &[&str]) -> Result<()> {
@@ -184,7 +206,10 @@ impl Parser<'_> {
     /// Guards recursion against bodies nested without end.
     fn nested<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         if self.depth >= MAX_DEPTH {
-            return Err(Error::new("54001", format!("more than {MAX_DEPTH} nested statements")));
+            return Err(Error::new(
+                "54001",
+                format!("more than {MAX_DEPTH} nested statements"),
+            ));
         }
         self.depth += 1;
         let result = parse(self);

@@ -6,8 +6,17 @@ use super::super::lexer::Kind;
 use super::Parser;
 use crate::error::Result;
 
-const OPTIONS: [&str; 9] =
-    ["message", "detail", "hint", "errcode", "column", "constraint", "datatype", "table", "schema"];
+const OPTIONS: [&str; 9] = [
+    "message",
+    "detail",
+    "hint",
+    "errcode",
+    "column",
+    "constraint",
+    "datatype",
+    "table",
+    "schema",
+];
 
 impl Parser<'_> {
     pub(super) fn raise(&mut self) -> Result<StatementKind> {
@@ -42,7 +51,12 @@ impl Parser<'_> {
             Kind::Word(word) if word != "using" => {
                 self.advance();
                 let state = conditions::state(&word).map(str::to_string);
-                let unknown = || self.error(token.start, &format!("unrecognized exception condition \"{word}\""));
+                let unknown = || {
+                    self.error(
+                        token.start,
+                        &format!("unrecognized exception condition \"{word}\""),
+                    )
+                };
                 raise.state = Some(state.ok_or_else(|| unknown().recode("42704"))?);
             }
             _ => {}
@@ -55,7 +69,9 @@ impl Parser<'_> {
     }
 
     fn level(&mut self) -> Level {
-        let Kind::Word(word) = &self.peek().kind else { return Level::Exception };
+        let Kind::Word(word) = &self.peek().kind else {
+            return Level::Exception;
+        };
         let level = match word.as_str() {
             "debug" | "log" => Level::Quiet,
             "info" => Level::Info,
@@ -71,8 +87,12 @@ impl Parser<'_> {
     fn check_arguments(&self, at: usize, format: &str, given: usize) -> Result<()> {
         let wanted = format.replace("%%", "").matches('%').count();
         match given.cmp(&wanted) {
-            std::cmp::Ordering::Less => Err(self.error(at, "too few parameters specified for RAISE")),
-            std::cmp::Ordering::Greater => Err(self.error(at, "too many parameters specified for RAISE")),
+            std::cmp::Ordering::Less => {
+                Err(self.error(at, "too few parameters specified for RAISE"))
+            }
+            std::cmp::Ordering::Greater => {
+                Err(self.error(at, "too many parameters specified for RAISE"))
+            }
             std::cmp::Ordering::Equal => Ok(()),
         }
     }
@@ -97,7 +117,11 @@ impl Parser<'_> {
     pub(super) fn assert(&mut self) -> Result<StatementKind> {
         self.advance();
         let condition = self.fragment(&[",", ";"])?;
-        let message = if self.eat_symbol(",") { Some(self.fragment(&[";"])?) } else { None };
+        let message = if self.eat_symbol(",") {
+            Some(self.fragment(&[";"])?)
+        } else {
+            None
+        };
         self.expect_symbol(";")?;
         Ok(StatementKind::Assert { condition, message })
     }

@@ -22,7 +22,8 @@ impl Parser<'_> {
             if self.symbol_at(0, ";") {
                 break;
             }
-            let after_insert = matches!(&self.tokens[self.next - 1].kind, Kind::Word(w) if w == "insert");
+            let after_insert =
+                matches!(&self.tokens[self.next - 1].kind, Kind::Word(w) if w == "insert");
             let start = self.peek().clone();
             self.advance();
             if after_insert {
@@ -58,7 +59,10 @@ impl Parser<'_> {
         self.expect_symbol(";")?;
         // One character shorter than PERFORM, so one blank keeps positions.
         let gap = " ".repeat(rest.at - word.start - "SELECT".len());
-        Ok(StatementKind::Perform(Fragment { text: format!("SELECT{gap}{}", rest.text), at: word.start }))
+        Ok(StatementKind::Perform(Fragment {
+            text: format!("SELECT{gap}{}", rest.text),
+            at: word.start,
+        }))
     }
 
     /// `GET [CURRENT | STACKED] DIAGNOSTICS variable = ITEM, ...;`
@@ -78,11 +82,19 @@ impl Parser<'_> {
             let token: Token = self.peek().clone();
             let item = self.identifier()?;
             let known: &[&str] = match stacked {
-                true => &["returned_sqlstate", "message_text", "pg_exception_detail", "pg_exception_hint"],
+                true => &[
+                    "returned_sqlstate",
+                    "message_text",
+                    "pg_exception_detail",
+                    "pg_exception_hint",
+                ],
                 false => &["row_count"],
             };
             if !known.contains(&item.as_str()) {
-                return Err(self.error(token.start, &format!("unrecognized GET DIAGNOSTICS item \"{item}\"")));
+                return Err(self.error(
+                    token.start,
+                    &format!("unrecognized GET DIAGNOSTICS item \"{item}\""),
+                ));
             }
             items.push((target, item));
             if !self.eat_symbol(",") {
@@ -97,5 +109,8 @@ impl Parser<'_> {
 fn blanked(fragment: &Fragment, range: &std::ops::Range<usize>) -> Fragment {
     let (from, to) = (range.start - fragment.at, range.end - fragment.at);
     let text = &fragment.text;
-    Fragment { text: format!("{}{}{}", &text[..from], " ".repeat(to - from), &text[to..]), at: fragment.at }
+    Fragment {
+        text: format!("{}{}{}", &text[..from], " ".repeat(to - from), &text[to..]),
+        at: fragment.at,
+    }
 }

@@ -24,7 +24,11 @@ impl Run<'_> {
         } else {
             self.guarded(ctx, block)?
         };
-        Ok(if flow == Flow::Exit(block.target) { Flow::Next } else { flow })
+        Ok(if flow == Flow::Exit(block.target) {
+            Flow::Next
+        } else {
+            flow
+        })
     }
 
     fn guarded(&mut self, ctx: &mut ExecCtx<'_>, block: &BlockCode) -> Result<Flow> {
@@ -33,7 +37,9 @@ impl Run<'_> {
             Ok(flow) => return Ok(flow),
             Err(error) => error,
         };
-        let Some(handler) = block.handlers.iter().find(|h| catches(h, &error)) else { return Err(error) };
+        let Some(handler) = block.handlers.iter().find(|h| catches(h, &error)) else {
+            return Err(error);
+        };
         ctx.store.rollback_to(savepoint);
         self.frame[block.state] = Value::text(error.sqlstate());
         self.frame[block.message] = Value::text(error.message());
@@ -69,7 +75,11 @@ impl Run<'_> {
             return Ok(());
         }
         // A serialization failure asks the client to try again, whoever found it.
-        let class = if state.starts_with("40") { Class::Retry } else { Class::Request };
+        let class = if state.starts_with("40") {
+            Class::Retry
+        } else {
+            Class::Request
+        };
         let mut error = Error::with_class(class, &state, message);
         if let Some(detail) = detail {
             error = error.detail(detail);
@@ -82,7 +92,9 @@ impl Run<'_> {
 
     /// The format string with its arguments put in; `%%` is a percent sign.
     fn message(&mut self, ctx: &mut ExecCtx<'_>, raise: &RaiseCode) -> Result<Option<String>> {
-        let Some(format) = &raise.format else { return Ok(None) };
+        let Some(format) = &raise.format else {
+            return Ok(None);
+        };
         let mut message = String::with_capacity(format.len());
         let mut arguments = raise.arguments.iter();
         let mut chars = format.chars().peekable();
@@ -112,7 +124,10 @@ impl Run<'_> {
             Some(message) => text::to_text(&message.eval(ctx, &self.frame)?),
             None => None,
         };
-        Err(Error::new("P0004", message.unwrap_or_else(|| "assertion failed".to_string())))
+        Err(Error::new(
+            "P0004",
+            message.unwrap_or_else(|| "assertion failed".to_string()),
+        ))
     }
 }
 
@@ -121,22 +136,34 @@ fn state_of(value: &str) -> Result<String> {
     if conditions::is_state(value) {
         return Ok(value.to_string());
     }
-    let unknown = || Error::new("42704", format!("unrecognized exception condition \"{value}\""));
-    conditions::state(value).map(str::to_string).ok_or_else(unknown)
+    let unknown = || {
+        Error::new(
+            "42704",
+            format!("unrecognized exception condition \"{value}\""),
+        )
+    };
+    conditions::state(value)
+        .map(str::to_string)
+        .ok_or_else(unknown)
 }
 
 /// Errors of the machinery around the procedure (the run limit, a changed schema, a lost outcome, a broken promise) are
 /// never caught.
 fn catches(handler: &HandlerCode, error: &Error) -> bool {
     let state = error.sqlstate();
-    let ours = error.class() == Class::Unknown || state == "57014" || state.starts_with("DB") || state.starts_with("XX");
+    let ours = error.class() == Class::Unknown
+        || state == "57014"
+        || state.starts_with("DB")
+        || state.starts_with("XX");
     if ours {
         return false;
     }
     handler.conditions.iter().any(|condition| match condition {
         Condition::Others => state != "P0004",
         // A code ending in 000 names its class.
-        Condition::State(wanted) => wanted == state || (wanted.ends_with("000") && wanted[..2] == state[..2]),
+        Condition::State(wanted) => {
+            wanted == state || (wanted.ends_with("000") && wanted[..2] == state[..2])
+        }
     })
 }
 

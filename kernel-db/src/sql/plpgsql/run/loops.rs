@@ -25,12 +25,20 @@ impl Run<'_> {
         }
         match otherwise {
             Some(body) => self.statements(ctx, body),
-            None => Err(Error::new("20000", "case not found").hint("CASE statement is missing ELSE part.")),
+            None => {
+                Err(Error::new("20000", "case not found")
+                    .hint("CASE statement is missing ELSE part."))
+            }
         }
     }
 
     /// Runs a loop's body once. `None`: go on; otherwise the loop ends with this flow.
-    fn round(&mut self, ctx: &mut ExecCtx<'_>, target: Target, body: &[Code]) -> Result<Option<Flow>> {
+    fn round(
+        &mut self,
+        ctx: &mut ExecCtx<'_>,
+        target: Target,
+        body: &[Code],
+    ) -> Result<Option<Flow>> {
         ctx.env.budget.step(1)?;
         Ok(match self.statements(ctx, body)? {
             Flow::Next => None,
@@ -59,7 +67,11 @@ impl Run<'_> {
         }
     }
 
-    pub(super) fn for_range(&mut self, ctx: &mut ExecCtx<'_>, range: &ForRangeCode) -> Result<Flow> {
+    pub(super) fn for_range(
+        &mut self,
+        ctx: &mut ExecCtx<'_>,
+        range: &ForRangeCode,
+    ) -> Result<Flow> {
         let mut next = self.bound(ctx, &range.from, "lower bound of FOR loop")?;
         let last = self.bound(ctx, &range.to, "upper bound of FOR loop")?;
         let by = match &range.by {
@@ -67,12 +79,19 @@ impl Run<'_> {
             None => 1,
         };
         if by <= 0 {
-            return Err(Error::new("22023", "BY value of FOR loop must be greater than zero"));
+            return Err(Error::new(
+                "22023",
+                "BY value of FOR loop must be greater than zero",
+            ));
         }
         let step = if range.reverse { -by } else { by };
         let mut found = false;
         let mut flow = Flow::Next;
-        while if range.reverse { next >= last } else { next <= last } {
+        while if range.reverse {
+            next >= last
+        } else {
+            next <= last
+        } {
             found = true;
             // The bounds are int4, so every value between them is.
             self.frame[range.slot] = Value::Int4(i32::try_from(next).unwrap_or(i32::MAX));

@@ -40,13 +40,23 @@ struct Run<'p> {
 impl Procedure for Program {
     fn call(&self, ctx: &mut ExecCtx<'_>, args: &[Value]) -> Result<Returned> {
         if args.len() != self.inputs {
-            return Err(Error::internal(format!("{} arguments for {}", args.len(), self.name)));
+            return Err(Error::internal(format!(
+                "{} arguments for {}",
+                args.len(),
+                self.name
+            )));
         }
         let mut frame = Vec::with_capacity(self.frame.len());
         frame.extend_from_slice(args);
         frame.extend_from_slice(&self.frame[self.inputs..]);
-        let mut run =
-            Run { program: self, frame, result: None, rows: Vec::new(), row_count: 0, handling: Vec::new() };
+        let mut run = Run {
+            program: self,
+            frame,
+            result: None,
+            rows: Vec::new(),
+            row_count: 0,
+            handling: Vec::new(),
+        };
         run.statements(ctx, &self.body)?;
         run.finish()
     }
@@ -78,7 +88,10 @@ impl Run<'_> {
             }
             ResultShape::Scalar(_) => match self.result.take() {
                 Some(value) => Ok(Returned::One(value)),
-                None => Err(Error::new("2F005", "control reached end of function without RETURN")),
+                None => Err(Error::new(
+                    "2F005",
+                    "control reached end of function without RETURN",
+                )),
             },
         }
     }
@@ -109,17 +122,38 @@ impl Run<'_> {
                 }
                 return self.statements(ctx, otherwise);
             }
-            Code::Case { operand, arms, otherwise } => return self.case(ctx, operand.as_ref(), arms, otherwise),
-            Code::Loop { target, condition, body } => return self.plain_loop(ctx, *target, condition.as_ref(), body),
+            Code::Case {
+                operand,
+                arms,
+                otherwise,
+            } => return self.case(ctx, operand.as_ref(), arms, otherwise),
+            Code::Loop {
+                target,
+                condition,
+                body,
+            } => return self.plain_loop(ctx, *target, condition.as_ref(), body),
             Code::ForRange(range) => return self.for_range(ctx, range),
-            Code::ForQuery { target, query, into, body } => return self.for_query(ctx, *target, query, into, body),
-            Code::Leave { again, target, when } => {
+            Code::ForQuery {
+                target,
+                query,
+                into,
+                body,
+            } => return self.for_query(ctx, *target, query, into, body),
+            Code::Leave {
+                again,
+                target,
+                when,
+            } => {
                 let leaves = match when {
                     Some(condition) => self.test(ctx, condition)?,
                     None => true,
                 };
                 if leaves {
-                    return Ok(if *again { Flow::Continue(*target) } else { Flow::Exit(*target) });
+                    return Ok(if *again {
+                        Flow::Continue(*target)
+                    } else {
+                        Flow::Exit(*target)
+                    });
                 }
             }
             Code::Return(value) => {
@@ -132,13 +166,17 @@ impl Run<'_> {
             Code::Assert { condition, message } => self.assert(ctx, condition, message.as_ref())?,
             Code::Sql { statement, into } => self.sql(ctx, statement, into.as_ref())?,
             Code::Diagnostics(items) => self.diagnostics(items)?,
+            Code::Fail(error) => return Err(error.clone()),
         }
         Ok(Flow::Next)
     }
 
     /// True only for true: NULL counts as false.
     fn test(&mut self, ctx: &mut ExecCtx<'_>, condition: &PreparedExpr) -> Result<bool> {
-        Ok(matches!(condition.eval(ctx, &self.frame)?, Value::Bool(true)))
+        Ok(matches!(
+            condition.eval(ctx, &self.frame)?,
+            Value::Bool(true)
+        ))
     }
 
     fn value(&mut self, ctx: &mut ExecCtx<'_>, value: &Value1) -> Result<Value> {
@@ -157,7 +195,8 @@ impl Run<'_> {
             value = cast::fit_varchar(value, length, CastContext::Assignment)?;
         }
         if let (Value::Null, Some(name)) = (&value, &place.not_null) {
-            let message = format!("null value cannot be assigned to variable \"{name}\" declared NOT NULL");
+            let message =
+                format!("null value cannot be assigned to variable \"{name}\" declared NOT NULL");
             return Err(Error::new("22004", message));
         }
         self.frame[place.slot] = value;
@@ -177,7 +216,12 @@ impl Run<'_> {
         self.frame[self.program.found] = Value::Bool(found);
     }
 
-    fn sql(&mut self, ctx: &mut ExecCtx<'_>, statement: &Prepared, into: Option<&IntoCode>) -> Result<()> {
+    fn sql(
+        &mut self,
+        ctx: &mut ExecCtx<'_>,
+        statement: &Prepared,
+        into: Option<&IntoCode>,
+    ) -> Result<()> {
         let mut outcome = statement.run(ctx, &self.frame)?;
         let returned = outcome.rows.len();
         self.row_count = match statement.kind {
@@ -195,7 +239,11 @@ impl Run<'_> {
             if !into.single {
                 self.row_count = self.row_count.min(1);
             }
-            let row = if returned == 0 { Vec::new() } else { outcome.rows.swap_remove(0) };
+            let row = if returned == 0 {
+                Vec::new()
+            } else {
+                outcome.rows.swap_remove(0)
+            };
             self.store_row(&into.places, row)?;
         }
         self.set_found(self.row_count > 0);
@@ -223,7 +271,10 @@ impl Run<'_> {
         if self.rows.len() <= ROWS_MAX {
             return Ok(());
         }
-        Err(Error::new("54000", format!("{} returned more than {ROWS_MAX} rows", self.program.name)))
+        Err(Error::new(
+            "54000",
+            format!("{} returned more than {ROWS_MAX} rows", self.program.name),
+        ))
     }
 
     fn diagnostics(&mut self, items: &[(Place, Item)]) -> Result<()> {
