@@ -69,8 +69,8 @@ fn syntax_error(text: &str, error: &ParserError) -> Error {
     }
     let found = message.rsplit_once("found: ").map(|(_, rest)| rest.split(" at Line:").next().unwrap_or(rest));
     match found {
-        Some("EOF") | None if location.is_none() => Error::new("42601", format!("syntax error: {message}")),
         Some("EOF") => near(text, "EOF", None),
+        None if location.is_none() => Error::new("42601", format!("syntax error: {message}")),
         Some(token) => near(text, token, location),
         None => near(text, message.split(" at Line:").next().unwrap_or(message), location),
     }

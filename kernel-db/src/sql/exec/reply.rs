@@ -74,18 +74,6 @@ fn put_row(out: &mut Vec<u8>, row: &[Value]) {
     }
 }
 
-/// Values in the form of replies: for parameters that travel between nodes.
-pub fn encode_values(values: &[Value]) -> Bytes {
-    let mut out = Vec::with_capacity(values.len() * 8);
-    put_row(&mut out, values);
-    out.into()
-}
-
-pub fn decode_values(bytes: &Bytes) -> Result<Vec<Value>> {
-    let mut rest = bytes.clone();
-    row(&mut rest)
-}
-
 pub fn encode(outcomes: &[Outcome]) -> Bytes {
     let mut out = Vec::with_capacity(32);
     put_len(&mut out, outcomes.len() as u64);

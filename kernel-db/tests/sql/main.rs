@@ -1,0 +1,8 @@
+//! SQL over one partition in memory: `.slt` scripts, access paths, routes, schema changes, limits.
+
+mod catalogue;
+mod database;
+mod limits;
+mod plans;
+mod routes;
+mod scripts;
