@@ -46,7 +46,7 @@ impl Kernel {
             Err(error) => {
                 self.rows.rollback_to(mark.0);
                 self.catalogue.rollback_to(mark.1);
-                Outcome::error(error.sqlstate())
+                Outcome::error(error.sqlstate(), error.message())
             }
         }
     }
