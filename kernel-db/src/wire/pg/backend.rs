@@ -112,7 +112,12 @@ pub struct ConnInfo {
 pub trait Backend {
     /// Plans one statement. `param_oids` may be shorter than the statement's parameters; 0 means "find out".
     /// Usually ready at once; the connection reads on only when it is.
-    fn prepare(&self, conn: &Rc<ConnInfo>, sql: &str, param_oids: &[u32]) -> LocalBoxFuture<'static, Result<Statement>>;
+    fn prepare(
+        &self,
+        conn: &Rc<ConnInfo>,
+        sql: &str,
+        param_oids: &[u32],
+    ) -> LocalBoxFuture<'static, Result<Statement>>;
 
     /// Where `txn` runs. Called right before `submit`.
     fn lane(&self, txn: &[Bound]) -> Lane;
