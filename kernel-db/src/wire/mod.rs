@@ -1,1 +1,3 @@
 //! Protocols: PostgreSQL towards clients, prost messages between nodes.
+
+pub mod pg;
