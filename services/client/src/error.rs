@@ -73,6 +73,12 @@ impl Error {
         self
     }
 
+    /// Says which file a failed statement came from.
+    pub(crate) fn in_file(mut self, name: &str) -> Self {
+        self.0.message = format!("{name}: {}", self.0.message);
+        self
+    }
+
     pub(crate) fn from_server(class: Class, error: &tokio_postgres::error::DbError) -> Self {
         let position = match error.position() {
             Some(tokio_postgres::error::ErrorPosition::Original(position)) => Some(*position),

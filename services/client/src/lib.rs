@@ -14,7 +14,22 @@
 //!
 //! Left out: transaction blocks, COPY, notifications, TLS.
 
-pub mod error;
+mod client;
+mod cluster;
+mod connection;
+mod error;
+mod key;
+mod lane;
 pub mod local_postgres;
+mod numbers;
+mod retry;
+mod target;
 
+pub use client::{Client, Options, Stats};
+pub use cluster::{Node, ServerKind, Topology};
+pub use connection::Params;
 pub use error::{Class, Error, Result};
+pub use key::{PartitionKey, SLOTS};
+pub use target::Target;
+pub use tokio_postgres::Row;
+pub use tokio_postgres::types::ToSql;
