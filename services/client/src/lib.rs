@@ -23,13 +23,16 @@ mod lane;
 pub mod local_postgres;
 mod numbers;
 mod retry;
+mod rows;
 mod target;
+pub mod testing;
 
 pub use client::{Client, Options, Stats};
 pub use cluster::{Node, ServerKind, Topology};
 pub use connection::Params;
 pub use error::{Class, Error, Result};
 pub use key::{PartitionKey, SLOTS};
+pub use rows::{field, first_field, first_row};
 pub use target::Target;
 pub use tokio_postgres::Row;
-pub use tokio_postgres::types::ToSql;
+pub use tokio_postgres::types::{FromSql, ToSql};
