@@ -226,9 +226,9 @@ pub struct WorkerArgs {
     /// Tasks that run at the same time
     #[arg(long, default_value_t = 4)]
     pub capacity: i32,
-    /// Stop when there has been nothing to do for this many seconds
-    #[arg(long)]
-    pub idle_exit: Option<u64>,
+    /// Shard of data that this worker holds, for the locality-aware policy
+    #[arg(long, default_value_t = 0)]
+    pub shard: i32,
     #[command(flatten)]
     pub target: TargetArgs,
 }

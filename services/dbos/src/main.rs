@@ -10,6 +10,7 @@ mod fs;
 mod msg;
 mod node;
 mod output;
+mod service;
 mod sql;
 mod task;
 mod worker;
