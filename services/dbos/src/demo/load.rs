@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use dbfs::{FileKind, Fs};
+use dbfs::{FileSystem, Kind, NewUser, Tree};
 use dbos_client::{Client, PartitionKey};
 use ipc::Messages;
 use scheduler::{Policy, Registration, Scheduler};
@@ -52,8 +52,9 @@ impl Load {
                 scheduler.register(&worker).await.map_err(failure)?;
             }
         }
-        let fs = Fs::new(client.clone());
-        fs.create_user(USER, 1, 4096).await.map_err(failure)?;
+        let fs = FileSystem::new(client.clone());
+        fs.create_user(NewUser::named(USER)).await.map_err(failure)?;
+        let tree = fs.tree(USER).await.map_err(failure)?;
         let shared = Rc::new(Shared {
             client,
             ledger: RefCell::default(),
@@ -68,7 +69,7 @@ impl Load {
         let mut workers = Vec::new();
         workers.extend((0..SCHEDULERS).map(|_| tokio::task::spawn_local(schedule(shared.clone()))));
         workers.extend((0..SENDERS).map(|i| tokio::task::spawn_local(talk(shared.clone(), i as i64))));
-        workers.extend((0..WRITERS).map(|_| tokio::task::spawn_local(write(shared.clone(), fs.clone()))));
+        workers.extend((0..WRITERS).map(|_| tokio::task::spawn_local(write(shared.clone(), tree.clone()))));
         Ok(Self { shared, workers })
     }
 
@@ -231,15 +232,15 @@ async fn talk(shared: Rc<Shared>, me: i64) {
 }
 
 /// Writes files of growing size, named by their number.
-async fn write(shared: Rc<Shared>, fs: Fs) {
+async fn write(shared: Rc<Shared>, tree: Tree) {
     while !shared.stop.get() {
         let number = shared.number();
         let path = format!("/{number}");
-        let kind = if number % 4 == 0 { FileKind::Parallel } else { FileKind::Localized };
+        let kind = if number % 4 == 0 { Kind::Parallel } else { Kind::Localized };
         let content = vec![number as u8; 1 + (number % 20_000) as usize];
         let result = async {
-            fs.create(USER, &path, kind).await?;
-            fs.write(USER, &path, 0, &content).await
+            tree.create(&path, kind, None).await?;
+            tree.write(&path, 0, &content).await
         };
         let result = result.await;
         if shared.note(number, result).is_some() {
