@@ -212,6 +212,10 @@ impl Client {
     }
 
     async fn permit(&self) -> Result<tokio::sync::SemaphorePermit<'_>> {
+        // Without waiting first: an acquire may yield to be fair to other tasks, and calls would overtake each other.
+        if let Ok(permit) = self.inner.in_flight.try_acquire() {
+            return Ok(permit);
+        }
         let permit = self.inner.in_flight.acquire().await;
         permit.map_err(|_| Error::new(Class::Environment, "the client is closed"))
     }

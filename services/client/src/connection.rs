@@ -3,17 +3,20 @@
 //! A server counts the requests of a session connection in the order it receives them. Giving a request its number and
 //! putting it on the wire is therefore one step under a lock ([`Connection::call`]); where the server's counter is not at
 //! that number, because of a retry or a failed statement, `SET dbos.request TO n` goes ahead of it in the same step.
+//!
+//! Which statements a server counts is its own affair (those that touch tables). So behind the first run of each statement
+//! goes `SHOW dbos.request`, and one that was not counted is never numbered again.
 
 use std::collections::HashMap;
 use std::error::Error as _;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{NoTls, Row, Statement};
+use tokio_postgres::{NoTls, Row, SimpleQueryMessage, Statement};
 
 use crate::error::{Class, Error};
 use crate::retry::{Failure, classify};
@@ -32,10 +35,22 @@ pub struct SessionStart {
     pub next: u64,
 }
 
+/// A prepared statement, and whether the server counts it.
+pub struct Prepared {
+    statement: Statement,
+    counting: AtomicU8,
+}
+
+/// Values of `Prepared::counting`.
+const COUNTING_UNKNOWN: u8 = 0;
+const COUNTED: u8 = 1;
+const NOT_COUNTED: u8 = 2;
+
 pub struct Connection {
     client: tokio_postgres::Client,
     endpoint: Endpoint,
-    statements: Mutex<HashMap<Box<str>, Statement>>,
+    session: Option<u128>,
+    statements: Mutex<HashMap<Box<str>, Arc<Prepared>>>,
     counter: Mutex<Counter>,
     retired: AtomicBool,
 }
@@ -74,6 +89,7 @@ impl Connection {
         Ok(Self {
             client,
             endpoint: endpoint.clone(),
+            session: session.map(|s| s.id),
             statements: Mutex::default(),
             counter: Mutex::new(counter),
             retired: AtomicBool::new(false),
@@ -82,6 +98,11 @@ impl Connection {
 
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    /// Id of the session it belongs to.
+    pub fn session(&self) -> Option<u128> {
+        self.session
     }
 
     /// False once it is closed or retired: new requests go to another connection.
@@ -94,7 +115,7 @@ impl Connection {
         self.retired.store(true, Ordering::Relaxed);
     }
 
-    pub async fn prepare(&self, sql: &str) -> Result<Statement, Failure> {
+    pub async fn prepare(&self, sql: &str) -> Result<Arc<Prepared>, Failure> {
         if let Some(statement) = lock(&self.statements).get(sql) {
             return Ok(statement.clone());
         }
@@ -111,8 +132,12 @@ impl Connection {
         if statements.len() >= STATEMENTS_MAX {
             statements.clear();
         }
-        statements.insert(sql.into(), statement.clone());
-        Ok(statement)
+        let prepared = Arc::new(Prepared {
+            statement,
+            counting: AtomicU8::new(COUNTING_UNKNOWN),
+        });
+        statements.insert(sql.into(), prepared.clone());
+        Ok(prepared)
     }
 
     /// Forgets a statement that the server no longer knows.
@@ -128,10 +153,7 @@ impl Connection {
             .map_err(|error| self.failure(&error, false))
     }
 
-    pub async fn simple_query(
-        &self,
-        sql: &str,
-    ) -> Result<Vec<tokio_postgres::SimpleQueryMessage>, Failure> {
+    pub async fn simple_query(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Failure> {
         self.client
             .simple_query(sql)
             .await
@@ -141,11 +163,11 @@ impl Connection {
     /// Runs a statement that has no number. `sent` turns true when it may be on the wire.
     pub async fn query(
         &self,
-        statement: &Statement,
+        prepared: &Prepared,
         params: Params<'_>,
         sent: &AtomicBool,
     ) -> Result<Vec<Row>, Failure> {
-        let mut query = pin!(self.client.query(statement, params));
+        let mut query = pin!(self.client.query(&prepared.statement, params));
         let mut first = true;
         poll_fn(|cx| {
             sent.store(true, Ordering::Relaxed);
@@ -160,14 +182,16 @@ impl Connection {
     pub async fn call(
         &self,
         number: u64,
-        statement: &Statement,
+        prepared: &Prepared,
         params: Params<'_>,
         sent: &AtomicBool,
     ) -> Result<Vec<Row>, Failure> {
         let set_text = format!("SET dbos.request TO {number}");
         let mut set = pin!(self.client.batch_execute(&set_text));
         let mut set_pending = false;
-        let mut query = pin!(self.client.query(statement, params));
+        let mut query = pin!(self.client.query(&prepared.statement, params));
+        let mut show = pin!(self.client.simple_query("SHOW dbos.request"));
+        let mut show_pending = false;
         let (epoch, first) = poll_fn(|cx| {
             let mut counter = lock(&self.counter);
             // I11: the number and the request go onto the wire in one step, or the server would count differently.
@@ -178,8 +202,12 @@ impl Connection {
             sent.store(true, Ordering::Relaxed);
             let first = query.as_mut().poll(cx);
             let encoded = !matches!(&first, Poll::Ready(Err(error)) if is_encoding(error));
-            counter.next = Some(if encoded { number + 1 } else { number });
             sent.store(encoded, Ordering::Relaxed);
+            counter.next = Some(if encoded { number + 1 } else { number });
+            if encoded && prepared.counting.load(Ordering::Relaxed) == COUNTING_UNKNOWN {
+                show_pending = show.as_mut().poll(cx).is_pending();
+                counter.next = None;
+            }
             Poll::Ready((counter.epoch, first))
         })
         .await;
@@ -191,6 +219,10 @@ impl Connection {
         // The answer to the SET came before the query's. A server that refuses it is not to be given numbers.
         if set_pending && set.await.is_err() {
             self.retire();
+        }
+        if show_pending && result.is_ok() {
+            // Not knowing is harmless: the next run asks again.
+            prepared.learn_counting(number, show.await.ok());
         }
         result.map_err(|error| {
             let failure = self.failure(&error, at_once);
@@ -231,6 +263,29 @@ impl Connection {
             Class::Unknown,
             format!("connection to {} lost: {error}", self.endpoint),
         ))
+    }
+}
+
+impl Prepared {
+    /// The server does not count it: it touches no table, and may be repeated without a number.
+    pub fn is_uncounted(&self) -> bool {
+        self.counting.load(Ordering::Relaxed) == NOT_COUNTED
+    }
+
+    /// From what the server's counter was right behind request `number`.
+    fn learn_counting(&self, number: u64, shown: Option<Vec<SimpleQueryMessage>>) {
+        let row = shown
+            .into_iter()
+            .flatten()
+            .find_map(|message| match message {
+                SimpleQueryMessage::Row(row) => row.get(0)?.parse::<u64>().ok(),
+                _ => None,
+            });
+        match row {
+            Some(next) if next == number + 1 => self.counting.store(COUNTED, Ordering::Relaxed),
+            Some(next) if next == number => self.counting.store(NOT_COUNTED, Ordering::Relaxed),
+            _ => {}
+        }
     }
 }
 

@@ -5,6 +5,9 @@
 //! other. When the leader moves or the connection is lost, the lane connects to where the leader is now under the same
 //! session, so that calls of unknown outcome are asked for again by their numbers (I11). A connection left behind by a move
 //! serves what it has in flight.
+//!
+//! A server forgets the sessions that are unused for longest. A call that is the first to find that out takes a new session;
+//! one that was sent before under the old session is of unknown outcome.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,10 +17,13 @@ use tokio::sync::Notify;
 use tokio_postgres::Row;
 
 use crate::cluster::{Cluster, Place};
-use crate::connection::{Connection, Params, SessionStart, lock};
+use crate::connection::{Connection, Params, Prepared, SessionStart, lock};
 use crate::error::{Class, Error, Result};
 use crate::numbers::Numbers;
-use crate::retry::{Attempts, Failure, Next, Repeatable};
+use crate::retry::{Attempts, Failure, Next, Repeatable, is_about_session};
+
+/// What an attempt gets that starts right before the deadline: cut shorter, its outcome would be unknown for no reason.
+const ATTEMPT_TIME_MIN: Duration = Duration::from_millis(500);
 
 /// What all lanes of a client share.
 pub struct Shared {
@@ -33,7 +39,8 @@ pub struct Shared {
 pub struct Lane {
     shared: Arc<Shared>,
     place: Place,
-    session: Option<Session>,
+    /// The session of new calls.
+    session: Option<Mutex<Arc<Session>>>,
     repeatable: Repeatable,
     connection: Mutex<Option<Arc<Connection>>>,
     connecting: tokio::sync::Mutex<usize>,
@@ -46,20 +53,22 @@ struct Session {
 }
 
 /// A number held by a call from its first attempt until its outcome is known.
-struct Ticket<'a> {
-    session: &'a Session,
+struct Ticket {
+    session: Arc<Session>,
     number: u64,
+    /// The request may have reached a server under this number.
+    used: bool,
 }
 
 impl Lane {
     /// For calls on a cluster: numbered in a session of its own.
     pub fn with_session(shared: Arc<Shared>, place: Place) -> Self {
-        let session = Session {
-            id: rand::random(),
-            numbers: Mutex::new(Numbers::new()),
-            room: Notify::new(),
-        };
-        Self::new(shared, place, Some(session), Repeatable::Yes)
+        Self::new(
+            shared,
+            place,
+            Some(Mutex::new(Session::new())),
+            Repeatable::Yes,
+        )
     }
 
     /// Without numbers: for reads and idempotent scripts (`Repeatable::Yes`), or calls on a plain PostgreSQL.
@@ -70,7 +79,7 @@ impl Lane {
     fn new(
         shared: Arc<Shared>,
         place: Place,
-        session: Option<Session>,
+        session: Option<Mutex<Arc<Session>>>,
         repeatable: Repeatable,
     ) -> Self {
         Self {
@@ -98,7 +107,12 @@ impl Lane {
             let attempt = self.attempt_query(sql, params, &mut ticket, &sent);
             match self.in_time(started, &sent, attempt).await {
                 Ok(rows) => return Ok(rows),
-                Err(failure) => self.wait_after(failure, &mut attempts, started).await?,
+                Err(failure) => {
+                    if matches!(failure, Failure::SessionGone(_)) {
+                        ticket = None;
+                    }
+                    self.wait_after(failure, &mut attempts, started).await?;
+                }
             }
         }
     }
@@ -108,7 +122,7 @@ impl Lane {
         let mut attempts = Attempts::new(Repeatable::Yes, self.shared.deadline);
         let started = Instant::now();
         loop {
-            let result = async { self.connection().await?.batch(sql).await }.await;
+            let result = async { self.connection(None).await?.batch(sql).await }.await;
             match result {
                 Ok(()) => return Ok(()),
                 Err(failure) => self.wait_after(failure, &mut attempts, started).await?,
@@ -116,24 +130,35 @@ impl Lane {
         }
     }
 
-    async fn attempt_query<'a>(
-        &'a self,
+    async fn attempt_query(
+        &self,
         sql: &str,
         params: Params<'_>,
-        ticket: &mut Option<Ticket<'a>>,
+        ticket: &mut Option<Ticket>,
         sent: &AtomicBool,
     ) -> Result<Vec<Row>, Failure> {
-        let connection = self.connection().await?;
-        let statement = connection.prepare(sql).await?;
-        let result = match &self.session {
-            None => connection.query(&statement, params, sent).await,
-            Some(session) => {
-                let number = match ticket {
-                    Some(ticket) => ticket.number,
-                    None => ticket.insert(session.ticket().await).number,
-                };
-                connection.call(number, &statement, params, sent).await
+        let session = ticket
+            .as_ref()
+            .map(|ticket| ticket.session.clone())
+            .or_else(|| self.current_session());
+        let connection = self.connection(session.as_ref()).await?;
+        let prepared = connection.prepare(sql).await?;
+        let result = match session {
+            Some(session) if !prepared.is_uncounted() => {
+                if ticket.is_none() {
+                    *ticket = Some(Session::ticket(session).await);
+                }
+                match ticket {
+                    Some(ticket) => {
+                        self.call(ticket, &connection, &prepared, params, sent)
+                            .await
+                    }
+                    None => {
+                        return Err(Failure::NotSent(Error::environment("no number was given")));
+                    }
+                }
             }
+            _ => connection.query(&prepared, params, sent).await,
         };
         if let Err(Failure::Answered(error)) = &result
             && error.sqlstate() == Some("26000")
@@ -143,6 +168,39 @@ impl Lane {
         result
     }
 
+    async fn call(
+        &self,
+        ticket: &mut Ticket,
+        connection: &Connection,
+        prepared: &Prepared,
+        params: Params<'_>,
+        sent: &AtomicBool,
+    ) -> Result<Vec<Row>, Failure> {
+        let first_time = !std::mem::replace(&mut ticket.used, true);
+        match connection.call(ticket.number, prepared, params, sent).await {
+            // I11: only a request that was never sent before may move to another session.
+            Err(Failure::Answered(error)) if first_time && is_about_session(&error) => {
+                self.leave_session(&ticket.session);
+                Err(Failure::SessionGone(error))
+            }
+            result => result,
+        }
+    }
+
+    fn current_session(&self) -> Option<Arc<Session>> {
+        self.session.as_ref().map(|session| lock(session).clone())
+    }
+
+    /// New calls take a new session, unless another call already saw to that.
+    fn leave_session(&self, gone: &Arc<Session>) {
+        if let Some(session) = &self.session {
+            let mut session = lock(session);
+            if Arc::ptr_eq(&session, gone) {
+                *session = Session::new();
+            }
+        }
+    }
+
     /// Bounds an attempt by the attempt timeout and by what is left until the deadline.
     async fn in_time<T>(
         &self,
@@ -150,7 +208,11 @@ impl Lane {
         sent: &AtomicBool,
         attempt: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let left = self.shared.deadline.saturating_sub(started.elapsed());
+        let left = self
+            .shared
+            .deadline
+            .saturating_sub(started.elapsed())
+            .max(ATTEMPT_TIME_MIN);
         let timeout = self
             .shared
             .attempt_timeout
@@ -196,32 +258,34 @@ impl Lane {
         }
     }
 
-    /// The connection to use now; opens one if there is none, it is lost, or the leader is elsewhere.
-    async fn connection(&self) -> Result<Arc<Connection>, Failure> {
-        if let Some(connection) = self.current() {
+    /// The connection to use now for a session; opens one if there is none, it is lost, or the leader is elsewhere.
+    async fn connection(&self, session: Option<&Arc<Session>>) -> Result<Arc<Connection>, Failure> {
+        let id = session.map(|session| session.id);
+        if let Some(connection) = self.current(id) {
             return Ok(connection);
         }
         // One task opens the connection; the others wait for it here.
         let mut attempt = self.connecting.lock().await;
-        if let Some(connection) = self.current() {
+        if let Some(connection) = self.current(id) {
             return Ok(connection);
         }
         let endpoint = self.shared.cluster.endpoint(self.place, *attempt);
         *attempt += 1;
-        let session = self.session.as_ref().map(|s| SessionStart {
+        let start = session.map(|s| SessionStart {
             id: s.id,
             next: lock(&s.numbers).next(),
         });
-        let connection = Arc::new(Connection::open(&endpoint, session).await?);
+        let connection = Arc::new(Connection::open(&endpoint, start).await?);
         self.shared.connects.fetch_add(1, Ordering::Relaxed);
         *lock(&self.connection) = Some(connection.clone());
         Ok(connection)
     }
 
-    fn current(&self) -> Option<Arc<Connection>> {
+    fn current(&self, session: Option<u128>) -> Option<Arc<Connection>> {
         let connection = lock(&self.connection);
         let usable = connection.as_ref().filter(|connection| {
             connection.is_usable()
+                && connection.session() == session
                 && !self
                     .shared
                     .cluster
@@ -232,23 +296,33 @@ impl Lane {
 }
 
 impl Session {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            id: rand::random(),
+            numbers: Mutex::new(Numbers::new()),
+            room: Notify::new(),
+        })
+    }
+
     /// Waits until the window has room.
-    async fn ticket(&self) -> Ticket<'_> {
-        loop {
+    async fn ticket(self: Arc<Self>) -> Ticket {
+        let number = loop {
             let mut room = std::pin::pin!(self.room.notified());
             room.as_mut().enable();
             if let Some(number) = lock(&self.numbers).take() {
-                return Ticket {
-                    session: self,
-                    number,
-                };
+                break number;
             }
             room.await;
+        };
+        Ticket {
+            session: self,
+            number,
+            used: false,
         }
     }
 }
 
-impl Drop for Ticket<'_> {
+impl Drop for Ticket {
     fn drop(&mut self) {
         lock(&self.session.numbers).done(self.number);
         self.session.room.notify_waiters();

@@ -20,6 +20,8 @@ pub enum Failure {
     Lost(Error),
     /// Lost, and the number it ran under is not certain: a retry could run it twice.
     Untraceable(Error),
+    /// The server forgot the session before the request first reached it: nothing was done.
+    SessionGone(Error),
     /// The request was never sent: there was no connection.
     NotSent(Error),
 }
@@ -39,6 +41,7 @@ impl Failure {
             Self::Answered(error)
             | Self::Lost(error)
             | Self::Untraceable(error)
+            | Self::SessionGone(error)
             | Self::NotSent(error) => error,
         }
     }
@@ -84,7 +87,7 @@ impl Attempts {
     /// After `elapsed` since the first attempt; `jitter` is uniform in 0..1.
     pub fn failed(&mut self, failure: Failure, elapsed: Duration, jitter: f64) -> Next {
         let error = match failure {
-            Failure::NotSent(error) => error.with_class(Class::Retry),
+            Failure::NotSent(error) | Failure::SessionGone(error) => error.with_class(Class::Retry),
             Failure::Lost(error) => error.with_class(Class::Unknown),
             Failure::Untraceable(error) => return Next::Give(error.with_class(Class::Unknown)),
             Failure::Answered(error) => error,
@@ -121,7 +124,7 @@ impl Attempts {
 }
 
 /// A session or number that the server no longer knows is answered with a protocol violation.
-fn is_about_session(error: &Error) -> bool {
+pub fn is_about_session(error: &Error) -> bool {
     error.sqlstate().is_some_and(|code| code == "08P01")
 }
 
