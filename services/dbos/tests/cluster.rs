@@ -11,8 +11,9 @@ use ipc::Messages;
 use scheduler::{Policy, Registration, Scheduler};
 use serde_json::Value;
 
+/// The clients' threads; the test's own thread waits for commands.
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
 fn status(cluster: &LocalCluster) -> Value {
