@@ -128,26 +128,6 @@ async fn a_wrong_parameter_is_never_sent_and_takes_no_number() {
     assert_eq!(lock(&shared).executed, [0, 1]);
 }
 
-/// Behind a statement that failed uncounted the client cannot know under which number a call ran: it must not retry it.
-#[tokio::test]
-async fn a_lost_reply_behind_an_uncounted_failure_is_an_unknown_outcome() {
-    let shared = start(vec![
-        Fault::None,
-        Fault::None,
-        Fault::Early,
-        Fault::CutAfter,
-    ])
-    .await;
-    let client = client(&shared).await;
-    call(&client, CALL, 0).await.unwrap();
-    call(&client, CALL, 1).await.unwrap();
-    let (early, lost) = tokio::join!(call(&client, CALL, 2), call(&client, CALL, 3));
-    assert_eq!(early.unwrap_err().sqlstate(), Some("42P01"));
-    assert!(lost.unwrap_err().is_unknown());
-    call(&client, CALL, 4).await.unwrap();
-    assert_eq!(lock(&shared).executed, [0, 1, 3, 4]);
-}
-
 #[tokio::test]
 async fn a_forgotten_session_is_replaced_for_new_calls() {
     let shared = start(vec![Fault::None, Fault::Evict]).await;

@@ -26,8 +26,6 @@ pub enum Fault {
     Move,
     /// The session is forgotten before it runs.
     Evict,
-    /// 42P01 while it is planned: it does not run, and is not counted.
-    Early,
 }
 
 #[derive(Default)]
@@ -251,10 +249,6 @@ impl Connection {
         match fault {
             Fault::CutBefore => return Err(Cut),
             Fault::Busy => self.error("53300", "busy"),
-            Fault::Early => {
-                self.next = number;
-                self.error("42P01", "no such table");
-            }
             Fault::Move => {
                 state.leader = 1 - state.leader;
                 self.error("DB002", "not leader");
