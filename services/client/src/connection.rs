@@ -2,10 +2,11 @@
 //!
 //! A server counts the requests of a session connection in the order it receives them. Giving a request its number and
 //! putting it on the wire is therefore one step under a lock ([`Connection::call`]); where the server's counter is not at
-//! that number, because of a retry or a failed statement, `SET dbos.request TO n` goes ahead of it in the same step.
+//! that number, because of a retry, `SET dbos.request TO n` goes ahead of it in the same step.
 //!
 //! Which statements a server counts is its own affair (those that touch tables). So behind the first run of each statement
-//! goes `SHOW dbos.request`, and one that was not counted is never numbered again.
+//! goes `SHOW dbos.request`, and one that was not counted is never numbered again. What this relies on: a statement that
+//! was counted once on a connection is counted whenever it is executed there, whether it succeeds or fails.
 
 use std::collections::HashMap;
 use std::error::Error as _;
@@ -51,19 +52,9 @@ pub struct Connection {
     endpoint: Endpoint,
     session: Option<u128>,
     statements: Mutex<HashMap<Box<str>, Arc<Prepared>>>,
-    counter: Mutex<Counter>,
+    /// The number the server will give the next request; `None` when that is not known.
+    next: Mutex<Option<u64>>,
     retired: AtomicBool,
-}
-
-/// What we know of the server's request counter.
-#[derive(Debug)]
-struct Counter {
-    /// The number the server will give the next request; `None` when a failed statement left us in doubt.
-    next: Option<u64>,
-    /// Grows with every SET: requests of one epoch were counted on from the same SET.
-    epoch: u64,
-    /// The last epoch in which a statement failed so early that the server may not have counted it.
-    doubtful: Option<u64>,
 }
 
 impl Connection {
@@ -81,17 +72,12 @@ impl Connection {
                 tracing::debug!(%error, "connection ended");
             }
         });
-        let counter = Counter {
-            next: session.map(|s| s.next),
-            epoch: 0,
-            doubtful: None,
-        };
         Ok(Self {
             client,
             endpoint: endpoint.clone(),
             session: session.map(|s| s.id),
             statements: Mutex::default(),
-            counter: Mutex::new(counter),
+            next: Mutex::new(session.map(|s| s.next)),
             retired: AtomicBool::new(false),
         })
     }
@@ -192,23 +178,22 @@ impl Connection {
         let mut query = pin!(self.client.query(&prepared.statement, params));
         let mut show = pin!(self.client.simple_query("SHOW dbos.request"));
         let mut show_pending = false;
-        let (epoch, first) = poll_fn(|cx| {
-            let mut counter = lock(&self.counter);
+        let first = poll_fn(|cx| {
+            let mut next = lock(&self.next);
             // I11: the number and the request go onto the wire in one step, or the server would count differently.
-            if counter.next != Some(number) {
-                counter.epoch += 1;
+            if *next != Some(number) {
                 set_pending = set.as_mut().poll(cx).is_pending();
             }
             sent.store(true, Ordering::Relaxed);
             let first = query.as_mut().poll(cx);
             let encoded = !matches!(&first, Poll::Ready(Err(error)) if is_encoding(error));
             sent.store(encoded, Ordering::Relaxed);
-            counter.next = Some(if encoded { number + 1 } else { number });
+            *next = Some(if encoded { number + 1 } else { number });
             if encoded && prepared.counting.load(Ordering::Relaxed) == COUNTING_UNKNOWN {
                 show_pending = show.as_mut().poll(cx).is_pending();
-                counter.next = None;
+                *next = None;
             }
-            Poll::Ready((counter.epoch, first))
+            Poll::Ready(first)
         })
         .await;
         let at_once = first.is_ready();
@@ -224,26 +209,7 @@ impl Connection {
             // Not knowing is harmless: the next run asks again.
             prepared.learn_counting(number, show.await.ok());
         }
-        result.map_err(|error| {
-            let failure = self.failure(&error, at_once);
-            self.keep_count(epoch, failure)
-        })
-    }
-
-    /// A statement that failed before it ran may not have been counted: what follows it in its epoch cannot be traced.
-    fn keep_count(&self, epoch: u64, failure: Failure) -> Failure {
-        let mut counter = lock(&self.counter);
-        match failure {
-            Failure::Answered(error) => {
-                if counter.epoch == epoch && error.sqlstate().is_some_and(may_be_uncounted) {
-                    counter.doubtful = Some(epoch);
-                    counter.next = None;
-                }
-                Failure::Answered(error)
-            }
-            Failure::Lost(error) if counter.doubtful == Some(epoch) => Failure::Untraceable(error),
-            failure => failure,
-        }
+        result.map_err(|error| self.failure(&error, at_once))
     }
 
     /// `at_once`: the very first poll failed, so that an error which is not the connection's is one of encoding.
@@ -295,12 +261,6 @@ fn is_encoding(error: &tokio_postgres::Error) -> bool {
         .source()
         .is_some_and(|cause| cause.is::<std::io::Error>());
     error.as_db_error().is_none() && !error.is_closed() && !is_io
-}
-
-/// Classes of errors found while a statement is parsed, bound or planned.
-fn may_be_uncounted(sqlstate: &str) -> bool {
-    const EARLY: [&str; 8] = ["08P", "0A", "22P", "26", "34", "3", "42", "XX"];
-    EARLY.iter().any(|class| sqlstate.starts_with(class))
 }
 
 fn not_connected(endpoint: &Endpoint, error: &tokio_postgres::Error) -> Failure {

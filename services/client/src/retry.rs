@@ -18,8 +18,6 @@ pub enum Failure {
     Answered(Error),
     /// The connection was lost, or nothing was heard in time, after the request was sent.
     Lost(Error),
-    /// Lost, and the number it ran under is not certain: a retry could run it twice.
-    Untraceable(Error),
     /// The server forgot the session before the request first reached it: nothing was done.
     SessionGone(Error),
     /// The request was never sent: there was no connection.
@@ -40,7 +38,6 @@ impl Failure {
         match self {
             Self::Answered(error)
             | Self::Lost(error)
-            | Self::Untraceable(error)
             | Self::SessionGone(error)
             | Self::NotSent(error) => error,
         }
@@ -89,7 +86,6 @@ impl Attempts {
         let error = match failure {
             Failure::NotSent(error) | Failure::SessionGone(error) => error.with_class(Class::Retry),
             Failure::Lost(error) => error.with_class(Class::Unknown),
-            Failure::Untraceable(error) => return Next::Give(error.with_class(Class::Unknown)),
             Failure::Answered(error) => error,
         };
         match error.class() {

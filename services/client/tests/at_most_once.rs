@@ -91,8 +91,9 @@ async fn many_calls_under_many_faults_run_once_each() {
 /// A statement that the server does not count must not move the client's count.
 #[tokio::test]
 async fn an_uncounted_statement_in_between_does_no_harm() {
-    // The reply of the third counted call is cut off, right behind uncounted ones.
-    let shared = start(vec![Fault::None, Fault::None, Fault::CutAfter]).await;
+    // Replies of counted calls are cut off, right behind uncounted ones.
+    let faults = vec![Fault::None, Fault::CutAfter, Fault::None, Fault::CutAfter];
+    let shared = start(faults).await;
     let client = client(&shared).await;
     for value in 0..3 {
         assert_eq!(call(&client, FREE, 100 + value).await.unwrap(), 100 + value);
