@@ -4,7 +4,11 @@
 //! for the simulator (what was not synced or flushed is lost by `crash`).
 
 mod log;
+pub mod memory;
+mod memory_log;
 mod state;
 
 pub use log::{LogStore, LogWrite};
-pub use state::{AppliedEntry, Op, SessionRecord, StateMeta, StateSnapshot, StateStore, Versioned};
+pub use state::{
+    AppliedEntry, Op, SESSION_RING, SessionRecord, StateMeta, StateSnapshot, StateStore, Versioned,
+};
