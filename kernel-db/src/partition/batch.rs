@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::apply::payload::{LogPayload, Op as LogOp, Put, Range, SessionReply, op::Kind as OpKind};
+use super::apply::payload::{
+    LogPayload, Op as LogOp, Put, Range, SessionReply, op::Kind as OpKind,
+};
 use crate::error::Result;
 use crate::storage::Op;
 

@@ -11,9 +11,14 @@ use crate::raft::Lease;
 
 /// An answer that waits.
 pub enum Answer {
-    Reply { id: u64, result: Result<Bytes> },
+    Reply {
+        id: u64,
+        result: Result<Bytes>,
+    },
     /// The latest committed timestamp at the time of the answer.
-    SnapshotTs { id: u64 },
+    SnapshotTs {
+        id: u64,
+    },
 }
 
 struct Waiting {
@@ -54,10 +59,6 @@ impl Reads {
             round: self.round + 1,
             answer,
         });
-    }
-
-    pub fn len(&self) -> usize {
-        self.waiting.len()
     }
 
     /// Answers everything if the lease is valid. Returns how many requests that were.

@@ -84,7 +84,9 @@ impl Sessions {
                         session.newest
                     ),
                 )
-                .hint(format!("at most {WINDOW} requests of a session may be in flight")),
+                .hint(format!(
+                    "at most {WINDOW} requests of a session may be in flight"
+                )),
             );
         }
         match session.ring.get((number % WINDOW) as usize) {

@@ -107,13 +107,7 @@ pub struct Driver {
 
 impl Driver {
     pub fn new(config: DriverConfig, log: Arc<dyn LogStore>, applied: (u64, u64)) -> Result<Self> {
-        let mut view = LogView::open(
-            config.group,
-            &config.voters,
-            log,
-            applied,
-            config.tail_lost,
-        )?;
+        let mut view = LogView::open(config.group, &config.voters, log, applied, config.tail_lost)?;
         let mut no_vote_before = None;
         if config.tail_lost {
             // A later term than any in which this node may have acknowledged what it lost: a leader of the old term
@@ -140,7 +134,10 @@ impl Driver {
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&raft_config, view, &logger).map_err(|error| {
-            Error::internal(format!("group {}: raft does not start: {error}", config.group))
+            Error::internal(format!(
+                "group {}: raft does not start: {error}",
+                config.group
+            ))
         })?;
         let mut driver = Self {
             node,
@@ -335,6 +332,15 @@ impl Driver {
         self.node.raft.state == StateRole::Leader
     }
 
+    /// False while leadership is being handed over, when proposals are refused.
+    pub fn can_propose(&self) -> bool {
+        self.is_leader() && self.node.raft.lead_transferee.is_none()
+    }
+
+    pub fn log_bytes(&self) -> u64 {
+        self.node.store().bytes()
+    }
+
     pub fn view(&self) -> View {
         let raft = &self.node.raft;
         View {
@@ -374,7 +380,10 @@ impl Driver {
     /// Index that every member, this node included, is known to hold.
     pub fn held_by_all(&self) -> u64 {
         let members = self.node.raft.prs().iter();
-        members.map(|(_, progress)| progress.matched).min().unwrap_or(0)
+        members
+            .map(|(_, progress)| progress.matched)
+            .min()
+            .unwrap_or(0)
     }
 
     /// Forgets entries up to `index`, which must be applied; returns the new boundary.

@@ -60,19 +60,13 @@ impl LogView {
             written: last,
         };
         if applied.0 > last {
-            // The state was flushed, the log behind it was not: everything applied is committed, so the log begins anew.
-            if !tail_lost {
-                return Err(Error::internal(format!(
-                    "group {group}: the state has applied entry {}, but the log ends at {last}",
-                    applied.0
-                ))
-                .hint("the log directory is damaged or is not the one that belongs to this state"));
-            }
-            view.log.truncate(group, applied.0 + 1)?;
-            view.boundary = applied;
-            view.last = applied.0;
-            view.written = applied.0;
-        } else if first > 1 && first <= last {
+            return Err(Error::internal(format!(
+                "group {group}: the state has applied entry {}, but the log ends at {last}",
+                applied.0
+            ))
+            .hint("the log is damaged, lost its tail with the operating system, or is not the one of this state: rebuild this replica"));
+        }
+        if first > 1 && first <= last {
             view.boundary = (first, view.read_one(first)?.term);
         } else if first > last {
             view.boundary = applied;
@@ -177,7 +171,8 @@ impl LogView {
     fn note_size(&mut self, entry: &Entry) -> usize {
         // Index, term and framing are counted too, so that a log of empty entries is not free.
         let size = entry.data.len() + 32;
-        self.sizes.push_back(u32::try_from(size).unwrap_or(u32::MAX));
+        self.sizes
+            .push_back(u32::try_from(size).unwrap_or(u32::MAX));
         self.bytes += size as u64;
         size
     }
@@ -217,10 +212,6 @@ impl LogView {
 
     pub fn boundary(&self) -> u64 {
         self.boundary.0
-    }
-
-    pub fn last(&self) -> u64 {
-        self.last
     }
 
     /// Bytes between the boundary and the last entry.
