@@ -22,28 +22,35 @@ pub struct ApplyJob {
     pub entries: Vec<Entry>,
 }
 
-/// What `Input::Applied` must be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// For `Input::Applied`: how far the state store has applied the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AppliedReport {
     pub index: u64,
+    /// Applied and flushed.
     pub durable: u64,
+    /// Highest floor among the entries: every member holds the log up to there.
+    pub floor: u64,
 }
 
 /// Applies a job in one atomic write (I8).
 pub fn run<S: StateStore>(store: &S, job: ApplyJob) -> Result<AppliedReport> {
     let mut decoded = Vec::with_capacity(job.entries.len());
+    let mut floor = 0;
     for entry in job.entries {
-        decoded.push(decode(entry)?);
+        let (entry, its_floor) = decode(entry)?;
+        floor = floor.max(its_floor);
+        decoded.push(entry);
     }
     store.apply(&decoded)?;
     let index = decoded.last().map_or(0, |entry| entry.index);
     Ok(AppliedReport {
         index,
         durable: store.durable_index(),
+        floor,
     })
 }
 
-fn decode(entry: Entry) -> Result<AppliedEntry> {
+fn decode(entry: Entry) -> Result<(AppliedEntry, u64)> {
     if entry.get_entry_type() != EntryType::EntryNormal {
         return Err(Error::internal(format!(
             "log entry {} is of a kind this version does not know",
@@ -56,10 +63,13 @@ fn decode(entry: Entry) -> Result<AppliedEntry> {
         ..AppliedEntry::default()
     };
     if entry.data.is_empty() {
-        return Ok(applied);
+        return Ok((applied, 0));
     }
     let payload = payload::LogPayload::decode(entry.data).map_err(|error| {
-        Error::internal(format!("log entry {} does not decode: {error}", entry.index))
+        Error::internal(format!(
+            "log entry {} does not decode: {error}",
+            entry.index
+        ))
     })?;
     applied.ts = payload.ts;
     applied.ceiling = payload.ceiling;
@@ -80,7 +90,7 @@ fn decode(entry: Entry) -> Result<AppliedEntry> {
         .iter()
         .map(|id| session_id(id))
         .collect::<Result<_>>()?;
-    Ok(applied)
+    Ok((applied, payload.floor))
 }
 
 fn op(op: payload::Op) -> Result<Op> {
