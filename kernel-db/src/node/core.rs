@@ -183,7 +183,7 @@ impl Core {
         let (group, input) = match report {
             Report::Persisted { group, token } => (group, Input::Persisted { token }),
             Report::Applied { group, report } => {
-                (group, Input::Applied { index: report.index, durable: report.durable })
+                (group, Input::Applied(report))
             }
             Report::Fatal(error) => fatal(&error),
         };
@@ -203,16 +203,22 @@ impl Core {
             if !touched.contains(&number) {
                 touched.push(number);
             }
-            group.replica.borrow_mut().step(self.now(), input, &mut outputs);
-            self.carry_out(number, group, &mut outputs);
+            self.step(number, group, input, &mut outputs);
         }
         for number in touched {
             if let Some(group) = self.groups.get(&number) {
-                group.replica.borrow_mut().step(self.now(), Input::Flush, &mut outputs);
-                self.carry_out(number, group, &mut outputs);
+                self.step(number, group, Input::Flush, &mut outputs);
             }
         }
         self.peers.flush();
+    }
+
+    fn step(&self, number: u32, group: &Group, input: Input, outputs: &mut Vec<Output>) {
+        // An error is a broken store.
+        if let Err(error) = group.replica.borrow_mut().step(self.now(), input, outputs) {
+            fatal(&error);
+        }
+        self.carry_out(number, group, outputs);
     }
 
     /// Answers what was sent to a group that has no replica here.
@@ -294,7 +300,7 @@ impl Core {
 }
 
 /// Ends the process: it cannot keep its promises any more.
-fn fatal(error: &Error) -> ! {
+pub fn fatal(error: &Error) -> ! {
     tracing::error!("stopping: {error}");
     eprintln!("dbos node: stopping: {error}");
     std::process::exit(EXIT_FATAL)
