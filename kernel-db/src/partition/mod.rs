@@ -3,6 +3,8 @@
 
 mod tip;
 mod tip_table;
+#[cfg(test)]
+mod tip_tests;
 mod tip_view;
 mod transaction;
 
