@@ -11,17 +11,17 @@
 mod config;
 mod core;
 mod datadir;
-mod gateway;
+//mod gateway;
 mod logging;
 mod peers;
 mod placement;
-mod run;
+//mod run;
 mod server;
 mod threads;
 mod upkeep;
 
 pub use config::{Durability, NodeAddress, NodeConfig};
-pub use run::{run, terminated};
+//pub use run::{run, terminated};
 
 /// The state store of a real node.
 type State = crate::storage::rocks::RocksState;

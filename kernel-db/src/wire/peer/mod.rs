@@ -3,7 +3,7 @@
 //! Here are the messages, their framing and the translation of errors and values; sockets are `node`'s.
 
 mod error;
-mod frame;
+mod framing;
 mod value;
 
 #[allow(missing_docs)]
@@ -12,7 +12,7 @@ mod proto {
 }
 
 pub use error::{from_failure, to_failure};
-pub use frame::{FrameReader, encode_frame};
+pub use framing::{FrameReader, encode_frame};
 pub use proto::*;
 pub use value::{decode_values, encode_values};
 
