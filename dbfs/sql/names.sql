@@ -1,0 +1,109 @@
+-- Users, directories and names. Errors: 58P01 no such file or directory, 58P02 exists already (or 23505),
+-- 42809 wrong kind (directory, localized, parallel), 55000 directory not empty.
+
+-- Adds a user. False: the name is taken.
+CREATE OR REPLACE FUNCTION dbfs_create_user(in_user text, in_home int8, in_block_size int4) RETURNS bool
+LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO fs_user (user_name, home, block_size) VALUES (in_user, in_home, in_block_size) ON CONFLICT DO NOTHING;
+    RETURN FOUND;
+END
+$$;
+
+-- Raises 58P01 unless in_path is a directory. FOR SHARE is not known here; FOR UPDATE keeps the directory from being
+-- deleted while something is made in it.
+CREATE OR REPLACE FUNCTION dbfs_check_directory(in_home int8, in_user text, in_parent text, in_name text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF in_name = '' THEN
+        RETURN;  -- the root
+    END IF;
+    PERFORM kind FROM directory
+        WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name AND kind = 0 FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no such directory: % in %', in_name, in_parent USING ERRCODE = '58P01';
+    END IF;
+END
+$$;
+
+-- Makes a directory or an empty file (in_kind 0, 1 or 2) called in_name in directory in_parent, which is itself called
+-- in_up_name in in_up_parent (both '' if in_parent is the root). in_file_id is a fresh random number.
+CREATE OR REPLACE FUNCTION dbfs_create(in_home int8, in_user text, in_up_parent text, in_up_name text, in_parent text,
+                                       in_name text, in_kind int4, in_file_id int8, in_block_size int4) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM dbfs_check_directory(in_home, in_user, in_up_parent, in_up_name);
+    INSERT INTO directory (home, user_name, parent, name, kind, file_id, block_size)
+        VALUES (in_home, in_user, in_parent, in_name, in_kind, in_file_id, in_block_size)
+        ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'exists already: % in %', in_name, in_parent USING ERRCODE = '58P02';
+    END IF;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION dbfs_stat(in_home int8, in_user text, in_parent text, in_name text)
+RETURNS TABLE (kind int4, file_id int8, size int8, block_size int4, version int8, created_at timestamptz,
+               modified_at timestamptz) LANGUAGE sql AS $$
+    SELECT d.kind, d.file_id, d.size, d.block_size, d.version, d.created_at, d.modified_at FROM directory d
+        WHERE d.home = in_home AND d.user_name = in_user AND d.parent = in_parent AND d.name = in_name
+$$;
+
+-- What is in a directory, by name.
+CREATE OR REPLACE FUNCTION dbfs_list(in_home int8, in_user text, in_path text)
+RETURNS TABLE (name text, kind int4, size int8, block_size int4, modified_at timestamptz) LANGUAGE sql AS $$
+    SELECT d.name, d.kind, d.size, d.block_size, d.modified_at FROM directory d
+        WHERE d.home = in_home AND d.user_name = in_user AND d.parent = in_path
+        ORDER BY d.name
+$$;
+
+-- Renames a file, within the user's tree. The new directory is named as in dbfs_create.
+CREATE OR REPLACE FUNCTION dbfs_rename(in_home int8, in_user text, in_parent text, in_name text, in_up_parent text,
+                                       in_up_name text, in_new_parent text, in_new_name text) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    f record;
+BEGIN
+    PERFORM dbfs_check_directory(in_home, in_user, in_up_parent, in_up_name);
+    SELECT kind INTO f FROM directory
+        WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no such file: % in %', in_name, in_parent USING ERRCODE = '58P01';
+    END IF;
+    IF f.kind = 0 THEN
+        RAISE EXCEPTION '% in % is a directory', in_name, in_parent USING ERRCODE = '42809';
+    END IF;
+    UPDATE directory SET parent = in_new_parent, name = in_new_name, modified_at = now()
+        WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name;
+END
+$$;
+
+-- Deletes a file, or a directory that is empty. Blocks of a parallel file become garbage; the rest goes at once.
+CREATE OR REPLACE FUNCTION dbfs_delete(in_home int8, in_user text, in_parent text, in_name text) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    f record;
+    path text;
+BEGIN
+    SELECT kind, file_id INTO f FROM directory
+        WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no such file or directory: % in %', in_name, in_parent USING ERRCODE = '58P01';
+    END IF;
+    IF f.kind = 0 THEN
+        path := CASE WHEN in_parent = '/' THEN '/' || in_name ELSE in_parent || '/' || in_name END;
+        PERFORM name FROM directory WHERE home = in_home AND user_name = in_user AND parent = path LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION 'directory not empty: %', path USING ERRCODE = '55000';
+        END IF;
+    END IF;
+    DELETE FROM directory WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name;
+    IF f.kind = 1 THEN
+        DELETE FROM localized_file WHERE home = in_home AND file_id = f.file_id;
+    ELSIF f.kind = 2 THEN
+        INSERT INTO file_garbage (home, write_id, block_no)
+            SELECT home, write_id, block_no FROM file_map WHERE home = in_home AND file_id = f.file_id;
+        DELETE FROM file_map WHERE home = in_home AND file_id = f.file_id;
+    END IF;
+END
+$$;

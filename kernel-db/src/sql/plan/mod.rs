@@ -1,0 +1,29 @@
+//! Plans: what the binder produces, the executor runs and EXPLAIN prints.
+//!
+//! A query's FROM is a list of steps. Each step extends the row so far (the prefix) by its own columns, so that every
+//! expression of the query sees one flat row: column i of the query is place i of the row.
+
+mod access;
+mod expr;
+mod query;
+mod route;
+mod write;
+
+pub use access::{Access, Bound, RangeAccess};
+pub use expr::{CompareOp, Expr, InList, RoutineCall, SubqueryKind};
+pub use query::{AggregateCall, Grouping, JoinKind, Query, QueryBody, SortKey, Source, Step};
+pub use route::{Routing, Site};
+pub use write::{Assignment, ConflictAction, Delete, Insert, RowRules, Update};
+
+/// A planned statement.
+#[derive(Debug)]
+pub enum Plan {
+    Query(Query),
+    Insert(Insert),
+    Update(Update),
+    Delete(Delete),
+    /// Lines of text, made when planned.
+    Explain(Vec<String>),
+    /// DDL, session commands and empty statements: nothing to run in a partition.
+    Nothing,
+}
