@@ -134,7 +134,7 @@ fn text(bound: &Bound) -> &str {
         .map_or("", String::as_str)
 }
 
-/// `put P`, `alone`, `rows N`, `echo TYPE...`, `fail SQLSTATE`, `notice`; anything else is an error at its first character.
+/// `put P`, `alone`, `rows N`, `echo TYPE...`, `fail SQLSTATE`, `refuse SQLSTATE` (the same as a read), `notice`; anything else is an error at its first character.
 fn plan(sql: &str, oids: &[u32]) -> Result<Statement> {
     let mut words = sql.split(' ');
     let int = |n: usize| {
@@ -144,7 +144,7 @@ fn plan(sql: &str, oids: &[u32]) -> Result<Statement> {
         }]
     };
     let (params, columns) = match words.next().unwrap_or("") {
-        "put" | "alone" | "fail" | "notice" => (Vec::new(), Vec::new()),
+        "put" | "alone" | "fail" | "refuse" | "notice" => (Vec::new(), Vec::new()),
         "rows" => (Vec::new(), int(0)),
         "echo" => {
             let types: Vec<DataType> = words
@@ -167,7 +167,9 @@ fn plan(sql: &str, oids: &[u32]) -> Result<Statement> {
             return Err(Error::new("42601", format!("syntax error at or near \"{other}\"")).at(1));
         }
     };
-    let read_only = sql.starts_with("rows") || sql.starts_with("echo");
+    let read_only = ["rows", "echo", "refuse"]
+        .iter()
+        .any(|word| sql.starts_with(word));
     Ok(Statement {
         params,
         columns,
@@ -193,7 +195,7 @@ fn outcome(bound: &Bound) -> Result<Outcome> {
             outcome.rows = vec![bound.params.clone()];
             outcome.tag = "SELECT 1".to_owned();
         }
-        "fail" => {
+        "fail" | "refuse" => {
             return Err(Error::new(words.next().unwrap_or(""), "failed as asked")
                 .hint("ask for something else"));
         }

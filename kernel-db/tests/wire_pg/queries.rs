@@ -269,15 +269,22 @@ fn flush_shows_rows_of_reads_and_refuses_to_commit_writes_early() {
 #[test]
 fn a_failed_read_before_flush_skips_up_to_sync() {
     let server = Server::start();
-    server.handle.log().gate = None;
     let mut client = Client::connect(server.port);
-    client
-        .parse("", "echo int4")
-        .bind("", "", (0, 0), &[Some(b"x")])
-        .flush()
-        .send();
-    assert_eq!(kinds(&client.replies(2)), "1E");
+    client.run("refuse 22012").flush().run("put 1").send();
+    assert_eq!(kinds(&client.replies(3)), "12E");
     assert_eq!(kinds(&client.run("put 1").sync().ask()), "Z");
+    assert_eq!(server.handle.log().submitted, ["refuse 22012"]);
+    // An error of an earlier Sync is none of this one's.
+    let replies = client
+        .run("fail 23505")
+        .sync()
+        .run("rows 1")
+        .flush()
+        .run("rows 2")
+        .sync();
+    replies.send();
+    assert_eq!(kinds(&client.until_ready()), "12EZ");
+    assert_eq!(kinds(&client.until_ready()), "12DC12DDCZ");
 }
 
 #[test]
