@@ -3,6 +3,19 @@
 //! Text is parsed by `sqlparser`, bound and planned against a catalogue, and executed by the row executor against a
 //! [`crate::partition::Store`]. Stored procedures are compiled once.
 
+pub mod aggregate;
+pub mod binary;
+pub mod cast;
+pub mod codec;
+pub mod compare;
+pub mod functions;
+pub mod interval;
+pub mod like;
+pub mod numeric;
+pub mod text;
+pub mod time;
+pub mod types;
 pub mod value;
 
-pub use value::{DataType, Value};
+pub use types::{Category, DataType};
+pub use value::Value;
