@@ -21,6 +21,8 @@ pub struct Log {
     pub submitted: Vec<String>,
     /// Their session numbers.
     pub numbers: Vec<Option<(u128, u64)>>,
+    /// Statements planned, in order.
+    pub prepared: Vec<String>,
     pub cancelled: Vec<i32>,
     pub connected: usize,
     /// Transactions allowed to commit; `None`: all.
@@ -62,6 +64,7 @@ impl Backend for Words {
         sql: &str,
         oids: &[u32],
     ) -> LocalBoxFuture<'static, Result<Statement>> {
+        self.handle.log().prepared.push(sql.to_owned());
         let statement = plan(sql.trim().trim_end_matches(';'), oids);
         // Sometimes not ready at once, as when a catalogue must be fetched.
         let late = sql.len() % 2 == 0;

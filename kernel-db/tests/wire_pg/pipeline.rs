@@ -145,6 +145,25 @@ fn a_client_may_say_that_partitions_do_not_matter_to_each_other() {
 }
 
 #[test]
+fn nothing_is_planned_while_something_runs_alone() {
+    let server = Server::start();
+    server.handle.log().gate = Some(0);
+    let mut client = Client::connect(server.port);
+    client.run("alone").sync().run("put 1").sync().send();
+    server
+        .handle
+        .until("it runs", |log| log.submitted.len() == 1);
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert_eq!(
+        server.handle.log().prepared,
+        ["alone"],
+        "it may change what names mean"
+    );
+    server.handle.log().gate = None;
+    (0..2).for_each(|_| assert_eq!(kinds(&client.until_ready()), "12CZ"));
+}
+
+#[test]
 fn what_was_sent_before_the_end_is_answered() {
     let mut server = Server::start();
     server.handle.log().gate = Some(0);
