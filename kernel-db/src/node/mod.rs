@@ -11,17 +11,20 @@
 mod config;
 mod core;
 mod datadir;
-//mod gateway;
+mod gateway;
 mod logging;
+mod open;
 mod peers;
 mod placement;
-//mod run;
+mod run;
 mod server;
+#[cfg(test)]
+mod shell_tests;
 mod threads;
 mod upkeep;
 
 pub use config::{Durability, NodeAddress, NodeConfig};
-//pub use run::{run, terminated};
+pub use run::{run, terminated};
 
 /// The state store of a real node.
 type State = crate::storage::rocks::RocksState;

@@ -16,6 +16,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use super::NodeConfig;
 use crate::error::{Error, Result};
@@ -59,6 +60,7 @@ pub struct Peers {
     own: u64,
     cluster: u128,
     links: BTreeMap<u64, Rc<Link>>,
+    tasks: RefCell<Vec<JoinHandle<()>>>,
 }
 
 impl Peers {
@@ -83,6 +85,7 @@ impl Peers {
             own: config.node_id,
             cluster: config.cluster_number(),
             links: others.map(link).collect(),
+            tasks: RefCell::default(),
         })
     }
 
@@ -95,7 +98,18 @@ impl Peers {
                 from: self.own,
                 to: link.node,
             };
-            tokio::task::spawn_local(Rc::clone(link).keep(hello));
+            let task = tokio::task::spawn_local(Rc::clone(link).keep(hello));
+            self.tasks.borrow_mut().push(task);
+        }
+    }
+
+    /// Closes all connections, for good.
+    pub fn stop(&self) {
+        for task in self.tasks.borrow_mut().drain(..) {
+            task.abort();
+        }
+        for link in self.links.values() {
+            link.disconnected();
         }
     }
 

@@ -1,31 +1,22 @@
 //! One node from start to end.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
 use super::core::Core;
 use super::datadir::DataDir;
 use super::gateway::Gateway;
-use super::peers::Peers;
-use super::placement::Placement;
 use super::server::{Calls, PeerServer};
-use super::threads::{Report, Threads};
 use super::upkeep::{self, Upkeep};
-use super::{Durability, NodeConfig, State, logging};
+use super::{NodeConfig, logging, open::open};
 use crate::error::{Error, Result};
-use crate::partition::{self, Replica, ReplicaConfig};
-use crate::storage::engine::{EngineLog, EngineLogOptions};
-use crate::storage::format::Identity;
-use crate::storage::rocks::{RocksShared, RocksState};
-use crate::storage::{LogStore, StateStore};
+use crate::storage::StateStore;
 use crate::wire::pg::{self, Backend};
 
 /// For clients to receive what is under way when the node stops.
@@ -113,65 +104,6 @@ async fn bind(address: std::net::SocketAddr, what: &str) -> Result<TcpListener> 
         Error::new(code, format!("cannot listen on {address} ({what}): {e}"))
             .hint("another process has the port: stop it, or choose other ports")
     })
-}
-
-/// Opens log, stores and replicas.
-fn open(config: &Rc<NodeConfig>, dir: &DataDir) -> Result<(Rc<Core>, Rc<Peers>, UnboundedReceiver<Report>)> {
-    let cluster = config.cluster_number();
-    let number = u32::try_from(config.node_id).map_err(|_| Error::new("F0000", "node_id is too large"))?;
-    let log: Arc<dyn LogStore> = Arc::new(EngineLog::open(
-        &dir.log(),
-        &EngineLogOptions::default(),
-        Identity { cluster, number },
-    )?);
-    let shared = RocksShared::new(
-        (config.block_cache_bytes + config.write_buffer_bytes) as usize,
-        config.write_buffer_bytes as usize,
-    );
-    let placement = Placement::new(config);
-    let tail_lost = config.durability == Durability::Memory && dir.system_went_down();
-    let mut stores: BTreeMap<u32, Arc<State>> = BTreeMap::new();
-    let mut replicas = Vec::new();
-    for group in placement.groups() {
-        let voters = placement.voters(group);
-        if !voters.contains(&config.node_id) {
-            continue;
-        }
-        let identity = Identity { cluster, number: group };
-        let store = Arc::new(RocksState::open(&dir.state(group), &shared, identity)?);
-        let replica_config = replica_config(config, group, voters, tail_lost);
-        let replica = Replica::new(replica_config, Arc::clone(&store), Arc::clone(&log))?;
-        stores.insert(group, Arc::clone(&store));
-        replicas.push((group, replica, store));
-    }
-    let (sender, reports) = unbounded_channel();
-    let threads = Threads::start(Arc::clone(&log), stores, sender)?;
-    let peers = Peers::new(config);
-    Ok((Core::new(replicas, log, threads, Rc::clone(&peers)), peers, reports))
-}
-
-fn replica_config(config: &NodeConfig, group: u32, voters: Vec<u64>, log_tail_lost: bool) -> ReplicaConfig {
-    ReplicaConfig {
-        partitions: config.partitions,
-        tick_ms: config.tick_ms,
-        election_ticks: config.election_ticks as usize,
-        heartbeat_ticks: config.heartbeat_ticks as usize,
-        run_limit_steps: config.run_limit_steps,
-        write_set_bytes_max: config.write_set_bytes_max as usize,
-        batch_bytes_max: config.batch_bytes_max as usize,
-        batches_in_flight_max: config.batches_in_flight_max as usize,
-        queue_max: config.queue_max as usize,
-        log_bytes_max: config.log_bytes_max,
-        tip_bytes_max: config.tip_bytes_max as usize,
-        sessions_max: config.sessions_max as usize,
-        durability: match config.durability {
-            Durability::Fsync => partition::Durability::Fsync,
-            Durability::Memory => partition::Durability::Memory,
-        },
-        log_tail_lost,
-        seed: rand::random(),
-        ..ReplicaConfig::new(config.node_id, group, voters)
-    }
 }
 
 /// Makes the next start quick: nothing of the log has to be applied again.

@@ -1,4 +1,4 @@
 //! Protocols: PostgreSQL towards clients, prost messages between nodes.
 
 pub mod peer;
-//pub mod pg;
+pub mod pg;
