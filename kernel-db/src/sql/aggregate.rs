@@ -288,28 +288,43 @@ impl State {
                     so_far || *value
                 });
             }
-            (State::Text(text), Value::Text(value)) => match text {
-                None => *text = Some(value.to_string()),
-                Some(text) => {
-                    text.push_str(separator.and_then(Value::as_str).unwrap_or(""));
-                    text.push_str(value);
-                    check_size(text.len())?;
-                }
-            },
-            (State::Bytes(bytes), Value::Bytea(value)) => match bytes {
-                None => *bytes = Some(value.to_vec()),
-                Some(bytes) => {
-                    if let Some(Value::Bytea(separator)) = separator {
-                        bytes.extend_from_slice(separator);
-                    }
-                    bytes.extend_from_slice(value);
-                    check_size(bytes.len())?;
-                }
-            },
+            (State::Text(text), Value::Text(value)) => {
+                let separator = separator.and_then(Value::as_str).unwrap_or("");
+                join_text(text, value, separator)?;
+            }
+            (State::Bytes(bytes), Value::Bytea(value)) => join_bytes(bytes, value, separator)?,
             _ => return Err(mismatch()),
         }
         Ok(())
     }
+}
+
+fn join_text(joined: &mut Option<String>, value: &str, separator: &str) -> Result<()> {
+    match joined {
+        None => *joined = Some(value.to_string()),
+        Some(text) => {
+            check_size(text.len() + separator.len() + value.len())?;
+            text.push_str(separator);
+            text.push_str(value);
+        }
+    }
+    Ok(())
+}
+
+fn join_bytes(joined: &mut Option<Vec<u8>>, value: &[u8], separator: Option<&Value>) -> Result<()> {
+    let separator: &[u8] = match separator {
+        Some(Value::Bytea(separator)) => separator,
+        _ => &[],
+    };
+    match joined {
+        None => *joined = Some(value.to_vec()),
+        Some(bytes) => {
+            check_size(bytes.len() + separator.len() + value.len())?;
+            bytes.extend_from_slice(separator);
+            bytes.extend_from_slice(value);
+        }
+    }
+    Ok(())
 }
 
 fn mismatch() -> Error {
@@ -375,6 +390,20 @@ mod tests {
             aggregate.update(&mut state, &[text, ", ".into()]).unwrap();
         }
         assert_eq!(aggregate.finish(state).unwrap(), "a, b".into());
+    }
+
+    #[test]
+    fn byte_strings_are_joined() {
+        let aggregate = resolve_aggregate("string_agg", &[DataType::Bytea, DataType::Unknown])
+            .unwrap()
+            .unwrap();
+        let mut state = aggregate.start();
+        for byte in [1_u8, 2] {
+            aggregate
+                .update(&mut state, &[vec![byte].into(), vec![0_u8].into()])
+                .unwrap();
+        }
+        assert_eq!(aggregate.finish(state).unwrap(), vec![1_u8, 0, 2].into());
     }
 
     #[test]

@@ -225,7 +225,7 @@ mod tests {
             binary(&numeric)[..],
             [0, 3, 0, 1, 0, 0, 0, 3, 0, 1, 0x09, 0x29, 0x1a, 0x7c]
         );
-        let epoch = Value::Timestamptz(POSTGRES_EPOCH);
+        let epoch = from_text("2000-01-01 00:00:00+00", DataType::Timestamptz).unwrap();
         assert_eq!(binary(&epoch)[..], [0; 8]);
     }
 

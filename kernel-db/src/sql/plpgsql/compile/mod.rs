@@ -19,8 +19,11 @@ use crate::sql::{DataType, Value};
 pub fn compile(catalog: &Arc<Catalog>, def: &FunctionDef, block: &Block) -> Result<Program> {
     let mut compiler = Compiler::new(catalog, def);
     compiler.declare_arguments()?;
-    let body = vec![compiler.block(block)?];
-    Ok(compiler.finish(body))
+    let body = match compiler.block(block) {
+        Err(error) if compiler.deferred => Code::Fail(error),
+        body => body?,
+    };
+    Ok(compiler.finish(vec![body]))
 }
 
 /// Which slots all table accesses so far route by.

@@ -5,9 +5,34 @@ use super::super::code::{BlockCode, HandlerCode, RaiseCode, UsingOption};
 use super::super::conditions;
 use super::{Flow, Run};
 use crate::error::{Class, Error, Result};
-use crate::sql::exec::ExecCtx;
+use crate::sql::exec::{ExecCtx, Notice};
 use crate::sql::prepare::PreparedExpr;
 use crate::sql::{Value, text};
+
+/// What a RAISE says.
+struct Raised {
+    message: Option<String>,
+    state: Option<String>,
+    detail: Option<String>,
+    hint: Option<String>,
+}
+
+impl Raised {
+    fn error(self) -> Error {
+        let state = self.state.unwrap_or_else(|| "P0001".to_string());
+        let message = self.message.unwrap_or_else(|| state.clone());
+        // A serialization failure asks the client to try again, whoever found it.
+        let class = if state.starts_with("40") { Class::Retry } else { Class::Request };
+        let mut error = Error::with_class(class, &state, message);
+        if let Some(detail) = self.detail {
+            error = error.detail(detail);
+        }
+        if let Some(hint) = self.hint {
+            error = error.hint(hint);
+        }
+        error
+    }
+}
 
 impl Run<'_> {
     /// Runs a block. An error that a handler catches undoes what the block wrote; variables keep their values.
@@ -54,40 +79,24 @@ impl Run<'_> {
             let error = self.handling.last().cloned();
             return Err(error.unwrap_or_else(|| Error::internal("RAISE outside of a handler")));
         }
-        let mut message = self.message(ctx, raise)?;
-        let mut state = raise.state.clone();
-        let (mut detail, mut hint) = (None, None);
+        let mut raised =
+            Raised { message: self.message(ctx, raise)?, state: raise.state.clone(), detail: None, hint: None };
         for (option, value) in &raise.using {
             let value = text::to_text(&value.eval(ctx, &self.frame)?)
                 .ok_or_else(|| Error::new("22004", "RAISE statement option cannot be null"))?;
             match option {
-                UsingOption::Message => message = Some(value),
-                UsingOption::Detail => detail = Some(value),
-                UsingOption::Hint => hint = Some(value),
-                UsingOption::Errcode => state = Some(state_of(&value)?),
+                UsingOption::Message => raised.message = Some(value),
+                UsingOption::Detail => raised.detail = Some(value),
+                UsingOption::Hint => raised.hint = Some(value),
+                UsingOption::Errcode => raised.state = Some(state_of(&value)?),
                 UsingOption::Other => {}
             }
         }
-        let state = state.unwrap_or_else(|| "P0001".to_string());
-        let message = message.unwrap_or_else(|| state.clone());
-        if raise.level != Level::Exception {
-            notice(ctx, raise.level, &message);
-            return Ok(());
+        if raise.level == Level::Exception {
+            return Err(raised.error());
         }
-        // A serialization failure asks the client to try again, whoever found it.
-        let class = if state.starts_with("40") {
-            Class::Retry
-        } else {
-            Class::Request
-        };
-        let mut error = Error::with_class(class, &state, message);
-        if let Some(detail) = detail {
-            error = error.detail(detail);
-        }
-        if let Some(hint) = hint {
-            error = error.hint(hint);
-        }
-        Err(error)
+        ctx.notices.extend(notice(raise.level, raised));
+        Ok(())
     }
 
     /// The format string with its arguments put in; `%%` is a percent sign.
@@ -167,12 +176,19 @@ fn catches(handler: &HandlerCode, error: &Error) -> bool {
     })
 }
 
-fn notice(ctx: &mut ExecCtx<'_>, level: Level, message: &str) {
-    let severity = match level {
-        Level::Quiet | Level::Exception => return,
-        Level::Info => "INFO",
-        Level::Notice => "NOTICE",
-        Level::Warning => "WARNING",
+/// The notice of a RAISE below EXCEPTION; none for levels that clients do not ask for.
+fn notice(level: Level, raised: Raised) -> Option<Notice> {
+    let (severity, state) = match level {
+        Level::Quiet | Level::Exception => return None,
+        Level::Info => ("INFO", "00000"),
+        Level::Notice => ("NOTICE", "00000"),
+        Level::Warning => ("WARNING", "01000"),
     };
-    ctx.notices.push(format!("{severity}: {message}"));
+    Some(Notice {
+        severity: severity.to_string(),
+        sqlstate: raised.state.unwrap_or_else(|| state.to_string()),
+        message: raised.message.unwrap_or_default(),
+        detail: raised.detail,
+        hint: raised.hint,
+    })
 }

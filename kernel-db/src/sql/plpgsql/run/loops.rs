@@ -39,7 +39,7 @@ impl Run<'_> {
         target: Target,
         body: &[Code],
     ) -> Result<Option<Flow>> {
-        ctx.env.budget.step(1)?;
+        ctx.step()?;
         Ok(match self.statements(ctx, body)? {
             Flow::Next => None,
             Flow::Continue(t) if t == target => None,

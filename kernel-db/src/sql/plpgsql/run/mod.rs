@@ -107,7 +107,7 @@ impl Run<'_> {
     }
 
     fn statement(&mut self, ctx: &mut ExecCtx<'_>, code: &Code) -> Result<Flow> {
-        ctx.env.budget.step(1)?;
+        ctx.step()?;
         match code {
             Code::Block(block) => return self.block(ctx, block),
             Code::Assign(place, value) => {
@@ -226,7 +226,7 @@ impl Run<'_> {
         let returned = outcome.rows.len();
         self.row_count = match statement.kind {
             Kind::Select => i64::try_from(returned).unwrap_or(i64::MAX),
-            _ => outcome.affected(),
+            _ => i64::try_from(outcome.count).unwrap_or(i64::MAX),
         };
         if let Some(into) = into {
             if returned > 1 && (into.strict || into.single) {
