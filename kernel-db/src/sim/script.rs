@@ -9,6 +9,7 @@
 //! | `burst N TIMES` | ticks without any time between |
 //! | `pass MS` | time passes for all |
 //! | `campaign N`, `transfer N TO`, `flush N` | the inputs of that name |
+//! | `elect N` | time passes until leases are over, then N campaigns and all settles |
 //! | `add\|read\|fail N ID COUNTER [SESSION NUMBER]` | a request |
 //! | `fill N ID` | a request that adds, and is followed by a flush and a settling of all |
 //! | `snapshot-ts N ID`, `snapshot-at N ID MS` | the second at the last answered timestamp plus MS |
@@ -53,7 +54,7 @@ impl Script {
         let mut members = Vec::new();
         for node in 1..=3 {
             members.push(Member::new(ReplicaConfig {
-                log_bytes_max: 8_000,
+                log_bytes_max: 6_000,
                 sessions_max: 2,
                 batches_in_flight_max: 2,
                 ..ReplicaConfig::new(node, 1, vec![1, 2, 3])
@@ -118,6 +119,15 @@ impl Script {
             "flush" => self.input(node, Input::Flush),
             "burst" => (0..second(1)).try_for_each(|_| self.input(node, Input::Tick)),
             "add" | "read" | "fail" => self.request(name, node, numbers, command),
+            "elect" => {
+                self.loud = false;
+                for _ in 0..10 {
+                    self.now_us += TICK_US;
+                    (1..=3).try_for_each(|node| self.input(node, Input::Tick))?;
+                }
+                self.input(node, Input::Campaign)?;
+                self.settle()
+            }
             "fill" => {
                 self.request("add", node, &[node, second(0), 0], command)?;
                 self.settle()
