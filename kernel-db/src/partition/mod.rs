@@ -14,6 +14,8 @@ mod replica;
 mod sessions;
 mod tip;
 mod tip_table;
+#[cfg(test)]
+mod tip_tests;
 mod tip_view;
 mod transaction;
 

@@ -11,12 +11,14 @@
 //! Left out on purpose: ranges over several tables (no access path needs them), and caching of rows met by scans of tables
 //! that are not resident.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::tip_table::{Base, Dropped, OPEN, Residency, SLOT_OVERHEAD, Slot, Table};
+use super::tip_table::{
+    Base, Dropped, Residency, RowKey, Rows, SLOT_OVERHEAD, Slot, Table, Writer,
+};
 use super::tip_view::TxnView;
 use crate::error::{Error, Result};
 use crate::storage::{Op, StateStore, Versioned};
@@ -59,11 +61,14 @@ pub struct TipStats {
     pub batches_in_flight: usize,
 }
 
-/// A key first written by the open batch.
+/// A key written by the open batch.
 #[derive(Debug)]
-pub(super) struct Touched {
+pub(super) struct Record {
     pub(super) key: Bytes,
+    /// Before the batch (or, of a later record of the same key, before that).
     pub(super) base: Base,
+    /// Now; `None` if deleted.
+    pub(super) value: Option<Bytes>,
 }
 
 /// How to take back one write of the running transaction.
@@ -72,20 +77,23 @@ pub(super) enum Undo {
     Row {
         key: Bytes,
         before: Option<Slot>,
-        /// The write put the key on the batch's touched list.
-        touched: bool,
+        /// The write made a record in the batch.
+        recorded: bool,
         txn_bytes_before: usize,
     },
     Range {
         table: u32,
-        rows: BTreeMap<Bytes, Slot>,
+        rows: Rows,
     },
 }
 
 #[derive(Debug)]
 struct InFlight {
+    batch: u64,
+    /// Of the entry that carries it.
     index: u64,
-    keys: Vec<Bytes>,
+    /// Keys it deleted.
+    deleted: Vec<Bytes>,
 }
 
 /// See the module's description. Used by the replica that leads; cleared when it does not.
@@ -94,9 +102,14 @@ pub struct Tip<S> {
     pub(super) store: Arc<S>,
     pub(super) limits: TipLimits,
     pub(super) tables: BTreeMap<u32, Table>,
-    /// Keys of the open batch in order of first touch. A key removed from a whole table and written again is listed again;
-    /// its first record speaks for it.
-    pub(super) touched: Vec<Touched>,
+    /// Number of the open batch; counts from 1 (0 means read from the state store).
+    batch: u64,
+    /// Every batch up to this one is applied to the state store.
+    batch_applied: u64,
+    /// Keys of the open batch in order of first write. A key removed from a whole table and written again has one more.
+    pub(super) records: Vec<Record>,
+    /// A row was removed from a whole table: keys may have more than one record.
+    pub(super) removed: bool,
     /// Ranges dropped by the open batch.
     pub(super) ranges: Vec<(Bytes, Bytes)>,
     pub(super) undo: Vec<Undo>,
@@ -109,7 +122,7 @@ pub struct Tip<S> {
     batch_bytes: usize,
     inflight: VecDeque<InFlight>,
     /// The table being evicted and how far.
-    victim: Option<(u32, Bytes)>,
+    victim: Option<(u32, Option<RowKey>)>,
 }
 
 impl<S: StateStore> Tip<S> {
@@ -119,7 +132,10 @@ impl<S: StateStore> Tip<S> {
             store,
             limits,
             tables: BTreeMap::new(),
-            touched: Vec::new(),
+            batch: 1,
+            batch_applied: 0,
+            records: Vec::new(),
+            removed: false,
             ranges: Vec::new(),
             undo: Vec::new(),
             mark: 1,
@@ -145,50 +161,40 @@ impl<S: StateStore> Tip<S> {
 
     /// True if the open batch wrote nothing.
     pub fn batch_is_empty(&self) -> bool {
-        self.touched.is_empty() && self.ranges.is_empty()
+        self.records.is_empty() && self.ranges.is_empty()
     }
 
     /// Closes the open batch, which becomes entry `index`: its net effect against the state before it. A key whose value
     /// is as before yields nothing. Empty if the batch changed nothing.
     pub fn close_batch(&mut self, index: u64) -> Vec<Op> {
-        let mut ops = Vec::with_capacity(self.touched.len() + self.ranges.len());
-        let mut keys = Vec::with_capacity(self.touched.len());
-        for (from, to) in &self.ranges {
+        let mut records = std::mem::take(&mut self.records);
+        if std::mem::take(&mut self.removed) {
+            records = one_per_key(records);
+        }
+        let ranges = std::mem::take(&mut self.ranges);
+        let mut ops = Vec::with_capacity(records.len() + ranges.len());
+        for (from, to) in &ranges {
             ops.push(Op::DeleteRange {
                 from: from.clone(),
                 to: to.clone(),
             });
         }
-        for Touched { key, base } in std::mem::take(&mut self.touched) {
-            let slot = table_of(&key)
-                .ok()
-                .and_then(|id| self.tables.get_mut(&id))
-                .and_then(|table| table.rows.get_mut(&key));
-            let value = match slot {
-                Some(slot) if slot.index == OPEN => {
-                    slot.index = index;
-                    slot.value.clone()
-                }
-                // An earlier record of this key has spoken for it.
-                Some(_) => continue,
-                None => None,
-            };
+        let mut deleted = Vec::new();
+        for Record { key, base, value } in records {
             let in_range = |(from, to): &(Bytes, Bytes)| *from <= key && *to > key;
-            let dropped = self.ranges.iter().any(in_range);
-            ops.extend(net_effect(&key, value, &base, dropped));
-            keys.push(key);
+            if value.is_none() {
+                deleted.push(key.clone());
+            }
+            let dropped = ranges.iter().any(in_range);
+            ops.extend(net_effect(key, value, &base, dropped));
         }
-        if !self.ranges.is_empty() {
-            self.ranges.clear();
-            let all = self
-                .tables
-                .values_mut()
-                .flat_map(|table| table.dropped.iter_mut());
-            all.filter(|range| range.index == OPEN)
-                .for_each(|range| range.index = index);
-        }
+        self.inflight.push_back(InFlight {
+            batch: self.batch,
+            index,
+            deleted,
+        });
+        self.batch += 1;
         self.batch_bytes = 0;
-        self.inflight.push_back(InFlight { index, keys });
         ops
     }
 
@@ -202,14 +208,17 @@ impl<S: StateStore> Tip<S> {
             let Some(batch) = self.inflight.pop_front() else {
                 break;
             };
-            for key in &batch.keys {
+            self.batch_applied = batch.batch;
+            for key in &batch.deleted {
                 if let Some(table) = table_of(key).ok().and_then(|id| self.tables.get_mut(&id)) {
-                    table.applied(key, batch.index);
+                    table.bury(key, batch.batch);
                 }
             }
         }
         for table in self.tables.values_mut() {
-            table.dropped.retain(|range| range.index > index);
+            table
+                .dropped
+                .retain(|range| range.batch > self.batch_applied);
         }
     }
 
@@ -287,11 +296,15 @@ impl<S: StateStore> Tip<S> {
                 Some(Undo::Row {
                     key,
                     before,
-                    touched,
+                    recorded,
                     txn_bytes_before,
                 }) => {
-                    if touched {
-                        self.touched.pop();
+                    if recorded {
+                        self.records.pop();
+                    } else if let Some(slot) = &before
+                        && let Some(record) = self.records.get_mut(slot.record)
+                    {
+                        record.value = slot.value.clone();
                     }
                     self.txn_bytes = txn_bytes_before;
                     if let Some(table) = table_of(&key).ok().and_then(|id| self.tables.get_mut(&id))
@@ -301,6 +314,14 @@ impl<S: StateStore> Tip<S> {
                 }
                 Some(Undo::Range { table, rows }) => {
                     self.ranges.pop();
+                    for (row, slot) in &rows {
+                        if slot.batch == self.batch
+                            && let Some(record) = self.records.get_mut(slot.record)
+                            && record.key == row.key
+                        {
+                            record.value = slot.value.clone();
+                        }
+                    }
                     if let Some(table) = self.tables.get_mut(&table) {
                         table.dropped.pop();
                         table.paste(rows);
@@ -337,11 +358,12 @@ impl<S: StateStore> Tip<S> {
                     return;
                 };
                 self.make_partial(id);
-                (id, Bytes::new())
+                (id, None)
             }
         };
         if let Some(table) = self.tables.get_mut(&id) {
-            self.victim = table.evict(&cursor, EVICT_STEP).map(|cursor| (id, cursor));
+            let cursor = table.evict(cursor, EVICT_STEP, self.batch_applied);
+            self.victim = cursor.map(|cursor| (id, Some(cursor)));
         }
     }
 
@@ -354,32 +376,46 @@ impl<S: StateStore> Tip<S> {
             table.residency = Residency::Partial;
             let of_table = |key: &&Bytes| table_of(key).is_ok_and(|table| table == id);
             for batch in &self.inflight {
-                for key in batch.keys.iter().filter(of_table) {
-                    table.entomb(key, batch.index);
+                for key in batch.deleted.iter().filter(of_table) {
+                    table.entomb(key, batch.batch, 0);
                 }
             }
-            for key in self
-                .touched
-                .iter()
-                .map(|touched| &touched.key)
-                .filter(of_table)
-            {
-                table.entomb(key, OPEN);
+            for (number, record) in self.records.iter().enumerate() {
+                if of_table(&&record.key) {
+                    table.entomb(&record.key, self.batch, number);
+                }
             }
+        }
+    }
+
+    /// Where writes of the running transaction go.
+    pub(super) fn writer(&self) -> Writer {
+        Writer {
+            mark: self.mark,
+            batch: self.batch,
+            record: self.records.len(),
         }
     }
 
     /// Drops a range of one table in the running transaction.
     pub(super) fn drop_range(&mut self, id: u32, from: &[u8], to: &[u8]) -> Result<()> {
+        let batch = self.batch;
         let table = self.table(id)?;
         let rows = table.cut(from, to);
         let (from, to) = (Bytes::copy_from_slice(from), Bytes::copy_from_slice(to));
         table.dropped.push(Dropped {
             from: from.clone(),
             to: to.clone(),
-            index: OPEN,
+            batch,
         });
         self.ranges.push((from, to));
+        for record in &mut self.records {
+            // Its rows are gone; the range's effect says so for those of the state store.
+            if rows.contains_key(&RowKey::new(record.key.clone())) {
+                record.value = None;
+            }
+        }
+        self.removed = true;
         self.undo.push(Undo::Range { table: id, rows });
         // Rows put back by an undo must not pass for rows logged under this mark.
         self.mark += 1;
@@ -387,9 +423,22 @@ impl<S: StateStore> Tip<S> {
     }
 }
 
+/// Joins the records of each key: what it held before the first, what it holds after the last.
+fn one_per_key(records: Vec<Record>) -> Vec<Record> {
+    let mut places: HashMap<Bytes, usize> = HashMap::with_capacity(records.len());
+    let mut joined: Vec<Record> = Vec::with_capacity(records.len());
+    for record in records {
+        let place = *places.entry(record.key.clone()).or_insert(joined.len());
+        match joined.get_mut(place) {
+            Some(first) => first.value = record.value,
+            None => joined.push(record),
+        }
+    }
+    joined
+}
+
 /// What one key of the batch adds to its entry.
-fn net_effect(key: &Bytes, value: Option<Bytes>, base: &Base, dropped: bool) -> Option<Op> {
-    let key = key.clone();
+fn net_effect(key: Bytes, value: Option<Bytes>, base: &Base, dropped: bool) -> Option<Op> {
     match (value, base) {
         (Some(value), _) if dropped => Some(Op::Put {
             key,

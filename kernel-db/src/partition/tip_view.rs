@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 
 use bytes::Bytes;
 
-use super::tip::{Tip, Touched, Undo, table_end, table_of};
-use super::tip_table::{Residency, Slot, Table, Written};
+use super::tip::{Record, Tip, Undo, table_end, table_of};
+use super::tip_table::{Residency, RowKey, Slot, Table, Written};
 use super::transaction::{Scan, Slot as PartitionSlot, Store};
 use crate::error::{Error, Result};
 use crate::storage::{StateStore, Versioned};
@@ -47,25 +47,39 @@ impl<'a, S: StateStore> TxnView<'a, S> {
         if self.tip.txn_bytes + key.len() + new > max {
             return Err(write_set_too_large(max));
         }
-        let mark = self.tip.mark;
-        match self.tip.table(table_of(&key)?)?.write(&key, value, mark) {
-            Written::Nothing => {}
-            Written::InPlace(old) => {
-                self.tip.txn_bytes = (self.tip.txn_bytes + new).saturating_sub(old)
+        let (writer, deletes) = (self.tip.writer(), value.is_none());
+        match self
+            .tip
+            .table(table_of(&key)?)?
+            .write(&key, value.clone(), writer)
+        {
+            Written::Nothing => return Ok(()),
+            Written::InPlace(old, record) => {
+                self.tip.txn_bytes = (self.tip.txn_bytes + new).saturating_sub(old);
+                if let Some(record) = self.tip.records.get_mut(record) {
+                    record.value = value;
+                }
             }
-            Written::Logged(before, base) => {
+            Written::Logged {
+                before,
+                record,
+                base,
+            } => {
                 self.tip.undo.push(Undo::Row {
                     key: key.clone(),
                     before,
-                    touched: base.is_some(),
+                    recorded: base.is_some(),
                     txn_bytes_before: self.tip.txn_bytes,
                 });
                 self.tip.txn_bytes += key.len() + new;
                 if let Some(base) = base {
-                    self.tip.touched.push(Touched { key, base });
+                    self.tip.records.push(Record { key, base, value });
+                } else if let Some(record) = self.tip.records.get_mut(record) {
+                    record.value = value;
                 }
             }
         }
+        self.tip.removed |= deletes;
         Ok(())
     }
 
@@ -100,10 +114,7 @@ impl<'a, S: StateStore> TxnView<'a, S> {
                     part_to = [&last[..], &[0]].concat();
                 }
             }
-            let rows = table.rows.range::<[u8], _>((
-                std::ops::Bound::Included(&part_from[..]),
-                std::ops::Bound::Excluded(&part_to[..]),
-            ));
+            let rows = table.range(&part_from, &part_to);
             if scan.reverse {
                 merge(
                     table,
@@ -134,7 +145,8 @@ impl<S: StateStore> Store for TxnView<'_, S> {
     fn get(&mut self, key: &[u8], _slot: Option<PartitionSlot>) -> Result<Option<Bytes>> {
         let id = table_of(key)?;
         let table = self.tip.table(id)?;
-        if let Some(slot) = table.rows.get(key) {
+        let row = RowKey::copy(key);
+        if let Some(slot) = table.rows.get(&row) {
             return Ok(slot.value.clone());
         }
         if table.residency == Residency::Whole || table.is_dropped(key) {
@@ -143,10 +155,8 @@ impl<S: StateStore> Store for TxnView<'_, S> {
         let found = self.tip.store.get(key)?.map(|row| row.value);
         self.tip.note_store_reads(id, 1);
         if let Some(value) = &found {
-            let slot = Slot::clean(value.clone());
-            self.tip
-                .table(id)?
-                .set(&Bytes::copy_from_slice(key), Some(slot));
+            let slot = Slot::stored(value.clone());
+            self.tip.table(id)?.set(&row.key, Some(slot));
         }
         Ok(found)
     }
@@ -160,12 +170,8 @@ impl<S: StateStore> Store for TxnView<'_, S> {
         if table.residency != Residency::Whole {
             return self.scan_partial(id, scan, out);
         }
-        let rows = table.rows.range::<[u8], _>((
-            std::ops::Bound::Included(scan.from),
-            std::ops::Bound::Excluded(scan.to),
-        ));
-        let row =
-            |(key, slot): (&Bytes, &Slot)| slot.value.clone().map(|value| (key.clone(), value));
+        let rows = table.range(scan.from, scan.to);
+        let row = |(row, slot): (&RowKey, &Slot)| Some((row.key.clone(), slot.value.clone()?));
         if scan.reverse {
             out.extend(rows.rev().filter_map(row).take(scan.limit));
         } else {
@@ -212,7 +218,7 @@ fn one_table(from: &[u8], to: &[u8]) -> Result<u32> {
 /// Rows of the slots and of the state store in one order, up to `end` rows in `out`; a slot hides the stored row.
 fn merge<'t>(
     table: &'t Table,
-    slots: impl Iterator<Item = (&'t Bytes, &'t Slot)>,
+    slots: impl Iterator<Item = (&'t RowKey, &'t Slot)>,
     stored: impl Iterator<Item = (Bytes, Versioned)>,
     order: impl Fn(&[u8], &[u8]) -> Ordering,
     end: usize,
@@ -225,7 +231,7 @@ fn merge<'t>(
             (None, None) => return,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (Some((left, _)), Some((right, _))) => order(left, right),
+            (Some((left, _)), Some((right, _))) => order(&left.key, right),
         };
         if next == Ordering::Greater {
             out.extend(stored.next().map(|(key, row)| (key, row.value)));
@@ -234,8 +240,8 @@ fn merge<'t>(
         if next == Ordering::Equal {
             stored.next();
         }
-        if let Some((key, slot)) = slots.next() {
-            out.extend(slot.value.clone().map(|value| (key.clone(), value)));
+        if let Some((row, slot)) = slots.next() {
+            out.extend(slot.value.clone().map(|value| (row.key.clone(), value)));
         }
     }
 }

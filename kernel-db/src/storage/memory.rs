@@ -90,10 +90,7 @@ impl Image {
     fn version_at(&self, key: &Bytes, ts: u64) -> Option<Versioned> {
         let current = self.current.get(key).filter(|row| row.ts <= ts);
         let past = || {
-            let ended_later = self.history.range((
-                Excluded((ts, Bytes::from(vec![0xff; 256]))),
-                std::ops::Bound::Unbounded,
-            ));
+            let ended_later = self.history.range((ts.saturating_add(1), Bytes::new())..);
             let mut of_key = ended_later.filter(|((_, of), row)| of == key && row.ts <= ts);
             of_key.next().map(|(_, row)| row)
         };
