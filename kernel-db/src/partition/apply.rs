@@ -116,3 +116,70 @@ fn session_id(bytes: &[u8]) -> Result<u128> {
         .map_err(|_| Error::internal("log entry holds a malformed session"))?;
     Ok(u128::from_be_bytes(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::storage::StateSnapshot;
+    use crate::storage::memory::MemState;
+
+    fn entry(index: u64, data: Vec<u8>) -> Entry {
+        let mut entry = Entry::default();
+        (entry.index, entry.term, entry.data) = (index, 1, data.into());
+        entry
+    }
+
+    fn put(key: &'static [u8]) -> payload::LogPayload {
+        let put = payload::Put {
+            key: Bytes::from_static(key),
+            value: Bytes::from_static(b"v"),
+            fresh: true,
+        };
+        payload::LogPayload {
+            ts: 7,
+            ceiling: 9,
+            ops: vec![payload::Op {
+                kind: Some(payload::op::Kind::Put(put)),
+            }],
+            sessions: vec![payload::SessionReply {
+                session: vec![1; 16].into(),
+                number: 3,
+                reply: Bytes::from_static(b"r"),
+            }],
+            floor: 5,
+            ..payload::LogPayload::default()
+        }
+    }
+
+    #[test]
+    fn i8_rows_sessions_and_index_arrive_together_and_a_replay_is_harmless() {
+        let store = MemState::new();
+        let job = ApplyJob {
+            group: 1,
+            entries: vec![entry(1, Vec::new()), entry(2, put(b"k").encode_to_vec())],
+        };
+        for _ in 0..2 {
+            let report = run(&store, job.clone()).unwrap();
+            assert_eq!((report.index, report.floor), (2, 5));
+            assert_eq!(store.get(b"k").unwrap().unwrap().ts, 7);
+            assert_eq!(store.sessions().unwrap().len(), 1);
+            assert_eq!((store.meta().applied_index, store.meta().ceiling), (2, 9));
+        }
+    }
+
+    #[test]
+    fn i7_an_entry_that_cannot_be_understood_stops_the_job_before_anything_is_written() {
+        let store = MemState::new();
+        let mut strange = put(b"k");
+        strange.ops.push(payload::Op { kind: None });
+        let kinds = [strange.encode_to_vec(), vec![0xff; 9]];
+        for data in kinds {
+            let entries = vec![entry(1, put(b"a").encode_to_vec()), entry(2, data)];
+            assert!(run(&store, ApplyJob { group: 1, entries }).is_err());
+            assert_eq!(store.meta().applied_index, 0);
+            assert!(store.get(b"a").unwrap().is_none());
+        }
+    }
+}

@@ -2,8 +2,9 @@
 
 use crate::error::{Error, Result};
 
-/// Microseconds by which a timestamp from elsewhere may be ahead of this node's clock.
-pub const OFFSET_MAX_US: u64 = 500_000;
+/// Microseconds by which a timestamp from elsewhere may be ahead of this node's clock: twice the ceiling's lead (I13), so that
+/// a leader that just took over elsewhere, and a clock that is off by as much, are not refused.
+pub const OFFSET_MAX_US: u64 = 1_000_000;
 
 /// A clock that gives `max(wall clock, last + 1)`.
 #[derive(Clone, Debug, Default)]
