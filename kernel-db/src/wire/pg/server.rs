@@ -245,20 +245,38 @@ impl Started {
                 reported: false,
             });
         }
-        shared.backend.connected(&info);
+        let _registered = Registered::new(shared, info.clone());
         let message_bytes = shared.limits.message_bytes;
         connection::run(
             socket,
             input,
             reader,
-            info.clone(),
+            info,
             queue,
             message_bytes,
             shared.stop.clone(),
         )
         .await;
-        shared.backend.disconnected(&info);
-        shared.secrets.borrow_mut().remove(&info.pid);
+    }
+}
+
+/// The backend's knowledge of a connection: taken back however the connection ends, also when its task is dropped.
+struct Registered<'a> {
+    shared: &'a Shared,
+    info: Rc<ConnInfo>,
+}
+
+impl<'a> Registered<'a> {
+    fn new(shared: &'a Shared, info: Rc<ConnInfo>) -> Self {
+        shared.backend.connected(&info);
+        Self { shared, info }
+    }
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        self.shared.backend.disconnected(&self.info);
+        self.shared.secrets.borrow_mut().remove(&self.info.pid);
     }
 }
 
