@@ -12,6 +12,7 @@ use raft::eraftpb::Message;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use super::core::Core;
 use super::peers::write_frames;
@@ -38,15 +39,17 @@ pub struct PeerServer {
 }
 
 impl PeerServer {
-    /// Accepts connections for ever.
+    /// Accepts connections for ever; they end with this.
     pub async fn run(self: Rc<Self>, listener: TcpListener) {
+        let mut connections = JoinSet::new();
         loop {
+            while connections.try_join_next().is_some() {}
             match listener.accept().await {
                 Ok((stream, _)) => {
                     // Without it small frames wait for the peer's acknowledgement.
                     let _ = stream.set_nodelay(true);
                     let server = Rc::clone(&self);
-                    tokio::task::spawn_local(async move {
+                    connections.spawn_local(async move {
                         if let Err(error) = server.serve(stream).await {
                             tracing::info!("connection of a peer ended: {error}");
                         }

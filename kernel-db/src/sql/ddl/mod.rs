@@ -173,7 +173,8 @@ impl Change {
     }
 
     fn edit_table(&mut self, id: u32, edit: impl FnOnce(&mut Table)) {
-        if let Some(table) = self.catalog.tables().find(|t| t.id == id).cloned() {
+        let found = self.catalog.tables().find(|t| t.id == id).cloned();
+        if let Some(table) = found {
             let mut table = Table::clone(&table);
             edit(&mut table);
             self.catalog.put_table(table);

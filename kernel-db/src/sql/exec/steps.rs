@@ -54,9 +54,8 @@ impl Walk<'_> {
         let flow = if step.hash.is_some() || step.keep {
             self.kept_rows(i, step, row, ctx, &mut matched, sink)?
         } else {
-            let frame = self.outer.with_row(row);
             let prefix = row.clone();
-            let frame = Frame { row: &prefix, ..frame };
+            let frame = self.outer.with_row(&prefix);
             source_rows(step, &frame, ctx, &mut |ctx, fill| {
                 row.truncate(step.offset);
                 fill(row)?;
