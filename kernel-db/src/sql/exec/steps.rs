@@ -55,8 +55,7 @@ impl Walk<'_> {
             self.kept_rows(i, step, row, ctx, &mut matched, sink)?
         } else {
             let prefix = row.clone();
-            let frame = self.outer.with_row(&prefix);
-            source_rows(step, &frame, ctx, &mut |ctx, fill| {
+            source_rows(step, &self.outer.with_row(&prefix), ctx, &mut |ctx, fill| {
                 row.truncate(step.offset);
                 fill(row)?;
                 self.candidate(i, step, row, ctx, &mut matched, sink)
