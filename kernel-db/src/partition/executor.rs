@@ -275,14 +275,10 @@ impl<S: StateStore> Executor<S> {
     /// Closes the open batch, to be proposed as entry `index`. The caller has made sure that it can be.
     pub fn seal(&mut self, now: Now, index: u64, floor: u64) -> Vec<u8> {
         let ts = self.clock.next(now.wall_us);
-        let wanted_ts = self.snapshots.iter().map(|wait| wait.ts).max().unwrap_or(0);
         let wall_us = u64::try_from(now.wall_us).unwrap_or(0);
-        // I13: an entry raises the ceiling over its own timestamp and over every promise that waits.
-        let ceiling = (wall_us + CEILING_AHEAD_US)
-            .max(ts)
-            .max(wanted_ts)
-            .max(self.ceiling_proposed);
-        self.ceiling_proposed = ceiling;
+        // I13: an entry raises the ceiling over its own timestamp, which is above every promise that waits for it.
+        let ceiling = (wall_us + CEILING_AHEAD_US).max(ts);
+        self.ceiling_proposed = self.ceiling_proposed.max(ceiling);
         self.floor_told = floor;
         let ops = self.tip.close_batch(index);
         let mut batch = std::mem::take(&mut self.batch);

@@ -16,7 +16,8 @@
 //! | `write N`, `apply N`, `save N` | does the waiting writes, the waiting apply jobs; flushes the state |
 //! | `deliver A B`, `drop A B` | the waiting messages from A to B |
 //! | `cut A`, `join` | A's messages are lost from now on, both ways; none are |
-//! | `settle` | delivers, writes, applies and flushes until nothing waits; tells replies and roles only |
+//! | `settle [A B]` | delivers, writes, applies and flushes until nothing waits; tells replies and roles only;
+//! | | among two nodes, if given |
 //! | `crash N`, `start N` | loses what is not on disk; starts again |
 //! | `counters N`, `counters-at N`, `log N` | the state, as of the last promised timestamp, or bounds of the log |
 
@@ -84,7 +85,8 @@ impl Script {
         };
         self.loud = true;
         match *name {
-            "settle" => self.settle()?,
+            "settle" if numbers.is_empty() => self.settle(&[1, 2, 3])?,
+            "settle" => self.settle(&numbers)?,
             "pass" => self.now_us += arg(&numbers, 0, command)? * 1000,
             "join" => self.cut.clear(),
             "cut" => self.cut.extend(&nodes),
@@ -126,11 +128,11 @@ impl Script {
                     (1..=3).try_for_each(|node| self.input(node, Input::Tick))?;
                 }
                 self.input(node, Input::Campaign)?;
-                self.settle()
+                self.settle(&[1, 2, 3])
             }
             "fill" => {
                 self.request("add", node, &[node, second(0), 0], command)?;
-                self.settle()
+                self.settle(&[1, 2, 3])
             }
             "snapshot-ts" => self.input(node, Input::SnapshotTs { id: second(0) }),
             "snapshot-at" => {
@@ -271,25 +273,28 @@ impl Script {
         Ok(())
     }
 
-    fn settle(&mut self) -> Result<()> {
+    fn settle(&mut self, among: &[u64]) -> Result<()> {
         self.loud = false;
         loop {
-            for node in 1..=3 {
-                if self.member(node)?.is_up() {
-                    self.write(node)?;
-                    self.apply(node)?;
-                    self.input(node, Input::Flush)?;
+            let mut working = false;
+            for node in among {
+                if self.member(*node)?.is_up() {
+                    self.write(*node)?;
+                    self.apply(*node)?;
+                    self.input(*node, Input::Flush)?;
+                    let member = self.member(*node)?;
+                    working |= !member.writes.is_empty() || !member.applies.is_empty();
                 }
             }
-            let working = self
-                .members
-                .iter()
-                .any(|m| !m.writes.is_empty() || !m.applies.is_empty());
-            match self.messages.pop_front() {
-                Some(message) if self.member(message.to)?.is_up() => {
-                    self.input(message.to, Input::Message(message))?;
+            let of_them = |m: &Message| among.contains(&m.from) && among.contains(&m.to);
+            match self.messages.iter().position(of_them) {
+                Some(place) => {
+                    if let Some(message) = self.messages.remove(place)
+                        && self.member(message.to)?.is_up()
+                    {
+                        self.input(message.to, Input::Message(message))?;
+                    }
                 }
-                Some(_) => {}
                 None if working => {}
                 None => return Ok(()),
             }

@@ -150,7 +150,7 @@ impl World {
                 apply_free: 0,
                 mono_offset: rng.range(0, 1 << 40),
                 drift_ppm: rng.range(0, 6_000) as i64 - 3_000,
-                skew_us: rng.range(0, 400_000) as i64 - 200_000,
+                skew_us: rng.range(0, 800_000) as i64 - 400_000,
             });
         }
         let clients = Clients::new(4, faults.nodes);
