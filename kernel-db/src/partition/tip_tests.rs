@@ -383,3 +383,27 @@ fn memory_is_bounded_by_eviction_of_what_is_applied() {
     tip.begin().scan(scan, &mut rows).unwrap();
     assert_eq!(rows.len(), 1999);
 }
+
+#[test]
+fn a_delete_of_the_open_batch_outlives_the_eviction_of_its_table() {
+    let limits = TipLimits {
+        tip_bytes_max: 1500,
+        ..TipLimits::default()
+    };
+    let mut bench = Bench::new(MemState::new(), limits);
+    bench.transaction(&[TxnStep::Put(0, 1)], true);
+    bench.close();
+    bench.apply(1);
+    bench.tip.applied(1);
+    let delete_and_grow: Vec<_> = [TxnStep::Delete(0)]
+        .into_iter()
+        .chain((1..8).map(|number| TxnStep::Put(number, 3)))
+        .chain((8..11).map(|number| TxnStep::Put(number, 3)))
+        .collect();
+    bench.transaction(&delete_and_grow, true);
+    assert_ne!(bench.tip.stats().tables_whole, 2, "nothing was evicted");
+    bench.run(&[Step::Txn {
+        steps: vec![TxnStep::Get(0)],
+        commit: true,
+    }]);
+}

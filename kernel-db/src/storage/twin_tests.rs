@@ -362,7 +362,7 @@ fn compare_logs(real: &EngineLog, twin: &MemLog) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
 
     #[test]
     fn state_store_and_twin_agree(steps in proptest::collection::vec(state_step(), 1..40)) {
