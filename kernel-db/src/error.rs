@@ -95,6 +95,20 @@ impl Error {
         self
     }
 
+    /// The same error with another position: of a text that contains the one it was found in.
+    pub fn moved(mut self, position: u32) -> Self {
+        self.0.position = Some(position);
+        self
+    }
+
+    /// The same error under another SQLSTATE.
+    pub fn recode(mut self, sqlstate: &str) -> Self {
+        if sqlstate.len() == 5 {
+            self.0.sqlstate.copy_from_slice(sqlstate.as_bytes());
+        }
+        self
+    }
+
     pub fn class(&self) -> Class {
         self.0.class
     }

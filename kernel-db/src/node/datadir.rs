@@ -13,6 +13,10 @@ use crate::error::{Error, Result};
 /// Version of the directory's layout; a directory with a higher one was written by a newer program.
 const FORMAT: u32 = 1;
 
+/// Present while a node runs with durability `memory`; holds the identity of the operating system's boot.
+const OPEN_MARK: &str = "OPEN";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// An open data directory; the lock goes with it.
 pub struct DataDir {
     path: PathBuf,
@@ -33,6 +37,27 @@ impl DataDir {
             Err(e) => return Err(io_error("read", &stamp, &e)),
         }
         Ok(Self { path, _lock: lock })
+    }
+
+    /// True if the operating system went down while a node had this directory open: what was written and not synced is
+    /// lost. Marks the directory as open until `stopped_cleanly`.
+    pub fn system_went_down(&self) -> bool {
+        let mark = self.path.join(OPEN_MARK);
+        let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
+        if let Ok(before) = std::fs::read_to_string(&mark) {
+            // The old mark stays until a clean stop: another start must not forget the loss.
+            return before != boot;
+        }
+        if let Err(error) = write_durably(&mark, &boot) {
+            tracing::warn!("cannot mark the data directory as open: {error}");
+        }
+        false
+    }
+
+    /// Everything is synced, and nothing lost is missed any more.
+    pub fn stopped_cleanly(&self) {
+        // Without a mark there is nothing to remove.
+        let _ = std::fs::remove_file(self.path.join(OPEN_MARK));
     }
 
     pub fn log(&self) -> PathBuf {
@@ -174,6 +199,19 @@ mod tests {
         assert_eq!(error.sqlstate(), "55006");
         drop(first);
         DataDir::open(&config(dir.path())).unwrap();
+    }
+
+    #[test]
+    fn a_crash_of_the_system_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = DataDir::open(&config(dir.path())).unwrap();
+        assert!(!open.system_went_down());
+        // The process died: nothing is lost that was written.
+        assert!(!open.system_went_down());
+        std::fs::write(dir.path().join(OPEN_MARK), "another boot").unwrap();
+        assert!(open.system_went_down());
+        open.stopped_cleanly();
+        assert!(!open.system_went_down());
     }
 
     #[test]

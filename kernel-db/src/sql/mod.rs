@@ -3,8 +3,13 @@
 //! Text is parsed by `sqlparser`, bound and planned against a catalogue, and executed by the row executor against a
 //! [`crate::partition::Store`]. Stored procedures are compiled once.
 
+pub mod aggregate;
+pub mod binary;
 mod bind;
+pub mod cast;
 pub mod catalog;
+pub mod codec;
+pub mod compare;
 mod ddl;
 pub mod exec;
 mod explain;
@@ -12,6 +17,14 @@ pub mod plan;
 pub mod plpgsql;
 pub mod prepare;
 pub mod transaction;
+pub mod functions;
+pub mod interval;
+pub mod like;
+pub mod numeric;
+pub mod text;
+pub mod time;
+pub mod types;
 pub mod value;
 
-pub use value::{DataType, Value};
+pub use types::{Category, DataType};
+pub use value::Value;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use raft::eraftpb::Message;
 
 use super::super::Transaction;
-use super::super::apply::ApplyJob;
+use super::super::apply::{AppliedReport, ApplyJob};
 use crate::error::Result;
 use crate::storage::LogWrite;
 
@@ -121,11 +121,8 @@ pub enum Input {
     Persisted {
         token: u64,
     },
-    /// An apply job is done; the fields of its `AppliedReport`.
-    Applied {
-        index: u64,
-        durable: u64,
-    },
+    /// An apply job is done, or the state was flushed (then `floor` may be 0).
+    Applied(AppliedReport),
     Request(Request),
     /// The shell's inbox is drained: close the batch if the pipeline has room.
     Flush,

@@ -114,7 +114,7 @@ impl FunctionDef {
     }
 
     /// A copy without the compiled body, for the next schema version.
-    pub(super) fn fresh(&self) -> Self {
+    pub fn fresh(&self) -> Self {
         Self {
             id: self.id,
             name: self.name.clone(),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use function::{ArgMode, ColumnType, FunctionArg, FunctionDef, Language, Procedure, Returned, Returns};
-pub use system::SystemTables;
+pub use system::{SystemTables, rows as system_rows};
 pub use table::{CheckDef, ColumnDef, Index, IndexColumn, IndexState, Sequence, Table};
 
 use crate::error::{Error, Result};

@@ -4,16 +4,18 @@
 //! expression of the query sees one flat row: column i of the query is place i of the row.
 
 mod access;
+pub mod choose;
 mod expr;
 mod query;
 mod route;
+pub mod sites;
 mod write;
 
-pub use access::{Access, Bound, RangeAccess};
-pub use expr::{CompareOp, Expr, InList, RoutineCall, SubqueryKind};
-pub use query::{AggregateCall, Grouping, JoinKind, Query, QueryBody, SortKey, Source, Step};
+pub use access::{Access, Bound, KeyPart, RangeAccess};
+pub use expr::{AggregateCall, CompareOp, Expr, InList, RoutineCall, SubqueryKind};
+pub use query::{Grouping, HashKeys, JoinKind, Query, QueryBody, SetKind, SortKey, Source, Step};
 pub use route::{Routing, Site};
-pub use write::{Assignment, ConflictAction, Delete, Insert, RowRules, Update};
+pub use write::{Assignment, Conflict, ConflictAction, ConflictTarget, Delete, Insert, InsertSource, RowRules, Update};
 
 /// A planned statement.
 #[derive(Debug)]

@@ -1,0 +1,303 @@
+//! Queries: rows of FROM, grouping, projection, DISTINCT, ORDER BY, LIMIT.
+
+use std::cmp::Ordering;
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
+
+use super::eval::{eval, eval_all, truth};
+use super::{ExecCtx, Frame, steps};
+use crate::error::{Error, Result};
+use crate::sql::Value;
+use crate::sql::aggregate::State;
+use crate::sql::compare::{GroupKey, compare};
+use crate::sql::plan::{AggregateCall, Expr, Grouping, Query, QueryBody, SetKind, SortKey};
+
+/// Most rows that a sort, a grouping or a DISTINCT keeps in memory.
+pub const ROWS_MAX: usize = 2_000_000;
+
+/// Receives each result row; false stops the query.
+pub type Sink<'s> = dyn FnMut(&mut ExecCtx<'_>, Vec<Value>) -> Result<bool> + 's;
+
+fn too_many(what: &str) -> Error {
+    Error::new("54000", format!("{what} would keep more than {ROWS_MAX} rows in memory"))
+}
+
+/// Runs a query. `frame` brings parameters and the outer row; its own row is empty.
+pub fn run(query: &Query, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>, sink: &mut Sink<'_>) -> Result<()> {
+    let limit = count(query.limit.as_ref(), "LIMIT", "2201W", frame, ctx)?;
+    let mut skip = count(query.offset.as_ref(), "OFFSET", "2201X", frame, ctx)?.unwrap_or(0);
+    let mut left = limit.unwrap_or(u64::MAX);
+    if left == 0 {
+        return Ok(());
+    }
+    let width = query.columns.len();
+    let mut seen: Option<HashSet<GroupKey>> = query.distinct.then(HashSet::new);
+    let mut last = |ctx: &mut ExecCtx<'_>, mut row: Vec<Value>| {
+        if skip > 0 {
+            skip -= 1;
+            return Ok(true);
+        }
+        row.truncate(width);
+        left -= 1;
+        Ok(sink(ctx, row)? && left > 0)
+    };
+    let mut distinct = |row: &[Value]| match &mut seen {
+        None => Ok(true),
+        Some(seen) if seen.len() >= ROWS_MAX => Err(too_many("DISTINCT")),
+        Some(seen) => Ok(seen.insert(GroupKey::new(row))),
+    };
+    if query.sort.is_empty() {
+        return body(query, frame, ctx, &mut |ctx, row| if distinct(&row)? { last(ctx, row) } else { Ok(true) });
+    }
+    let mut rows = Vec::new();
+    body(query, frame, ctx, &mut |_, row| {
+        if rows.len() >= ROWS_MAX {
+            return Err(too_many("ORDER BY"));
+        }
+        if distinct(&row)? {
+            rows.push(row);
+        }
+        Ok(true)
+    })?;
+    rows.sort_by(|a, b| order(a, b, &query.sort));
+    for row in rows {
+        if !last(ctx, row)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn count(e: Option<&Expr>, what: &str, code: &str, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Option<u64>> {
+    let Some(e) = e else { return Ok(None) };
+    match eval(e, frame, ctx)?.as_int() {
+        None => Ok(None),
+        Some(n) => match u64::try_from(n) {
+            Ok(n) => Ok(Some(n)),
+            Err(_) => Err(Error::new(code, format!("{what} must not be negative"))),
+        },
+    }
+}
+
+fn order(a: &[Value], b: &[Value], keys: &[SortKey]) -> Ordering {
+    for key in keys {
+        let order = compare_key(&a[key.column], &b[key.column], key.desc, key.nulls_first);
+        if order.is_ne() {
+            return order;
+        }
+    }
+    Ordering::Equal
+}
+
+fn compare_key(a: &Value, b: &Value, desc: bool, nulls_first: bool) -> Ordering {
+    match (a.is_null(), b.is_null()) {
+        (true, true) => Ordering::Equal,
+        (true, false) if nulls_first => Ordering::Less,
+        (true, false) => Ordering::Greater,
+        (false, true) if nulls_first => Ordering::Greater,
+        (false, true) => Ordering::Less,
+        (false, false) if desc => compare(b, a),
+        (false, false) => compare(a, b),
+    }
+}
+
+/// Projected rows, hidden sort keys included.
+fn body(query: &Query, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>, sink: &mut Sink<'_>) -> Result<()> {
+    match &query.body {
+        QueryBody::Values(rows) => {
+            for row in rows {
+                ctx.step()?;
+                let made = eval_all(row, frame, ctx)?;
+                if !sink(ctx, made)? {
+                    break;
+                }
+            }
+            Ok(())
+        }
+        QueryBody::SetOperation { left, right, kind, all } => set_operation(left, right, *kind, *all, frame, ctx, sink),
+        QueryBody::Select { steps, filter, grouping, project, .. } => {
+            if let Some(filter) = filter
+                && truth(filter, frame, ctx)? != Some(true)
+            {
+                return match grouping {
+                    Some(grouping) => grouped(&[], true, grouping, project, frame, ctx, sink),
+                    None => Ok(()),
+                };
+            }
+            if let Some(grouping) = grouping {
+                return grouped(steps, false, grouping, project, frame, ctx, sink);
+            }
+            let _ = steps::run(steps, frame, ctx, &mut |ctx, row| {
+                let made = eval_all(project, &frame.with_row(row), ctx)?;
+                Ok(if sink(ctx, made)? { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+            })?;
+            Ok(())
+        }
+    }
+}
+
+fn set_operation(
+    left: &Query,
+    right: &Query,
+    kind: SetKind,
+    all: bool,
+    frame: &Frame<'_>,
+    ctx: &mut ExecCtx<'_>,
+    sink: &mut Sink<'_>,
+) -> Result<()> {
+    if kind == SetKind::Union {
+        let mut seen: HashSet<GroupKey> = HashSet::new();
+        let mut going = true;
+        for side in [left, right] {
+            if !going {
+                break;
+            }
+            run(side, frame, ctx, &mut |ctx, row| {
+                if !all && !seen.insert(GroupKey::new(&row)) {
+                    return Ok(true);
+                }
+                if seen.len() > ROWS_MAX {
+                    return Err(too_many("UNION"));
+                }
+                going = sink(ctx, row)?;
+                Ok(going)
+            })?;
+        }
+        return Ok(());
+    }
+    // How often each row is on the right side; EXCEPT takes those away, INTERSECT keeps as many.
+    let mut counts: HashMap<GroupKey, u64> = HashMap::new();
+    run(right, frame, ctx, &mut |_, row| {
+        *counts.entry(GroupKey::new(&row)).or_default() += 1;
+        if counts.len() > ROWS_MAX { Err(too_many("the set operation")) } else { Ok(true) }
+    })?;
+    let mut given: HashSet<GroupKey> = HashSet::new();
+    run(left, frame, ctx, &mut |ctx, row| {
+        let key = GroupKey::new(&row);
+        let there = match counts.get_mut(&key) {
+            Some(n) if *n > 0 => {
+                if all {
+                    *n -= 1;
+                }
+                true
+            }
+            _ => false,
+        };
+        let wanted = there == (kind == SetKind::Intersect) && (all || given.insert(key));
+        if wanted { sink(ctx, row) } else { Ok(true) }
+    })
+}
+
+/// One group: its keys, and a state and the seen arguments (DISTINCT) or kept arguments (ORDER BY) per call.
+struct Group {
+    keys: Vec<Value>,
+    states: Vec<State>,
+    seen: Vec<HashSet<GroupKey>>,
+    kept: Vec<Vec<(Vec<Value>, Vec<Value>)>>,
+}
+
+impl Group {
+    fn new(keys: Vec<Value>, calls: &[AggregateCall]) -> Self {
+        Self {
+            keys,
+            states: calls.iter().map(|c| c.aggregate.start()).collect(),
+            seen: vec![HashSet::new(); calls.len()],
+            kept: vec![Vec::new(); calls.len()],
+        }
+    }
+
+    fn update(&mut self, calls: &[AggregateCall], frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<()> {
+        for (i, call) in calls.iter().enumerate() {
+            if let Some(filter) = &call.filter
+                && truth(filter, frame, ctx)? != Some(true)
+            {
+                continue;
+            }
+            let args = eval_all(&call.args, frame, ctx)?;
+            if call.distinct && !self.seen[i].insert(GroupKey::new(&args)) {
+                continue;
+            }
+            if call.order.is_empty() {
+                call.aggregate.update(&mut self.states[i], &args)?;
+                continue;
+            }
+            if self.kept[i].len() >= ROWS_MAX {
+                return Err(too_many("ORDER BY in an aggregate"));
+            }
+            let mut keys = Vec::with_capacity(call.order.len());
+            for (key, ..) in &call.order {
+                keys.push(eval(key, frame, ctx)?);
+            }
+            self.kept[i].push((keys, args));
+        }
+        Ok(())
+    }
+
+    /// The group's row: keys, then results.
+    fn finish(self, calls: &[AggregateCall]) -> Result<Vec<Value>> {
+        let mut row = self.keys;
+        for ((call, mut state), mut kept) in calls.iter().zip(self.states).zip(self.kept) {
+            kept.sort_by(|(a, _), (b, _)| {
+                let keys = call.order.iter().enumerate();
+                let mut orders = keys.map(|(i, (_, desc, nulls_first))| compare_key(&a[i], &b[i], *desc, *nulls_first));
+                orders.find(|o| o.is_ne()).unwrap_or(Ordering::Equal)
+            });
+            for (_, args) in kept {
+                call.aggregate.update(&mut state, &args)?;
+            }
+            row.push(call.aggregate.finish(state)?);
+        }
+        Ok(row)
+    }
+}
+
+fn grouped(
+    steps: &[crate::sql::plan::Step],
+    nothing: bool,
+    grouping: &Grouping,
+    project: &[Expr],
+    frame: &Frame<'_>,
+    ctx: &mut ExecCtx<'_>,
+    sink: &mut Sink<'_>,
+) -> Result<()> {
+    let mut places: HashMap<GroupKey, usize> = HashMap::new();
+    let mut groups: Vec<Group> = Vec::new();
+    if grouping.keys.is_empty() {
+        groups.push(Group::new(Vec::new(), &grouping.calls));
+    }
+    if !nothing {
+        let _ = steps::run(steps, frame, ctx, &mut |ctx, row| {
+            let frame = frame.with_row(row);
+            let place = if grouping.keys.is_empty() {
+                0
+            } else {
+                let keys = eval_all(&grouping.keys, &frame, ctx)?;
+                let next = groups.len();
+                let place = *places.entry(GroupKey::new(&keys)).or_insert(next);
+                if place == next {
+                    if next >= ROWS_MAX {
+                        return Err(too_many("GROUP BY"));
+                    }
+                    groups.push(Group::new(keys, &grouping.calls));
+                }
+                place
+            };
+            groups[place].update(&grouping.calls, &frame, ctx)?;
+            Ok(ControlFlow::Continue(()))
+        })?;
+    }
+    for group in groups {
+        let row = group.finish(&grouping.calls)?;
+        let frame = frame.with_row(&row);
+        if let Some(having) = &grouping.having
+            && truth(having, &frame, ctx)? != Some(true)
+        {
+            continue;
+        }
+        let made = eval_all(project, &frame, ctx)?;
+        if !sink(ctx, made)? {
+            break;
+        }
+    }
+    Ok(())
+}

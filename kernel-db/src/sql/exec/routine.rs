@@ -1,0 +1,144 @@
+//! Functions with LANGUAGE sql.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::ExecCtx;
+use crate::error::{Error, Result};
+use crate::sql::cast::{self, CastContext};
+use crate::sql::catalog::{ArgMode, Catalog, FunctionDef, Procedure, Returned};
+use crate::sql::plan::Routing;
+use crate::sql::prepare::{Kind, ParamScope, Prepared, parse_many, prepare_ast};
+use crate::sql::{DataType, Value};
+
+#[derive(Debug)]
+struct SqlFunction {
+    statements: Vec<Prepared>,
+    /// Types of the result's columns; empty for void.
+    returns: Vec<DataType>,
+    set: bool,
+    partition_param: Option<usize>,
+    touches_no_table: bool,
+    writes: bool,
+}
+
+/// Compiles the body of a function with LANGUAGE sql.
+pub fn compile_sql_function(catalog: &Arc<Catalog>, def: &FunctionDef) -> Result<Arc<dyn Procedure>> {
+    let mut scope = ParamScope { types: Vec::new(), names: HashMap::new(), positional: Vec::new() };
+    for arg in def.inputs() {
+        let slot = scope.types.len();
+        scope.types.push(Some(arg.data_type));
+        scope.positional.push(slot);
+        if !arg.name.is_empty() {
+            scope.names.insert(arg.name.clone(), slot);
+            scope.names.insert(format!("{}.{}", def.name, arg.name), slot);
+        }
+    }
+    let mut statements = Vec::new();
+    for (statement, _) in parse_many(&def.body)? {
+        let prepared = prepare_ast(catalog, &statement, &scope)?;
+        if matches!(prepared.kind, Kind::Ddl(_) | Kind::Session(_)) {
+            return Err(Error::unsupported(format!("{statement} inside of a function")));
+        }
+        statements.push(prepared);
+    }
+    let returns = result_types(def);
+    check_result(def, &returns, statements.last())?;
+    let touches_no_table = statements.iter().all(|s| matches!(s.routing(), Routing::Nothing));
+    Ok(Arc::new(SqlFunction {
+        partition_param: common_param(&statements),
+        touches_no_table,
+        writes: statements.iter().any(Prepared::writes),
+        set: def.returns.set,
+        returns,
+        statements,
+    }))
+}
+
+fn result_types(def: &FunctionDef) -> Vec<DataType> {
+    let outs: Vec<DataType> =
+        def.args.iter().filter(|a| a.mode != ArgMode::In).map(|a| a.data_type).collect();
+    match def.returns.data_type {
+        DataType::Void => Vec::new(),
+        _ if !def.returns.columns.is_empty() => def.returns.columns.iter().map(|(_, t)| t.0).collect(),
+        _ if !outs.is_empty() => outs,
+        other => vec![other],
+    }
+}
+
+fn check_result(def: &FunctionDef, returns: &[DataType], last: Option<&Prepared>) -> Result<()> {
+    if returns.is_empty() {
+        return Ok(());
+    }
+    let mismatch = |detail: String| {
+        let message = format!("return type mismatch in function declared to return {}", def.returns.data_type.name());
+        Err(Error::new("42P13", message).detail(detail))
+    };
+    let Some(last) = last.filter(|l| !l.columns.is_empty()) else {
+        return mismatch("Function's final statement must be SELECT or INSERT/UPDATE/DELETE RETURNING.".to_string());
+    };
+    if last.columns.len() != returns.len() {
+        return mismatch(format!("Final statement returns {} columns instead of {}.", last.columns.len(), returns.len()));
+    }
+    for (column, to) in last.columns.iter().zip(returns) {
+        if column.data_type != *to && !cast::can_cast(column.data_type, *to, CastContext::Assignment) {
+            return mismatch(format!("Final statement returns {} instead of {}.", column.data_type.name(), to.name()));
+        }
+    }
+    Ok(())
+}
+
+/// The input that every statement touching a table routes by.
+fn common_param(statements: &[Prepared]) -> Option<usize> {
+    let mut found = None;
+    for statement in statements.iter().filter(|s| !matches!(s.routing(), Routing::Nothing)) {
+        let param = statement.routing().single_param()?;
+        if found.is_some_and(|f| f != param) {
+            return None;
+        }
+        found = Some(param);
+    }
+    found
+}
+
+impl Procedure for SqlFunction {
+    fn call(&self, ctx: &mut ExecCtx<'_>, args: &[Value]) -> Result<Returned> {
+        let mut rows = Vec::new();
+        for statement in &self.statements {
+            rows = statement.run(ctx, args)?.rows;
+        }
+        if self.returns.is_empty() {
+            return Ok(Returned::One(Value::Null));
+        }
+        if !self.set {
+            rows.truncate(1);
+        }
+        for row in &mut rows {
+            for (value, to) in row.iter_mut().zip(&self.returns) {
+                if value.data_type() != *to && !value.is_null() {
+                    *value = cast::cast(value, *to, CastContext::Assignment)?;
+                }
+            }
+        }
+        if self.set {
+            return Ok(Returned::Set(rows));
+        }
+        Ok(Returned::One(match rows.pop() {
+            None => Value::Null,
+            Some(mut row) if row.len() == 1 => row.swap_remove(0),
+            Some(row) => Value::Record(row.into()),
+        }))
+    }
+
+    fn partition_param(&self) -> Option<usize> {
+        self.partition_param
+    }
+
+    fn touches_no_table(&self) -> bool {
+        self.touches_no_table
+    }
+
+    fn writes(&self) -> bool {
+        self.writes
+    }
+}

@@ -1,0 +1,153 @@
+//! Comparison operators, and functions about the session and about values as such.
+
+use std::cmp::Ordering;
+
+use super::{FnCtx, mismatch};
+use crate::error::Result;
+use crate::sql::Value;
+use crate::sql::compare::compare;
+
+/// What clients look at to decide what they may ask for.
+pub const VERSION: &str = concat!(
+    "PostgreSQL 15.0 (DBOS kernel-db ",
+    env!("CARGO_PKG_VERSION"),
+    ")"
+);
+
+pub(super) fn int4_eq(args: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {
+    match args {
+        [Value::Int4(a), Value::Int4(b)] => Ok(Value::Bool(a == b)),
+        _ => Err(mismatch(args)),
+    }
+}
+
+pub(super) fn int8_eq(args: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {
+    match args {
+        [Value::Int8(a), Value::Int8(b)] => Ok(Value::Bool(a == b)),
+        _ => Err(mismatch(args)),
+    }
+}
+
+macro_rules! comparisons {
+    ($($name:ident = $test:path),*) => {
+        $(pub(super) fn $name(args: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {
+            match args {
+                [a, b] => Ok(Value::Bool($test(compare(a, b)))),
+                _ => Err(mismatch(args)),
+            }
+        })*
+    };
+}
+
+comparisons!(
+    eq = Ordering::is_eq,
+    ne = Ordering::is_ne,
+    lt = Ordering::is_lt,
+    le = Ordering::is_le,
+    gt = Ordering::is_gt,
+    ge = Ordering::is_ge
+);
+
+fn extreme(args: &[Value], wanted: Ordering) -> Result<Value> {
+    let mut best = &Value::Null;
+    for value in args.iter().filter(|value| !value.is_null()) {
+        if best.is_null() || compare(value, best) == wanted {
+            best = value;
+        }
+    }
+    Ok(best.clone())
+}
+
+/// NULL only if all arguments are.
+pub(super) fn greatest(args: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {
+    extreme(args, Ordering::Greater)
+}
+
+pub(super) fn least(args: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {
+    extreme(args, Ordering::Less)
+}
+
+/// A random UUID of version 4. Its bits follow from the transaction's seed, so that a replay makes the same.
+pub(super) fn gen_random_uuid(_: &[Value], context: &mut FnCtx<'_>) -> Result<Value> {
+    let bits = u128::from(context.next_random()) << 64 | u128::from(context.next_random());
+    let mut bytes = bits.to_be_bytes();
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    Ok(Value::Uuid(bytes))
+}
+
+pub(super) fn version(_: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {
+    Ok(VERSION.into())
+}
+
+pub(super) fn current_schema(_: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {
+    Ok("public".into())
+}
+
+pub(super) fn current_user(_: &[Value], context: &mut FnCtx<'_>) -> Result<Value> {
+    Ok(context.user.into())
+}
+
+pub(super) fn current_database(_: &[Value], context: &mut FnCtx<'_>) -> Result<Value> {
+    Ok(context.database.into())
+}
+
+pub(super) fn num_nulls(args: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {
+    Ok(Value::Int4(
+        args.iter().filter(|arg| arg.is_null()).count() as i32
+    ))
+}
+
+pub(super) fn num_nonnulls(args: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {
+    Ok(Value::Int4(
+        args.iter().filter(|arg| !arg.is_null()).count() as i32,
+    ))
+}
+
+macro_rules! type_names {
+    ($($name:ident = $text:literal),*) => {
+        $(fn $name(_: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {
+            Ok($text.into())
+        })*
+    };
+}
+
+type_names!(
+    type_bool = "boolean",
+    type_int2 = "smallint",
+    type_int4 = "integer",
+    type_int8 = "bigint",
+    type_float8 = "double precision",
+    type_text = "text",
+    type_varchar = "character varying",
+    type_bytea = "bytea",
+    type_timestamptz = "timestamp with time zone",
+    type_uuid = "uuid",
+    type_numeric = "numeric",
+    type_interval = "interval",
+    type_unknown = "unknown",
+    type_void = "void",
+    type_record = "record"
+);
+
+/// pg_typeof knows its answer when it is resolved: a function per type, since a NULL does not tell its own.
+pub(super) fn pg_typeof(of: crate::sql::DataType) -> super::Eval {
+    use crate::sql::DataType::*;
+    match of {
+        Bool => type_bool,
+        Int2 => type_int2,
+        Int4 => type_int4,
+        Int8 => type_int8,
+        Float8 => type_float8,
+        Text => type_text,
+        Varchar => type_varchar,
+        Bytea => type_bytea,
+        Timestamptz => type_timestamptz,
+        Uuid => type_uuid,
+        Numeric => type_numeric,
+        Interval => type_interval,
+        Unknown => type_unknown,
+        Void => type_void,
+        Record => type_record,
+    }
+}

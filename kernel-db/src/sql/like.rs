@@ -1,0 +1,168 @@
+//! LIKE and ILIKE patterns.
+
+use crate::error::{Error, Result};
+
+/// A pattern taken apart once, matched many times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LikePattern {
+    parts: Vec<Part>,
+    ignore_case: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Literal(char),
+    /// `_`
+    One,
+    /// `%`
+    Any,
+}
+
+impl LikePattern {
+    /// `escape` is the escape character, `None` for ESCAPE ''; without an ESCAPE clause it is a backslash.
+    pub fn new(pattern: &str, escape: Option<char>, ignore_case: bool) -> Result<Self> {
+        let mut parts = Vec::with_capacity(pattern.len());
+        let mut chars = pattern.chars();
+        while let Some(c) = chars.next() {
+            if Some(c) == escape {
+                let literal = chars.next().ok_or_else(|| {
+                    Error::new("22025", "LIKE pattern must not end with escape character")
+                })?;
+                parts.extend(fold(literal, ignore_case).map(Part::Literal));
+            } else if c == '%' {
+                if parts.last() != Some(&Part::Any) {
+                    parts.push(Part::Any);
+                }
+            } else if c == '_' {
+                parts.push(Part::One);
+            } else {
+                parts.extend(fold(c, ignore_case).map(Part::Literal));
+            }
+        }
+        Ok(Self { parts, ignore_case })
+    }
+
+    pub fn matches(&self, text: &str) -> bool {
+        if self.ignore_case {
+            let folded: Vec<char> = text.chars().flat_map(|c| fold(c, true)).collect();
+            return self.run(&folded);
+        }
+        self.run(&text.chars().collect::<Vec<_>>())
+    }
+
+    /// On a mismatch only the last `%` needs to take one character more: linear in text times pattern, no recursion.
+    fn run(&self, text: &[char]) -> bool {
+        let (mut at, mut part) = (0, 0);
+        let mut retry: Option<(usize, usize)> = None;
+        while at < text.len() {
+            let matched = match self.parts.get(part) {
+                Some(Part::Any) => {
+                    retry = Some((at, part + 1));
+                    part += 1;
+                    continue;
+                }
+                Some(Part::One) => true,
+                Some(Part::Literal(c)) => *c == text[at],
+                None => false,
+            };
+            if matched {
+                at += 1;
+                part += 1;
+            } else if let Some((from, after)) = retry {
+                retry = Some((from + 1, after));
+                at = from + 1;
+                part = after;
+            } else {
+                return false;
+            }
+        }
+        self.parts[part..].iter().all(|part| *part == Part::Any)
+    }
+
+    /// The literal text every match begins with: bounds of an index scan. Empty when case is ignored.
+    pub fn prefix(&self) -> String {
+        if self.ignore_case {
+            return String::new();
+        }
+        self.parts
+            .iter()
+            .map_while(|part| match part {
+                Part::Literal(c) => Some(*c),
+                Part::One | Part::Any => None,
+            })
+            .collect()
+    }
+}
+
+fn fold(c: char, ignore_case: bool) -> impl Iterator<Item = char> {
+    let lower = if ignore_case {
+        c.to_lowercase().collect::<Vec<_>>()
+    } else {
+        vec![c]
+    };
+    lower.into_iter()
+}
+
+/// One match without keeping the pattern.
+pub fn like(text: &str, pattern: &str, escape: Option<char>, ignore_case: bool) -> Result<bool> {
+    Ok(LikePattern::new(pattern, escape, ignore_case)?.matches(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matches_as_postgresql_does() {
+        for (text, pattern, expected) in [
+            ("abc", "abc", true),
+            ("abc", "a%", true),
+            ("abc", "_b_", true),
+            ("abc", "a_", false),
+            ("", "%", true),
+            ("", "_", false),
+            ("abcbc", "%bc", true),
+            ("ab", "a%%b", true),
+            ("a%b", "a\\%b", true),
+            ("axb", "a\\%b", false),
+            ("ABC", "abc", false),
+            ("äöü", "_ö_", true),
+            ("mississippi", "%iss%ip%", true),
+            ("abc", "%d%", false),
+            ("abc", "", false),
+            ("", "", true),
+        ] {
+            assert_eq!(
+                like(text, pattern, Some('\\'), false).unwrap(),
+                expected,
+                "{text} {pattern}"
+            );
+        }
+        assert!(like("ÄBC", "äb%", Some('\\'), true).unwrap());
+        assert!(like("a!b", "a!!b", Some('!'), false).unwrap());
+        assert!(like("a\\b", "a\\b", None, false).unwrap());
+        assert_eq!(
+            like("a", "a\\", Some('\\'), false).unwrap_err().sqlstate(),
+            "22025"
+        );
+    }
+
+    #[test]
+    fn many_wildcards_stay_fast() {
+        // Backtracking into every wildcard would take 5,000 to the power of 50 steps.
+        let text = "a".repeat(5_000);
+        assert!(!like(&text, &("%a".repeat(50) + "b"), None, false).unwrap());
+    }
+
+    #[test]
+    fn prefixes_are_literal() {
+        let prefix = |pattern| {
+            LikePattern::new(pattern, Some('\\'), false)
+                .unwrap()
+                .prefix()
+        };
+        assert_eq!(prefix("ab%c"), "ab");
+        assert_eq!(prefix("a\\%b_"), "a%b");
+        assert_eq!(prefix("%"), "");
+    }
+}

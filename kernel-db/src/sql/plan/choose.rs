@@ -1,0 +1,357 @@
+//! Choice of access paths and join methods.
+//!
+//! Conditions go to the first step at which everything they read is there. A table is then reached by the key with the
+//! longest prefix of known columns; next count a range on the column after it, and an order that makes a sort needless
+//! (the other way round under LIMIT, which then stops early). A later table that no key reaches is hashed.
+
+use std::sync::Arc;
+
+use super::access::{Access, Bound, KeyPart, RangeAccess};
+use super::expr::{CompareOp, Expr};
+use super::query::{HashKeys, JoinKind, Source, Step};
+use crate::sql::DataType;
+use crate::sql::catalog::{IndexState, Table};
+
+/// What the planner found out about a FROM.
+#[derive(Debug, Default)]
+pub struct Planned {
+    /// Conditions that read no row of this level.
+    pub filter: Option<Expr>,
+    /// Places equal to an expression that does not depend on this level's rows.
+    pub known: Vec<(usize, Expr)>,
+    /// Rows come in the wanted order.
+    pub sorted: bool,
+}
+
+/// A wanted order: (place, descending), with PostgreSQL's default place of nulls.
+pub type Order = Vec<(usize, bool)>;
+
+/// Plans `steps` under the conjuncts of WHERE and of inner joins. `types` are those of the whole row.
+pub fn plan(steps: &mut [Step], conditions: Vec<Expr>, order: Option<&Order>, limited: bool, types: &[DataType]) -> Planned {
+    let mut planned = Planned { known: known_places(steps, &conditions, types), ..Planned::default() };
+    let mut without_row = Vec::new();
+    for condition in conditions {
+        match condition.max_column() {
+            None => without_row.push(condition),
+            Some(place) => {
+                let at = steps.iter().position(|s| place < s.offset + s.width).unwrap_or(steps.len() - 1);
+                let step = &mut steps[at];
+                let target = if step.kind == JoinKind::Left { &mut step.after } else { &mut step.on };
+                let mut list = target.take().map(Expr::conjuncts).unwrap_or_default();
+                list.push(condition);
+                *target = Expr::all(list);
+            }
+        }
+    }
+    planned.filter = Expr::all(without_row);
+    for i in 0..steps.len() {
+        let wanted = if i == 0 { order } else { None };
+        let sorted = plan_step(&mut steps[i], i, &planned.known, wanted, limited, types);
+        if i == 0 {
+            planned.sorted = sorted;
+        }
+    }
+    planned
+}
+
+/// Places bound by equality to something from outside of the row, through chains of equal columns.
+fn known_places(steps: &[Step], conditions: &[Expr], types: &[DataType]) -> Vec<(usize, Expr)> {
+    let left_places = |c: usize| steps.iter().any(|s| s.kind == JoinKind::Left && (s.offset..s.offset + s.width).contains(&c));
+    let mut known: Vec<(usize, Expr)> = Vec::new();
+    let mut pairs: Vec<(usize, usize)> = Vec::new();
+    for condition in conditions {
+        let Expr::Compare { op: CompareOp::Eq, left, right } = condition else { continue };
+        match (left.as_ref(), right.as_ref()) {
+            (Expr::Column(a), Expr::Column(b)) if compatible(types[*a], types[*b]) => pairs.push((*a, *b)),
+            (Expr::Column(a), other) | (other, Expr::Column(a)) if from_outside(other) => known.push((*a, other.clone())),
+            _ => {}
+        }
+    }
+    known.retain(|(c, _)| !left_places(*c));
+    pairs.retain(|(a, b)| !left_places(*a) && !left_places(*b));
+    loop {
+        let before = known.len();
+        for (a, b) in &pairs {
+            for (from, to) in [(a, b), (b, a)] {
+                if !known.iter().any(|(c, _)| c == to)
+                    && let Some((_, value)) = known.iter().find(|(c, _)| c == from)
+                {
+                    known.push((*to, value.clone()));
+                }
+            }
+        }
+        if known.len() == before {
+            return known;
+        }
+    }
+}
+
+/// Equal values of the two types have equal slots and compare without a cast.
+fn compatible(a: DataType, b: DataType) -> bool {
+    a == b || (a.is_int() && b.is_int()) || (a.is_string() && b.is_string())
+}
+
+/// Does not depend on this level's row, and is cheap and free of effects.
+fn from_outside(expr: &Expr) -> bool {
+    matches!(expr, Expr::Outer { .. }) || expr.is_pure()
+}
+
+/// An equality or range condition on one own column of a step.
+struct Candidate {
+    column: usize,
+    op: CompareOp,
+    value: Expr,
+    /// Position among the step's conditions; none if it only follows from others.
+    condition: Option<usize>,
+}
+
+fn candidates(step: &Step, conditions: &[Expr], known: &[(usize, Expr)]) -> Vec<Candidate> {
+    let own = step.offset..step.offset + step.width;
+    let mut found = Vec::new();
+    for (i, condition) in conditions.iter().enumerate() {
+        let Expr::Compare { op, left, right } = condition else { continue };
+        for (side, other, op) in [(left, right, *op), (right, left, op.flip())] {
+            if let Expr::Column(c) = side.as_ref()
+                && own.contains(c)
+                && op != CompareOp::Ne
+                && reads_prefix_only(other, step.offset)
+            {
+                found.push(Candidate { column: c - step.offset, op, value: other.as_ref().clone(), condition: Some(i) });
+            }
+        }
+    }
+    if step.kind == JoinKind::Inner {
+        for (place, value) in known.iter().filter(|(c, _)| own.contains(c)) {
+            let column = place - step.offset;
+            if !found.iter().any(|f| f.column == column && f.op == CompareOp::Eq) {
+                found.push(Candidate { column, op: CompareOp::Eq, value: value.clone(), condition: None });
+            }
+        }
+    }
+    // A constant beats a column of another table: it makes the partition known.
+    found.sort_by_key(|c| c.value.max_column().is_some());
+    found
+}
+
+fn reads_prefix_only(expr: &Expr, offset: usize) -> bool {
+    let mut fine = expr.max_column().is_none_or(|c| c < offset);
+    expr.walk(&mut |e| {
+        fine &= !matches!(
+            e,
+            Expr::Subquery { .. } | Expr::Routine(_) | Expr::NextVal(_) | Expr::CurrVal(_) | Expr::Aggregate(_)
+        );
+        if let Expr::Function { function, .. } = e {
+            fine &= function.volatility != crate::sql::functions::Volatility::Volatile;
+        }
+    });
+    fine
+}
+
+fn plan_step(
+    step: &mut Step,
+    position: usize,
+    known: &[(usize, Expr)],
+    order: Option<&Order>,
+    limited: bool,
+    types: &[DataType],
+) -> bool {
+    let mut conditions = step.on.take().map(Expr::conjuncts).unwrap_or_default();
+    let found = candidates(step, &conditions, known);
+    let mut sorted = order.is_some_and(Vec::is_empty);
+    let mut used = Vec::new();
+    if let Source::Table { table, access, .. } = &mut step.source {
+        let table = Arc::clone(table);
+        let best = best_path(&table, step.offset, &found, order, limited, types);
+        sorted = sorted || best.sorted;
+        used.clone_from(&best.used);
+        *access = best.access;
+        step.site = site(&table, step.offset, &found, &conditions, known);
+    }
+    if position > 0 && !depends_on_prefix(step) {
+        let equal = found.iter().filter(|c| {
+            let Expr::Column(probe) = &c.value else { return false };
+            c.op == CompareOp::Eq && types[*probe] == types[step.offset + c.column]
+        });
+        let (own, probe): (Vec<usize>, Vec<Expr>) = equal.map(|c| (c.column, c.value.clone())).unzip();
+        if own.is_empty() {
+            step.keep = true;
+        } else {
+            step.hash = Some(HashKeys { own, probe });
+        }
+    }
+    used.sort_unstable();
+    for i in used.into_iter().rev() {
+        conditions.remove(i);
+    }
+    step.on = Expr::all(conditions);
+    sorted
+}
+
+fn depends_on_prefix(step: &Step) -> bool {
+    let mut depends = false;
+    let mut check = |e: &Expr| depends |= e.max_column().is_some();
+    match &step.source {
+        Source::Table { access, .. } => access.expressions(&mut check),
+        Source::Series(args) => args.iter().for_each(check),
+        Source::Routine { call, .. } => check(call),
+        Source::Query(query) => query.outer_columns(1, &mut |_| depends = true),
+        Source::System { .. } => {}
+    }
+    depends
+}
+
+/// Possible partition keys of the rows this step reads.
+fn site(
+    table: &Table,
+    offset: usize,
+    found: &[Candidate],
+    conditions: &[Expr],
+    known: &[(usize, Expr)],
+) -> Option<Vec<Expr>> {
+    let column = table.partition_column()?;
+    let resolve = |e: &Expr| match e {
+        Expr::Column(c) => known.iter().find(|(k, _)| k == c).map(|(_, v)| v.clone()),
+        other if from_outside(other) => Some(other.clone()),
+        _ => None,
+    };
+    let equal = found.iter().filter(|c| c.column == column && c.op == CompareOp::Eq);
+    if let Some(value) = equal.filter_map(|c| resolve(&c.value)).next() {
+        return Some(vec![value]);
+    }
+    conditions.iter().find_map(|c| match c {
+        Expr::In(list) if !list.negated && matches!(list.expr, Expr::Column(p) if p == offset + column) => {
+            list.list.iter().map(resolve).collect()
+        }
+        _ => None,
+    })
+}
+
+struct Path {
+    access: Access,
+    /// Conditions that the access path itself keeps.
+    used: Vec<usize>,
+    sorted: bool,
+    score: (usize, bool, bool),
+}
+
+fn best_path(
+    table: &Table,
+    offset: usize,
+    found: &[Candidate],
+    order: Option<&Order>,
+    limited: bool,
+    types: &[DataType],
+) -> Path {
+    let own_types = &types[offset..];
+    let primary: Vec<(usize, bool)> = table.primary_key.iter().map(|c| (*c, false)).collect();
+    let mut best = path(table, None, &primary, offset, found, order, limited, own_types);
+    for (i, index) in table.indexes.iter().enumerate() {
+        if index.state != IndexState::Ready {
+            continue;
+        }
+        // Rows of one index key follow in primary key order: its columns are part of the key.
+        let mut columns: Vec<(usize, bool)> = index.columns.iter().map(|c| (c.column, c.desc)).collect();
+        columns.extend(table.primary_key.iter().map(|c| (*c, false)));
+        let other = path(table, Some(i), &columns, offset, found, order, limited, own_types);
+        let pointed = matches!(best.access, Access::Point { .. });
+        if !pointed && other.score > best.score {
+            best = other;
+        }
+    }
+    best
+}
+
+#[expect(clippy::too_many_arguments, reason = "one key's view of the planner's findings")]
+fn path(
+    table: &Table,
+    index: Option<usize>,
+    columns: &[(usize, bool)],
+    offset: usize,
+    found: &[Candidate],
+    order: Option<&Order>,
+    limited: bool,
+    types: &[DataType],
+) -> Path {
+    let mut used = Vec::new();
+    let mut equal = Vec::new();
+    let mut slot_from = None;
+    for (column, desc) in columns {
+        let candidate = found.iter().find(|c| {
+            c.column == *column && c.op == CompareOp::Eq && !equal.iter().any(|(seen, _)| seen == column)
+        });
+        let Some(candidate) = candidate else { break };
+        if table.partition_column() == Some(*column) {
+            slot_from = Some(equal.len());
+        }
+        used.extend(candidate.condition);
+        equal.push((*column, KeyPart { expr: candidate.value.clone(), to: types[*column], desc: *desc }));
+    }
+    let columns_equal: Vec<usize> = equal.iter().map(|(c, _)| *c).collect();
+    let equal: Vec<KeyPart> = equal.into_iter().map(|(_, k)| k).collect();
+    let indexed = index.map_or(columns.len(), |i| table.indexes[i].columns.len());
+    if index.is_none() && equal.len() == columns.len() && !columns.is_empty() {
+        return Path { access: Access::Point { key: equal }, used, sorted: true, score: (usize::MAX, true, true) };
+    }
+    let (sorted, reverse) = order.map_or((false, false), |o| delivers(columns, &columns_equal, offset, o));
+    let mut range = RangeAccess { index, equal, reverse, slot_from, stops_early: limited, ..RangeAccess::full() };
+    let ranged = add_bounds(&mut range, columns, found, types, &mut used);
+    let length = range.equal.len();
+    // An index that neither narrows nor sorts is worse than the table itself.
+    let useful = index.is_none() || length > 0 || ranged || sorted;
+    let score = match (useful, limited) {
+        (false, _) => (0, false, false),
+        (true, true) => (length.min(indexed), sorted, ranged),
+        (true, false) => (length.min(indexed), ranged, sorted),
+    };
+    Path { access: Access::Range(range), used, sorted, score }
+}
+
+/// Bounds on the first column that has no equality. Only for values of the column's own type: the key is bytes.
+fn add_bounds(
+    range: &mut RangeAccess,
+    columns: &[(usize, bool)],
+    found: &[Candidate],
+    types: &[DataType],
+    used: &mut Vec<usize>,
+) -> bool {
+    let Some((column, desc)) = columns.get(range.equal.len()) else { return false };
+    let mut ranged = false;
+    for candidate in found.iter().filter(|c| c.column == *column) {
+        let part = KeyPart { expr: candidate.value.clone(), to: types[*column], desc: *desc };
+        let (target, inclusive) = match candidate.op {
+            CompareOp::Gt => (&mut range.lower, false),
+            CompareOp::Ge => (&mut range.lower, true),
+            CompareOp::Lt => (&mut range.upper, false),
+            CompareOp::Le => (&mut range.upper, true),
+            CompareOp::Eq | CompareOp::Ne => continue,
+        };
+        if target.is_none() {
+            *target = Some(Bound { part, inclusive });
+            used.extend(candidate.condition);
+            ranged = true;
+        }
+    }
+    ranged
+}
+
+/// Whether walking the key gives `order`, and whether backwards. Columns bound by equality do not matter.
+fn delivers(columns: &[(usize, bool)], equal: &[usize], offset: usize, order: &Order) -> (bool, bool) {
+    let mut reverse = None;
+    let mut rest = columns.iter().filter(|(c, _)| !equal.contains(c));
+    for (place, desc) in order {
+        let Some(own) = place.checked_sub(offset) else { return (false, false) };
+        if equal.contains(&own) {
+            continue;
+        }
+        match rest.next() {
+            Some((column, key_desc)) if *column == own => {
+                let against = key_desc != desc;
+                if *reverse.get_or_insert(against) != against {
+                    return (false, false);
+                }
+            }
+            _ => return (false, false),
+        }
+    }
+    (true, reverse.unwrap_or(false))
+}

@@ -1,0 +1,251 @@
+//! Planned queries.
+
+use std::sync::Arc;
+
+use super::access::Access;
+use super::expr::{AggregateCall, Expr, SubqueryKind};
+use crate::sql::DataType;
+use crate::sql::catalog::Table;
+use crate::sql::prepare::Column;
+
+#[derive(Clone, Debug)]
+pub struct Query {
+    pub body: QueryBody,
+    /// What the caller sees; rows may carry hidden sort keys behind these while they are made.
+    pub columns: Vec<Column>,
+    pub distinct: bool,
+    pub sort: Vec<SortKey>,
+    pub limit: Option<Expr>,
+    pub offset: Option<Expr>,
+}
+
+#[derive(Clone, Debug)]
+pub enum QueryBody {
+    Select {
+        steps: Vec<Step>,
+        /// Conditions that read no row.
+        filter: Option<Expr>,
+        grouping: Option<Grouping>,
+        /// Visible columns, then hidden sort keys.
+        project: Vec<Expr>,
+        /// Places of the row that are always equal to an expression over constants, parameters and outer rows.
+        known: Vec<(usize, Expr)>,
+    },
+    Values(Vec<Vec<Expr>>),
+    SetOperation {
+        left: Box<Query>,
+        right: Box<Query>,
+        kind: SetKind,
+        all: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetKind {
+    Union,
+    Except,
+    Intersect,
+}
+
+/// GROUP BY. Rows after it are the keys, then the aggregates' results.
+#[derive(Clone, Debug)]
+pub struct Grouping {
+    pub keys: Vec<Expr>,
+    pub calls: Vec<AggregateCall>,
+    pub having: Option<Expr>,
+}
+
+#[derive(Clone, Debug)]
+pub struct SortKey {
+    /// Place in the projected row.
+    pub column: usize,
+    pub desc: bool,
+    pub nulls_first: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinKind {
+    Inner,
+    Left,
+}
+
+/// One table, subquery or function of FROM.
+#[derive(Clone, Debug)]
+pub struct Step {
+    pub source: Source,
+    pub kind: JoinKind,
+    /// First place of its columns in the row, and their number.
+    pub offset: usize,
+    pub width: usize,
+    /// Decides whether a row of this step matches the prefix.
+    pub on: Option<Expr>,
+    /// WHERE conditions that see a left join's nulls.
+    pub after: Option<Expr>,
+    /// Own places (from 0) and what they must equal: rows are read once and hashed.
+    pub hash: Option<HashKeys>,
+    /// The source does not depend on the prefix and is read again and again: keep its rows.
+    pub keep: bool,
+    /// A table's possible partition keys, over constants, parameters and outer rows; none if not known.
+    pub site: Option<Vec<Expr>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct HashKeys {
+    pub own: Vec<usize>,
+    pub probe: Vec<Expr>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Source {
+    Table { table: Arc<Table>, alias: String, types: Vec<DataType>, access: Access },
+    System { table: Arc<Table> },
+    Query(Box<Query>),
+    /// generate_series(from, to [, step]).
+    Series(Vec<Expr>),
+    /// A function of the user's that returns rows, or any scalar expression as a one-row table.
+    Routine { call: Expr, columns: usize },
+}
+
+impl Query {
+    /// Calls `f` on every expression evaluated in this query's own row context.
+    pub fn expressions(&self, f: &mut dyn FnMut(&Expr)) {
+        if let QueryBody::Select { steps, filter, grouping, project, .. } = &self.body {
+            steps.iter().for_each(|s| s.expressions(f));
+            filter.iter().for_each(&mut *f);
+            if let Some(g) = grouping {
+                g.keys.iter().for_each(&mut *f);
+                for call in &g.calls {
+                    call.args.iter().for_each(&mut *f);
+                    call.filter.iter().for_each(&mut *f);
+                    call.order.iter().for_each(|(e, ..)| f(e));
+                }
+                g.having.iter().for_each(&mut *f);
+            }
+            project.iter().for_each(&mut *f);
+        }
+        if let QueryBody::Values(rows) = &self.body {
+            rows.iter().flatten().for_each(&mut *f);
+        }
+        self.limit.iter().for_each(&mut *f);
+        self.offset.iter().for_each(&mut *f);
+    }
+
+    /// Queries evaluated inside this one's row context: subqueries of expressions and derived tables.
+    pub fn inner_queries(&self, f: &mut dyn FnMut(&Query)) {
+        self.expressions(&mut |e| {
+            e.walk(&mut |e| {
+                if let Expr::Subquery { query, .. } = e {
+                    f(query);
+                }
+            });
+        });
+        if let QueryBody::Select { steps, .. } = &self.body {
+            for step in steps {
+                if let Source::Query(query) = &step.source {
+                    f(query);
+                }
+            }
+        }
+    }
+
+    /// Calls `f` with the columns it reads of the row `depth` queries further out.
+    pub fn outer_columns(&self, depth: usize, f: &mut dyn FnMut(usize)) {
+        self.expressions(&mut |e| {
+            e.walk(&mut |e| {
+                if let Expr::Outer { depth: d, column } = e
+                    && *d == depth
+                {
+                    f(*column);
+                }
+            });
+        });
+        self.inner_queries(&mut |q| q.outer_columns(depth + 1, f));
+        if let QueryBody::SetOperation { left, right, .. } = &self.body {
+            left.outer_columns(depth, f);
+            right.outer_columns(depth, f);
+        }
+    }
+
+    /// Rewrites what it reads of the row `depth` queries further out.
+    pub fn map_outer(&mut self, depth: usize, f: &mut dyn FnMut(&mut Expr)) {
+        if let QueryBody::SetOperation { left, right, .. } = &mut self.body {
+            left.map_outer(depth, f);
+            right.map_outer(depth, f);
+        }
+        if let QueryBody::Select { steps, .. } = &mut self.body {
+            for step in steps {
+                if let Source::Query(query) = &mut step.source {
+                    query.map_outer(depth + 1, f);
+                }
+            }
+        }
+        self.expressions_mut(&mut |e| map_outer(e, depth, f));
+    }
+
+    fn expressions_mut(&mut self, f: &mut dyn FnMut(&mut Expr)) {
+        if let QueryBody::Select { steps, filter, grouping, project, .. } = &mut self.body {
+            steps.iter_mut().for_each(|s| s.expressions_mut(f));
+            filter.iter_mut().for_each(&mut *f);
+            if let Some(g) = grouping {
+                g.keys.iter_mut().for_each(&mut *f);
+                for call in &mut g.calls {
+                    call.args.iter_mut().for_each(&mut *f);
+                    call.filter.iter_mut().for_each(&mut *f);
+                    call.order.iter_mut().for_each(|(e, ..)| f(e));
+                }
+                g.having.iter_mut().for_each(&mut *f);
+            }
+            project.iter_mut().for_each(&mut *f);
+        }
+        if let QueryBody::Values(rows) = &mut self.body {
+            rows.iter_mut().flatten().for_each(&mut *f);
+        }
+        self.limit.iter_mut().for_each(&mut *f);
+        self.offset.iter_mut().for_each(&mut *f);
+    }
+}
+
+fn map_outer(expr: &mut Expr, depth: usize, f: &mut dyn FnMut(&mut Expr)) {
+    match expr {
+        Expr::Outer { depth: d, .. } if *d == depth => return f(expr),
+        Expr::Subquery { query, kind } => {
+            query.map_outer(depth + 1, f);
+            if let SubqueryKind::In { expr, .. } = kind {
+                map_outer(expr, depth, f);
+            }
+            return;
+        }
+        _ => {}
+    }
+    expr.children_mut(&mut |e| map_outer(e, depth, f));
+}
+
+impl Step {
+    pub fn expressions(&self, f: &mut dyn FnMut(&Expr)) {
+        match &self.source {
+            Source::Table { access, .. } => access.expressions(f),
+            Source::Series(args) => args.iter().for_each(&mut *f),
+            Source::Routine { call, .. } => f(call),
+            Source::System { .. } | Source::Query(_) => {}
+        }
+        self.on.iter().for_each(&mut *f);
+        self.after.iter().for_each(&mut *f);
+        if let Some(hash) = &self.hash {
+            hash.probe.iter().for_each(&mut *f);
+        }
+    }
+
+    fn expressions_mut(&mut self, f: &mut dyn FnMut(&mut Expr)) {
+        match &mut self.source {
+            Source::Table { access, .. } => access.expressions_mut(f),
+            Source::Series(args) => args.iter_mut().for_each(&mut *f),
+            Source::Routine { call, .. } => f(call),
+            Source::System { .. } | Source::Query(_) => {}
+        }
+        self.on.iter_mut().for_each(&mut *f);
+        self.after.iter_mut().for_each(&mut *f);
+        if let Some(hash) = &mut self.hash {
+            hash.probe.iter_mut().for_each(&mut *f);
+        }
+    }
+}
