@@ -41,7 +41,7 @@ $$;
 
 -- Step 3. Makes the write visible, whole: its blocks replace those of the same numbers, and the size becomes
 -- greatest(size, in_end), or in_end itself with in_cut (then blocks past the end go too). in_version is the version the
--- writer saw; 40001 if the file changed since, or the write was given up meanwhile (dbfs_abort_writes): write again.
+-- writer saw; 55006 if the file changed since, or the write was given up meanwhile (dbfs_abort_writes): write again.
 -- Returns the new size.
 CREATE OR REPLACE FUNCTION dbfs_publish(in_home int8, in_user text, in_parent text, in_name text, in_version int8,
                                         in_write_id int8, in_end int8, in_cut bool) RETURNS int8 LANGUAGE plpgsql AS $$
@@ -57,7 +57,7 @@ BEGIN
     END IF;
     DELETE FROM file_write WHERE home = in_home AND write_id = in_write_id RETURNING first_block, last_block INTO w;
     IF NOT FOUND OR f.version <> in_version THEN
-        RAISE EXCEPTION 'file % changed while it was written', in_name USING ERRCODE = '40001';
+        RAISE EXCEPTION 'file % changed while it was written', in_name USING ERRCODE = '55006';
     END IF;
     new_size := CASE WHEN in_cut THEN in_end ELSE greatest(f.size, in_end) END;
     INSERT INTO file_garbage (home, write_id, block_no)

@@ -1,1 +1,30 @@
 //! The process: runtime, sockets, files and timers around the state machines.
+//!
+//! * [`run`] starts a node: data directory, log, stores, replicas, listeners.
+//! * `core` is the loop on the one thread that holds connections and replicas; `threads` are the log writer and apply.
+//! * `peers` and `server` are the two ends of the connections between nodes.
+//! * `gateway` plans, routes and repeats what clients ask, and changes the schema.
+//! * `upkeep` does what is due by the clock.
+//!
+//! Left out until later: adding and removing nodes, moving slots, more than one core per node.
+
+mod config;
+mod core;
+mod datadir;
+mod gateway;
+mod logging;
+mod open;
+mod peers;
+mod placement;
+mod run;
+mod server;
+#[cfg(test)]
+mod shell_tests;
+mod threads;
+mod upkeep;
+
+pub use config::{Durability, NodeAddress, NodeConfig};
+pub use run::{run, terminated};
+
+/// The state store of a real node.
+type State = crate::storage::rocks::RocksState;

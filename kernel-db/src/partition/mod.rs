@@ -1,6 +1,28 @@
 //! One partition: transactions are executed one after another by the leader of its Raft group, and what they changed is
 //! replicated (H-Store's execution model on Raft).
+//!
+//! * [`Replica`]: one member of the group as a state machine; the leader's executor, its batches, sessions and reads.
+//! * [`Tip`]: the leader's view of the current state, uncommitted writes included.
+//! * [`apply`]: committed entries become rows, on every member.
+//! * [`Transaction`], [`Store`]: what is executed, and what it sees.
 
+pub mod apply;
+mod batch;
+mod executor;
+mod reads;
+mod replica;
+mod sessions;
+mod tip;
+mod tip_table;
+#[cfg(test)]
+mod tip_tests;
+mod tip_view;
 mod transaction;
 
+pub use replica::{
+    Durability, FollowerStatus, Input, Now, Output, Replica, ReplicaConfig, ReplicaStatus, Request,
+    Role, RoleChange, SessionStatus,
+};
+pub use tip::{Tip, TipLimits, TipStats};
+pub use tip_view::TxnView;
 pub use transaction::{Budget, SLOTS, Scan, Slot, Store, Transaction, TxnEnv};

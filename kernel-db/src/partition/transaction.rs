@@ -66,8 +66,11 @@ impl Budget {
     #[inline]
     pub fn step(&mut self, n: u64) -> Result<()> {
         if self.left < n {
-            return Err(Error::new("57014", format!("canceled: more than {} steps on the partition's core", self.limit))
-                .hint("split the work into smaller transactions, or raise run_limit_steps in the node's configuration"));
+            return Err(Error::new(
+                "57014",
+                format!("canceled: more than {} steps on the partition's core", self.limit),
+            )
+            .hint("split the work into smaller transactions, or raise run_limit_steps in the node's configuration"));
         }
         self.left -= n;
         Ok(())

@@ -2,7 +2,7 @@
 
 use raft::eraftpb::{Entry, HardState};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What one group wants written.
 #[derive(Clone, Debug, Default)]
@@ -17,12 +17,34 @@ pub struct LogWrite {
 pub trait LogStore: Send + Sync + 'static {
     /// Appends all of `writes` atomically per group; returns after write(2), and after fdatasync if `sync`.
     fn append(&self, writes: Vec<LogWrite>, sync: bool) -> Result<()>;
-    /// First and last index held (`first = last + 1` when empty) and the last hard state.
+    /// First and last index held ((1, 0) when nothing was ever appended) and the last hard state.
     fn load(&self, group: u32) -> Result<(u64, u64, HardState)>;
     /// Entries `low..high`, stopping after `max_bytes` but returning at least one.
     fn entries(&self, group: u32, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>>;
-    /// Drops entries before `index` (I10 is the caller's to keep).
+    /// Drops entries before `index`, but never the last one, so that the log knows where it ends (I10 is the caller's to
+    /// keep).
     fn truncate(&self, group: u32, index: u64) -> Result<()>;
     /// Bytes on disk held by all groups.
     fn size_bytes(&self) -> u64;
+}
+
+/// Entries must follow each other and what the group holds: a hole would be read as corruption after a restart.
+pub(super) fn check_contiguous(write: &LogWrite, (first, last): (u64, u64)) -> Result<()> {
+    let Some(start) = write.entries.first().map(|entry| entry.index) else {
+        return Ok(());
+    };
+    let follow = write
+        .entries
+        .windows(2)
+        .all(|pair| pair[0].index + 1 == pair[1].index);
+    // A log that never held an entry may start anywhere.
+    let joins = last == 0 || (start >= first && start <= last + 1);
+    if follow && joins {
+        return Ok(());
+    }
+    Err(Error::internal(format!(
+        "group {}: appending {} entries from {start} to a log of {first}..={last}",
+        write.group,
+        write.entries.len()
+    )))
 }

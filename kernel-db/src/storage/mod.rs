@@ -3,8 +3,17 @@
 //! Both are traits with two implementations: RocksDB / raft-engine for real nodes, and in-memory twins with a crash model
 //! for the simulator (what was not synced or flushed is lost by `crash`).
 
+pub mod engine;
+pub mod format;
 mod log;
+pub mod memory;
+mod memory_log;
+pub mod rocks;
 mod state;
+#[cfg(test)]
+mod twin_tests;
 
 pub use log::{LogStore, LogWrite};
-pub use state::{AppliedEntry, Op, SessionRecord, StateMeta, StateSnapshot, StateStore, Versioned};
+pub use state::{
+    AppliedEntry, Op, SESSION_RING, SessionRecord, StateMeta, StateSnapshot, StateStore, Versioned,
+};

@@ -6,7 +6,10 @@
 
 use bytes::Bytes;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// Places in a session's ring of replies.
+pub const SESSION_RING: u64 = 1024;
 
 /// A current row or index entry with its commit timestamp (hybrid logical, microseconds since the epoch).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +69,19 @@ pub struct StateMeta {
     pub ceiling: u64,
 }
 
-/// Reads of the state. `from` is inclusive, `to` exclusive; `reverse` walks from `to` down. Appends at most `limit` rows.
+impl StateMeta {
+    /// As it is once `entry` is applied.
+    pub(super) fn advance(&mut self, entry: &AppliedEntry) {
+        self.applied_index = entry.index;
+        self.applied_term = entry.term;
+        self.last_ts = self.last_ts.max(entry.ts);
+        self.ceiling = self.ceiling.max(entry.ceiling);
+    }
+}
+
+/// Reads of the state, each consistent in itself. `get_at` and `scan_at` answer the same however often and late they are
+/// asked, as long as `ts` is not above `StateMeta::last_ts` nor below the history's watermark; so there is no snapshot object
+/// to keep. `from` is inclusive, `to` exclusive; `reverse` walks from `to` down. Appends at most `limit` rows.
 pub trait StateSnapshot: Send + Sync {
     fn get(&self, key: &[u8]) -> Result<Option<Versioned>>;
     fn scan(
@@ -104,10 +119,22 @@ pub trait StateStore: StateSnapshot + 'static {
     fn sessions(&self) -> Result<Vec<SessionRecord>>;
     /// Sessions that were evicted (kept as tombstones).
     fn evicted_sessions(&self) -> Result<Vec<u128>>;
-    /// A consistent view of this moment.
-    fn snapshot(&self) -> Box<dyn StateSnapshot>;
     /// Drops history that ended before `ts`; later reads below `ts` are refused.
     fn drop_history(&self, ts: u64) -> Result<()>;
     /// Bytes on disk, roughly.
     fn size_bytes(&self) -> u64;
+}
+
+/// 72000 if a read at `ts` would need history that is gone.
+pub(super) fn snapshot_too_old(ts: u64, watermark: u64) -> Result<()> {
+    if ts >= watermark {
+        return Ok(());
+    }
+    Err(Error::new(
+        "72000",
+        format!("snapshot too old: reading at {ts}, history starts at {watermark}"),
+    )
+    .hint(
+        "run the read again at a later time, or raise history_window_s in the node's configuration",
+    ))
 }

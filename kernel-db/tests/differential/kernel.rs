@@ -1,6 +1,7 @@
 //! The kernel's SQL in this process: one partition over a store in memory, catalogue included.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -45,7 +46,7 @@ impl Kernel {
             Err(error) => {
                 self.rows.rollback_to(mark.0);
                 self.catalogue.rollback_to(mark.1);
-                Outcome::error(error.sqlstate())
+                Outcome::error(error.sqlstate(), error.message())
             }
         }
     }
@@ -122,7 +123,7 @@ impl Store for Memory {
         if scan.from >= scan.to {
             return Ok(());
         }
-        let range = self.rows.range::<[u8], _>(scan.from..scan.to);
+        let range = self.rows.range::<[u8], _>((Bound::Included(scan.from), Bound::Excluded(scan.to)));
         let copy = |(k, v): (&Bytes, &Bytes)| (k.clone(), v.clone());
         match scan.reverse {
             true => out.extend(range.rev().take(scan.limit).map(copy)),
@@ -145,7 +146,7 @@ impl Store for Memory {
     }
 
     fn delete_range(&mut self, from: &[u8], to: &[u8]) -> Result<()> {
-        let keys: Vec<Bytes> = self.rows.range::<[u8], _>(from..to).map(|(k, _)| k.clone()).collect();
+        let keys: Vec<Bytes> = self.rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))).map(|(k, _)| k.clone()).collect();
         keys.iter().try_for_each(|key| self.delete(key))
     }
 

@@ -99,6 +99,6 @@ fn a_difference_is_found() {
     let other = Outcome::rows(vec!["a".into()], vec![vec![None], vec![Some("1".into())]]);
     assert_eq!(one.clone().normalised(false), other.clone().normalised(false));
     assert_ne!(one.clone().normalised(true), other.normalised(true));
-    assert_ne!(one.normalised(false), Outcome::error("22012").normalised(false));
+    assert_ne!(one.normalised(false), Outcome::error("22012", "").normalised(false));
     assert_ne!(Outcome::Touched(1), Outcome::Touched(2));
 }

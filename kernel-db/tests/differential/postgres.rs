@@ -45,7 +45,10 @@ impl Postgres {
     pub fn run(&mut self, sql: &str) -> Outcome {
         let messages = match self.runtime.block_on(self.client.simple_query(sql)) {
             Ok(messages) => messages,
-            Err(error) => return Outcome::error(error.code().expect("PostgreSQL lives").code()),
+            Err(error) => {
+                let error = error.as_db_error().expect("PostgreSQL lives");
+                return Outcome::error(error.code().code(), error.message());
+            }
         };
         let mut columns = None;
         let mut rows = Vec::new();

@@ -1,0 +1,56 @@
+# Everything a person types. Each goal installs what it needs (scripts/setup.sh) and runs.
+#
+#   make demo    build, start a three-node cluster, show the services working on it, stop it
+#   make test    build and run every test (what CI runs)
+#   make build   leave the release binary at target/release/dbos
+#   make check   format, clippy, rustdoc, licences and sources, repository rules: before each commit
+#   make audit   security advisories, where their database can be reached
+#   make bench   criterion micro-benchmarks and the engine benchmark
+
+CARGO ?= cargo
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+export ROCKSDB_LIB_DIR = $(CARGO_TARGET_DIR)/rocksdb
+export ROCKSDB_STATIC = 1
+
+.PHONY: build demo test check audit bench sim rocksdb setup setup-test clean
+.DEFAULT_GOAL := build
+
+setup:
+	@scripts/setup.sh build
+
+setup-test:
+	@scripts/setup.sh test
+
+rocksdb: setup
+	@scripts/build-rocksdb.sh "$(ROCKSDB_LIB_DIR)"
+
+build: rocksdb
+	$(CARGO) build --release --locked --bin dbos
+	@[ "$(CARGO_TARGET_DIR)" = "$(CURDIR)/target" ] || { mkdir -p target/release && \
+	  ln -sf "$(CARGO_TARGET_DIR)/release/dbos" target/release/dbos; }
+
+demo: build
+	@target/release/dbos demo
+
+test: setup-test rocksdb
+	$(CARGO) build --release --locked --workspace --all-targets
+	$(CARGO) test --release --locked --workspace
+
+check: rocksdb
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --document-private-items
+	$(CARGO) test --release --locked -p tidy
+
+audit:
+	@scripts/audit.sh
+
+bench: rocksdb
+	$(CARGO) bench --locked --workspace
+
+sim: rocksdb
+	$(CARGO) test --release --locked -p kernel-db --test sim -- --nocapture
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,88 @@
+//! The result of one benchmark run, as one line of JSON or for people.
+
+use std::fmt;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// Fields in the order in which they are printed; null where a field does not apply.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub bench: &'static str,
+    pub target: String,
+    pub target_version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shape: Option<String>,
+    pub connections: u32,
+    pub in_flight: u32,
+    pub rate: Option<f64>,
+    pub duration_s: f64,
+    pub throughput_per_s: f64,
+    pub latency_us: Latency,
+    pub errors: u64,
+    pub retries: Option<u64>,
+    pub nodes: Option<u32>,
+    pub replicas: Option<u32>,
+    pub partitions: Option<u32>,
+    pub durability: Option<String>,
+    pub fdatasync_p50_us: BeforeAfter,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Latency {
+    pub p50: u64,
+    pub p95: u64,
+    pub p99: u64,
+    pub p999: u64,
+    pub max: u64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct BeforeAfter {
+    pub before: Option<u64>,
+    pub after: Option<u64>,
+}
+
+impl From<&Histogram<u64>> for Latency {
+    fn from(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| histogram.value_at_quantile(quantile);
+        Self { p50: at(0.5), p95: at(0.95), p99: at(0.99), p999: at(0.999), max: histogram.max() }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let or_dash = |value: Option<u32>| value.map_or("-".to_string(), |v| v.to_string());
+        let what = self.policy.as_deref().or(self.shape.as_deref()).unwrap_or("");
+        writeln!(
+            f,
+            "{} {what} on {} ({}): nodes {}, replicas {}, partitions {}, durability {}",
+            self.bench,
+            self.target,
+            self.target_version,
+            or_dash(self.nodes),
+            or_dash(self.replicas),
+            or_dash(self.partitions),
+            self.durability.as_deref().unwrap_or("-"),
+        )?;
+        let offered = self.rate.map_or("closed loop".to_string(), |rate| format!("{rate}/s offered"));
+        writeln!(
+            f,
+            "  {:.0}/s over {} s, {} in flight on {} connections, {offered}, {} errors, {} retries",
+            self.throughput_per_s,
+            self.duration_s,
+            self.in_flight,
+            self.connections,
+            self.errors,
+            self.retries.map_or("-".to_string(), |v| v.to_string()),
+        )?;
+        let l = &self.latency_us;
+        write!(f, "  latency µs: p50 {}, p95 {}, p99 {}, p99.9 {}, max {}", l.p50, l.p95, l.p99, l.p999, l.max)?;
+        if let (Some(before), Some(after)) = (self.fdatasync_p50_us.before, self.fdatasync_p50_us.after) {
+            write!(f, "; fdatasync p50 {before} before, {after} after")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,251 @@
+//! Content of files of both kinds: reading, and what a localized file does in one transaction.
+
+use dbos_client::{Error, Result, field, first_field};
+
+use crate::parallel::At;
+use crate::path::Place;
+use crate::tree::{Kind, Tree, kind_of};
+
+/// Most bytes of one write to a localized file: it is one transaction at one partition.
+pub const LOCALIZED_WRITE_MAX: usize = 4 << 20;
+/// Most bytes asked for in one transaction of a read.
+const READ_PIECE: i64 = 4 << 20;
+/// A read that is overtaken by writes this often in a row gives up.
+const READ_ATTEMPTS: u32 = 50;
+
+/// A part of a file, as of one version.
+struct Piece {
+    size: i64,
+    version: i64,
+    data: Vec<u8>,
+}
+
+/// A row of `dbfs_read` that stands for a block.
+struct BlockRow {
+    number: i64,
+    write_id: Option<i64>,
+    data: Option<Vec<u8>>,
+}
+
+impl Tree {
+    /// Writes at `offset` in bytes; the file grows as needed, a gap reads as zeros. All or nothing. Returns the new size.
+    pub async fn write(&self, path: &str, offset: i64, data: &[u8]) -> Result<i64> {
+        if offset < 0 {
+            return Err(range("negative offset"));
+        }
+        self.write_at(path, At::Offset(offset), data).await
+    }
+
+    /// Writes at the end. All or nothing. Returns the new size.
+    pub async fn append(&self, path: &str, data: &[u8]) -> Result<i64> {
+        self.write_at(path, At::End, data).await
+    }
+
+    async fn write_at(&self, path: &str, at: At, data: &[u8]) -> Result<i64> {
+        let place = Place::parse(path)?;
+        let stat = self.stat_place(&place).await?;
+        match stat.kind {
+            Kind::Directory => Err(wrong_kind(path)),
+            _ if data.is_empty() => Ok(stat.size),
+            Kind::Parallel => self.write_parallel(&place, at, data).await,
+            Kind::Localized => self.write_localized(&place, at, data).await,
+        }
+    }
+
+    async fn write_localized(&self, place: &Place, at: At, data: &[u8]) -> Result<i64> {
+        if data.len() > LOCALIZED_WRITE_MAX {
+            return Err(too_large(data.len(), LOCALIZED_WRITE_MAX));
+        }
+        let Place { parent, name, .. } = place;
+        let rows = match at {
+            At::Offset(offset) => {
+                let sql = "SELECT dbfs_write($1, $2, $3, $4, $5, $6)";
+                self.at_home(sql, &[&self.home, &self.user, parent, name, &offset, &data])
+                    .await?
+            }
+            At::End => {
+                let sql = "SELECT dbfs_append($1, $2, $3, $4, $5)";
+                self.at_home(sql, &[&self.home, &self.user, parent, name, &data])
+                    .await?
+            }
+        };
+        first_field(&rows)
+    }
+
+    /// Reads up to `length` bytes from `offset`; fewer at the end of the file. All of one version of the file.
+    pub async fn read(&self, path: &str, offset: i64, length: i64) -> Result<Vec<u8>> {
+        if offset < 0 || length < 0 || offset.checked_add(length).is_none() {
+            return Err(range("offset and length must be a range of bytes"));
+        }
+        let place = Place::parse(path)?;
+        for _ in 0..READ_ATTEMPTS {
+            if let Some(data) = self.try_read(&place, offset, length).await? {
+                return Ok(data);
+            }
+        }
+        Err(
+            Error::request(format!("{path} changes faster than it can be read"))
+                .sqlstate_is("55006"),
+        )
+    }
+
+    /// Reads a whole file.
+    pub async fn read_all(&self, path: &str) -> Result<Vec<u8>> {
+        self.read(path, 0, i64::MAX).await
+    }
+
+    /// `None`: the file changed between two pieces.
+    async fn try_read(&self, place: &Place, offset: i64, length: i64) -> Result<Option<Vec<u8>>> {
+        let Some(first) = self
+            .read_piece(place, offset, length.min(READ_PIECE))
+            .await?
+        else {
+            return Ok(None);
+        };
+        let end = (offset + length).min(first.size);
+        let mut data = first.data;
+        loop {
+            // A file that ends below the offset has no bytes there.
+            let next = offset + i64::try_from(data.len()).unwrap_or(i64::MAX);
+            if next >= end {
+                return Ok(Some(data));
+            }
+            match self
+                .read_piece(place, next, (end - next).min(READ_PIECE))
+                .await?
+            {
+                Some(piece) if piece.version == first.version => data.extend(piece.data),
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    async fn read_piece(&self, place: &Place, offset: i64, length: i64) -> Result<Option<Piece>> {
+        let sql = "SELECT kind, file_size, block_size, version, block_no, write_id, data \
+                   FROM dbfs_read($1, $2, $3, $4, $5, $6)";
+        let Place { parent, name, .. } = place;
+        let rows = self
+            .read_home(
+                sql,
+                &[&self.home, &self.user, parent, name, &offset, &length],
+            )
+            .await?;
+        let head = rows
+            .first()
+            .ok_or_else(|| crate::tree::missing(parent, name))?;
+        let (size, block_size, version): (i64, i32, i64) =
+            (field(head, 1)?, field(head, 2)?, field(head, 3)?);
+        let mut blocks = Vec::with_capacity(rows.len() - 1);
+        for row in &rows[1..] {
+            blocks.push(BlockRow {
+                number: field(row, 4)?,
+                write_id: field(row, 5)?,
+                data: field(row, 6)?,
+            });
+        }
+        if kind_of(head, 0)? == Kind::Parallel {
+            let wanted: Vec<(i64, i64)> = blocks
+                .iter()
+                .filter_map(|b| Some((b.write_id?, b.number)))
+                .collect();
+            let found = self.get_blocks(&wanted).await?;
+            for (block, data) in blocks.iter_mut().zip(found) {
+                if data.is_none() {
+                    // Overwritten and removed since we looked: the version we saw is gone.
+                    return Ok(None);
+                }
+                block.data = data;
+            }
+        }
+        let end = (offset + length).min(size);
+        let mut data = vec![0; usize::try_from((end - offset).max(0)).unwrap_or(0)];
+        for block in &blocks {
+            let content = block.data.as_deref().unwrap_or_default();
+            copy_overlap(
+                &mut data,
+                offset,
+                content,
+                block.number * i64::from(block_size),
+            );
+        }
+        Ok(Some(Piece {
+            size,
+            version,
+            data,
+        }))
+    }
+
+    /// Cuts a file to `size` bytes, or lengthens it with zeros.
+    pub async fn truncate(&self, path: &str, size: i64) -> Result<()> {
+        if size < 0 {
+            return Err(range("negative size"));
+        }
+        let place = Place::parse(path)?;
+        let stat = self.stat_place(&place).await?;
+        match stat.kind {
+            Kind::Directory => Err(wrong_kind(path)),
+            Kind::Parallel => self.truncate_parallel(&place, size).await,
+            Kind::Localized => self.truncate_at_home(&place, size).await,
+        }
+    }
+
+    pub(crate) async fn truncate_at_home(&self, place: &Place, size: i64) -> Result<()> {
+        let sql = "SELECT dbfs_truncate($1, $2, $3, $4, $5)";
+        self.at_home(
+            sql,
+            &[&self.home, &self.user, &place.parent, &place.name, &size],
+        )
+        .await
+        .map(drop)
+    }
+}
+
+/// Copies the bytes that a source at `from` and a target at `at` have in common. Both are offsets in the same file.
+pub(crate) fn copy_overlap(target: &mut [u8], at: i64, source: &[u8], from: i64) {
+    let end = |start: i64, bytes: &[u8]| start + i64::try_from(bytes.len()).unwrap_or(0);
+    let first = at.max(from);
+    let last = end(at, target).min(end(from, source));
+    if let (Ok(length), Ok(to), Ok(of)) = (
+        usize::try_from(last - first),
+        usize::try_from(first - at),
+        usize::try_from(first - from),
+    ) && length > 0
+    {
+        target[to..to + length].copy_from_slice(&source[of..of + length]);
+    }
+}
+
+pub(crate) fn too_large(bytes: usize, most: usize) -> Error {
+    Error::request(format!("a write of {bytes} bytes, at most {most}"))
+        .sqlstate_is("54000")
+        .hint("write it in several pieces")
+}
+
+fn wrong_kind(path: &str) -> Error {
+    Error::request(format!("{path} is a directory")).sqlstate_is("42809")
+}
+
+fn range(why: &str) -> Error {
+    Error::request(why).sqlstate_is("22023")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_common_bytes_are_copied() {
+        let copied = |at, source: &[u8], from| {
+            let mut target = *b"....";
+            copy_overlap(&mut target, at, source, from);
+            String::from_utf8(target.to_vec()).unwrap()
+        };
+        assert_eq!(copied(10, b"abcd", 10), "abcd");
+        assert_eq!(copied(10, b"abcd", 8), "cd..");
+        assert_eq!(copied(10, b"abcd", 12), "..ab");
+        assert_eq!(copied(10, b"abcdefgh", 8), "cdef");
+        assert_eq!(copied(10, b"abcd", 14), "....");
+        assert_eq!(copied(10, b"abcd", 0), "....");
+        assert_eq!(copied(10, b"", 11), "....");
+    }
+}

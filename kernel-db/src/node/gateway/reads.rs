@@ -1,0 +1,121 @@
+//! Reads over several partitions at one timestamp.
+//!
+//! Each partition's leader is asked for its newest timestamp; the highest of them, T, is fresh in all. Then each leader
+//! promises that everything up to T is applied there and that later commits are above it (its ceiling is in the log, I13),
+//! and the row executor runs on a blocking thread over what was current at T. Nothing of it occupies a core but finding T.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{LocalBoxFuture, try_join_all};
+use tokio::time::Instant;
+
+use super::Gateway;
+use super::cluster_store::{ClusterStore, Limits, Source};
+use super::leader::gone;
+use super::submit::{Txn, outcome};
+use super::system::SystemRows;
+use crate::error::{Error, Result};
+use crate::partition::{Budget, Scan, Slot, Store};
+use crate::sql::transaction::{SCHEMA_CHANGED, installed_version};
+use crate::wire::peer::{SnapshotAt, SnapshotTs, answer, call};
+use crate::wire::pg::Outcome;
+
+/// The store of a statement that touches no table.
+pub(super) struct EmptyStore;
+
+impl Store for EmptyStore {
+    fn get(&mut self, _key: &[u8], _slot: Option<Slot>) -> Result<Option<Bytes>> {
+        Ok(None)
+    }
+
+    fn scan(&mut self, _scan: Scan<'_>, _out: &mut Vec<(Bytes, Bytes)>) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Gateway {
+    pub(super) fn read(&self, groups: Vec<u32>, txn: &Txn) -> LocalBoxFuture<'static, Result<Vec<Outcome>>> {
+        let gateway = self.own();
+        let statements = txn.statements();
+        let system = txn.plans.iter().any(|p| p.reads_system);
+        let version = statements.first().map_or(0, |(p, _)| p.version);
+        let (deadline, cancel) = (txn.deadline, Arc::clone(&txn.cancel));
+        async move {
+            let system = match system {
+                true => gateway.gather().await,
+                false => SystemRows::default(),
+            };
+            let (ts, sources) = gateway.snapshot(&groups, deadline).await?;
+            let mut env = gateway.env();
+            let limits = Limits {
+                rows: gateway.config.read_rows_max,
+                bytes: gateway.config.result_bytes_max,
+            };
+            // Beside the core the bound is the statement timeout, not the run limit.
+            env.budget = Budget::new(u64::MAX);
+            let mut store = ClusterStore::new(
+                ts,
+                gateway.placement.clone(),
+                sources,
+                gateway.fetches.clone(),
+                cancel,
+                limits,
+            );
+            let run = move || {
+                store.check_schema(&groups, version)?;
+                let mut outcomes = Vec::with_capacity(statements.len());
+                for (prepared, params) in statements {
+                    let done = prepared.execute_with(&mut store, &mut env, &params, Some(&system))?;
+                    outcomes.push(outcome(done));
+                }
+                Ok(outcomes)
+            };
+            tokio::task::spawn_blocking(run).await.unwrap_or_else(|_| Err(gone()))
+        }
+        .boxed_local()
+    }
+
+    /// A timestamp fresh in all of `groups`, and where each can be read at it.
+    async fn snapshot(&self, groups: &[u32], deadline: Instant) -> Result<(u64, BTreeMap<u32, Source>)> {
+        let asked = groups.iter().map(|&group| self.newest(group, deadline));
+        let ts = try_join_all(asked).await?.into_iter().max().unwrap_or(0);
+        let promised = groups.iter().map(|&group| async move {
+            let body = call::Body::SnapshotAt(SnapshotAt { group, ts });
+            let (node, _) = self.ask_leader(group, body, deadline).await?;
+            let here = self.core.groups().get(&group).filter(|_| node == self.config.node_id);
+            let source = match here {
+                Some(own) => Source::Here(Arc::clone(&own.store)),
+                None => Source::Node(node),
+            };
+            Ok::<_, Error>((group, source))
+        });
+        Ok((ts, try_join_all(promised).await?.into_iter().collect()))
+    }
+
+    async fn newest(&self, group: u32, deadline: Instant) -> Result<u64> {
+        let body = call::Body::SnapshotTs(SnapshotTs { group });
+        match self.ask_leader(group, body, deadline).await? {
+            (_, answer::Body::Ts(ts)) => Ok(ts),
+            (node, _) => Err(Error::internal(format!("node {node} answered something else"))),
+        }
+    }
+}
+
+impl ClusterStore {
+    /// The plans are good for `version` only: every partition must have had it at the timestamp.
+    fn check_schema(&mut self, groups: &[u32], version: u64) -> Result<()> {
+        for &group in groups {
+            let installed = installed_version(&mut self.only(group))?;
+            if installed != version {
+                return Err(Error::retry(
+                    SCHEMA_CHANGED,
+                    format!("schema changed: planned for version {version}, partition {} has {installed}", group - 1),
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,303 @@
+//! One transaction from the connection to its outcome: route, attempt, recover, attempt again.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use tokio::time::Instant;
+
+use super::leader::{SqlWork, is_routing};
+use super::plans::Plan;
+use super::reads::EmptyStore;
+use super::{Connection, Gateway};
+use crate::error::{Error, Result};
+use crate::partition::{Budget, TxnEnv};
+use crate::sql::Value;
+use crate::sql::exec;
+use crate::sql::prepare::{Kind, Route};
+use crate::sql::transaction::{Outcomes, SCHEMA_CHANGED, SqlTransaction};
+use crate::wire::pg::{Bound, ConnInfo, Lane, Notice, Outcome};
+
+/// A transaction with the plans that its client prepared.
+pub(super) struct Txn {
+    pub plans: Vec<Arc<Plan>>,
+    pub params: Vec<Vec<Value>>,
+    pub session: Option<(u128, u64)>,
+    pub cancel: Arc<AtomicBool>,
+    pub deadline: Instant,
+}
+
+/// Where a transaction runs.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// Touches no table: right here.
+    Here,
+    /// In one partition, through its leader.
+    Group(u32),
+    /// Reads several partitions, or tables of the node itself.
+    Read(Vec<u32>),
+    Ddl,
+}
+
+impl Gateway {
+    pub(super) fn lane_of(&self, txn: &[Bound]) -> Lane {
+        let Ok(plans) = plans_of(txn) else {
+            return Lane::Alone;
+        };
+        let params: Vec<&[Value]> = txn.iter().map(|b| b.params.as_slice()).collect();
+        match self.target(&plans, &params, None) {
+            Ok(Target::Here) => Lane::Any,
+            Ok(Target::Group(group)) => Lane::Partition(group),
+            _ => Lane::Alone,
+        }
+    }
+
+    pub(super) fn submit_transaction(
+        &self,
+        info: &Rc<ConnInfo>,
+        bound: Vec<Bound>,
+        session: Option<(u128, u64)>,
+    ) -> LocalBoxFuture<'static, Result<Vec<Outcome>>> {
+        let plans = match plans_of(&bound) {
+            Ok(plans) => plans,
+            Err(error) => return async move { Err(error) }.boxed_local(),
+        };
+        let connection = self.connection(info);
+        let txn = Txn {
+            plans,
+            params: bound.into_iter().map(|b| b.params).collect(),
+            session,
+            cancel: Arc::clone(&connection.cancel.borrow()),
+            deadline: self.deadline(info),
+        };
+        let ticket = connection.order.enter();
+        // Submitted now, unless an older one of this connection is waiting for its second attempt.
+        let first = (!connection.order.blocked()).then(|| self.attempt(&txn));
+        let gateway = self.own();
+        async move {
+            let (deadline, cancel) = (txn.deadline, Arc::clone(&txn.cancel));
+            let writes = txn.plans.iter().any(|p| p.prepared.writes() || p.is_ddl());
+            let work = gateway.finish(txn, first, &connection, ticket);
+            match tokio::time::timeout_at(deadline, work).await {
+                Ok(result) => result,
+                Err(_) => {
+                    cancel.store(true, Ordering::Relaxed);
+                    connection.cancel.take();
+                    Err(timed_out(writes))
+                }
+            }
+        }
+        .boxed_local()
+    }
+
+    async fn finish(
+        self: Rc<Self>,
+        mut txn: Txn,
+        first: Option<LocalBoxFuture<'static, Result<Vec<Outcome>>>>,
+        _connection: &Rc<Connection>,
+        ticket: super::order::Ticket,
+    ) -> Result<Vec<Outcome>> {
+        let give_up = txn.deadline.min(Instant::now() + std::time::Duration::from_millis(self.config.leader_wait_ms));
+        let mut result = match first {
+            Some(first) => first.await,
+            None => {
+                ticket.first().await;
+                self.attempt(&txn).await
+            }
+        };
+        loop {
+            let error = match result {
+                Err(error) if error.sqlstate() == SCHEMA_CHANGED || is_routing(&error) => error,
+                result => return result,
+            };
+            if Instant::now() >= give_up || txn.cancel.load(Ordering::Relaxed) {
+                return Err(error);
+            }
+            ticket.first().await;
+            self.recover(&mut txn, &error, give_up).await?;
+            result = self.attempt(&txn).await;
+        }
+    }
+
+    /// Makes the next attempt worth it.
+    async fn recover(&self, txn: &mut Txn, error: &Error, give_up: Instant) -> Result<()> {
+        let params: Vec<&[Value]> = txn.params.iter().map(Vec::as_slice).collect();
+        let groups = match self.target(&txn.plans, &params, txn.session)? {
+            Target::Here | Target::Ddl => Vec::new(),
+            Target::Group(group) => vec![group],
+            Target::Read(groups) => groups,
+        };
+        if error.sqlstate() != SCHEMA_CHANGED {
+            match groups.first() {
+                Some(group) if groups.len() == 1 => self.pause(*group, error).await,
+                _ => tokio::time::sleep(std::time::Duration::from_millis(15)).await,
+            }
+            return Ok(());
+        }
+        self.refresh_catalog(give_up).await?;
+        self.install(&groups, give_up).await?;
+        for plan in &mut txn.plans {
+            let next = self.plan(&plan.text, &plan.param_oids)?;
+            let (old, new) = (&plan.prepared, &next.prepared);
+            if old.columns != new.columns || old.params != new.params {
+                return Err(Error::new("0A000", "cached plan must not change result type")
+                    .hint("the schema changed since the statement was prepared: prepare it again"));
+            }
+            *plan = next;
+        }
+        Ok(())
+    }
+
+    /// One attempt; submitted when this returns.
+    fn attempt(&self, txn: &Txn) -> LocalBoxFuture<'static, Result<Vec<Outcome>>> {
+        let params: Vec<&[Value]> = txn.params.iter().map(Vec::as_slice).collect();
+        match self.target(&txn.plans, &params, txn.session) {
+            Ok(Target::Here) => std::future::ready(self.run_here(txn)).boxed_local(),
+            Ok(Target::Group(group)) => self.attempt_group(group, txn),
+            Ok(Target::Read(groups)) => self.read(groups, txn),
+            Ok(Target::Ddl) => self.change_schema(txn),
+            Err(error) => std::future::ready(Err(error)).boxed_local(),
+        }
+    }
+
+    fn attempt_group(&self, group: u32, txn: &Txn) -> LocalBoxFuture<'static, Result<Vec<Outcome>>> {
+        let label = txn.plans.first().map_or("", |p| &p.text);
+        let work = SqlWork {
+            plans: txn.plans.clone(),
+            txn: Arc::new(SqlTransaction::new(txn.statements(), label)),
+            session: txn.session,
+            cancel: Arc::clone(&txn.cancel),
+        };
+        let reply = self.attempt_sql(group, &work);
+        async move { decode(&reply.await?) }.boxed_local()
+    }
+
+    fn run_here(&self, txn: &Txn) -> Result<Vec<Outcome>> {
+        let mut env = self.env();
+        let mut store = EmptyStore;
+        let run = |(prepared, params): (Arc<crate::sql::prepare::Prepared>, Vec<Value>)| {
+            prepared.execute(&mut store, &mut env, &params).map(outcome)
+        };
+        txn.statements().into_iter().map(run).collect()
+    }
+
+    /// Surroundings of work that runs in no partition.
+    pub(super) fn env(&self) -> TxnEnv {
+        let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        TxnEnv {
+            wall_us: wall.map_or(0, |d| d.as_micros() as i64),
+            seed: rand::random(),
+            partition: 0,
+            partitions: self.placement.partitions(),
+            budget: Budget::new(self.config.run_limit_steps),
+        }
+    }
+
+    /// Works out where the statements run, all of them together.
+    fn target(
+        &self,
+        plans: &[Arc<Plan>],
+        params: &[&[Value]],
+        session: Option<(u128, u64)>,
+    ) -> Result<Target> {
+        if plans.iter().any(|p| p.is_ddl()) {
+            return if plans.iter().all(|p| p.is_ddl()) { Ok(Target::Ddl) } else { Err(mixed()) };
+        }
+        let mut groups = BTreeSet::new();
+        let (mut writes, mut anywhere, mut system) = (false, false, false);
+        for (plan, params) in plans.iter().zip(params) {
+            let changes = plan.prepared.writes();
+            writes |= changes;
+            system |= plan.reads_system;
+            if plan.prepared.kind == Kind::Explain {
+                continue;
+            }
+            match plan.prepared.route(params)? {
+                Route::Anywhere => anywhere |= changes,
+                Route::Slot(slot) => drop(groups.insert(self.placement.group_of(slot))),
+                Route::Slots(slots) => groups.extend(slots.into_iter().map(|s| self.placement.group_of(s))),
+                Route::AllRead | Route::AllWrite => groups.extend(self.placement.partition_groups()),
+                Route::Ddl | Route::Session => {
+                    return Err(Error::unsupported("this statement at this place"));
+                }
+            }
+        }
+        if writes && (groups.len() > 1 || system) {
+            return Err(several(groups.len()));
+        }
+        Ok(match groups.len() {
+            _ if system => Target::Read(groups.into_iter().collect()),
+            0 if anywhere => Target::Group(self.any_group(session)),
+            0 => Target::Here,
+            1 => Target::Group(groups.into_iter().next().unwrap_or(1)),
+            _ => Target::Read(groups.into_iter().collect()),
+        })
+    }
+
+    /// A partition for work that may run in any: the session's own, so that a retry finds the first attempt's reply
+    /// (I11), else one that is led from here.
+    fn any_group(&self, session: Option<(u128, u64)>) -> u32 {
+        let partitions = self.placement.partitions();
+        if let Some((session, _)) = session {
+            return (session % u128::from(partitions)) as u32 + 1;
+        }
+        // Always the same one while leaders stay, so that one connection's work keeps its order.
+        let led_here = |g: &u32| self.core.role(*g).is_some_and(|r| r.open);
+        self.placement.partition_groups().find(led_here).unwrap_or(1)
+    }
+}
+
+impl Txn {
+    pub(super) fn statements(&self) -> Vec<(Arc<crate::sql::prepare::Prepared>, Vec<Value>)> {
+        let one = |(plan, params): (&Arc<Plan>, &Vec<Value>)| (Arc::clone(&plan.prepared), params.clone());
+        self.plans.iter().zip(&self.params).map(one).collect()
+    }
+}
+
+fn plans_of(txn: &[Bound]) -> Result<Vec<Arc<Plan>>> {
+    let one = |bound: &Bound| {
+        Arc::clone(&bound.statement.handle)
+            .downcast::<Plan>()
+            .map_err(|_| Error::internal("a statement of another backend"))
+    };
+    txn.iter().map(one).collect()
+}
+
+fn decode(reply: &Bytes) -> Result<Vec<Outcome>> {
+    Ok(Outcomes::decode(reply)?.into_iter().map(outcome).collect())
+}
+
+/// The executor's outcome as the protocol sends it.
+pub(super) fn outcome(done: exec::Outcome) -> Outcome {
+    Outcome { rows: done.rows, tag: done.tag, notices: done.notices.into_iter().map(notice).collect() }
+}
+
+fn notice(n: exec::Notice) -> Notice {
+    Notice { severity: n.severity, sqlstate: n.sqlstate, message: n.message, detail: None, hint: n.hint }
+}
+
+fn mixed() -> Error {
+    Error::unsupported("changing the schema and other statements in one transaction")
+        .hint("send CREATE, DROP and the like on their own")
+}
+
+fn several(partitions: usize) -> Error {
+    let what = match partitions {
+        0 | 1 => "writing in a statement that reads tables of schema dbos".to_string(),
+        n => format!("a transaction that writes and touches {n} partitions"),
+    };
+    Error::unsupported(what).hint(
+        "bind the first primary key column of every table to one value, or send one transaction for each partition key",
+    )
+}
+
+fn timed_out(writes: bool) -> Error {
+    if writes {
+        return Error::unknown("canceling statement due to statement timeout; its outcome is unknown");
+    }
+    Error::new("57014", "canceling statement due to statement timeout")
+}

@@ -1,0 +1,271 @@
+//! Connections to the other nodes: one per node and direction, kept open, with a bounded queue.
+//!
+//! Raft messages to a node that is not connected are dropped: raft-rs sends them again. A call to it is refused at once
+//! with an error to try again. When a connection breaks, calls that were under way end as *outcome unknown*, unless
+//! they change nothing.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::channel::oneshot;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::NodeConfig;
+use crate::error::{Error, Result};
+use crate::wire::peer::{
+    Answer, Call, FrameReader, GroupMessage, Hello, PROTOCOL, RaftBatch, answer, call, encode_frame,
+    frame, from_failure,
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two attempts: short at first, so that a node that starts is found at once.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+
+/// What becomes of a call whose connection breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnLoss {
+    /// It changes nothing: try again.
+    Retry,
+    /// It may have been done.
+    Unknown,
+}
+
+type AnswerSender = oneshot::Sender<Result<answer::Body>>;
+
+/// The way to one node.
+struct Link {
+    node: u64,
+    address: SocketAddr,
+    connected: Cell<bool>,
+    queue: RefCell<Vec<Bytes>>,
+    queued_bytes: Cell<u64>,
+    bytes_max: u64,
+    /// Raft messages of this turn.
+    batch: RefCell<Vec<GroupMessage>>,
+    calls: RefCell<HashMap<u64, (OnLoss, AnswerSender)>>,
+    next_call: Cell<u64>,
+    wake: Notify,
+}
+
+/// The ways to all other nodes.
+pub struct Peers {
+    own: u64,
+    cluster: u128,
+    links: BTreeMap<u64, Rc<Link>>,
+    tasks: RefCell<Vec<JoinHandle<()>>>,
+}
+
+impl Peers {
+    pub fn new(config: &NodeConfig) -> Rc<Self> {
+        let link = |n: &super::NodeAddress| {
+            let link = Link {
+                node: n.id,
+                address: n.peer,
+                connected: Cell::new(false),
+                queue: RefCell::default(),
+                queued_bytes: Cell::new(0),
+                bytes_max: config.peer_queue_bytes_max,
+                batch: RefCell::default(),
+                calls: RefCell::default(),
+                next_call: Cell::new(1),
+                wake: Notify::new(),
+            };
+            (n.id, Rc::new(link))
+        };
+        let others = config.nodes.iter().filter(|n| n.id != config.node_id);
+        Rc::new(Self {
+            own: config.node_id,
+            cluster: config.cluster_number(),
+            links: others.map(link).collect(),
+            tasks: RefCell::default(),
+        })
+    }
+
+    /// Starts one task per peer on the current `LocalSet`.
+    pub fn start(self: &Rc<Self>) {
+        for link in self.links.values() {
+            let hello = Hello {
+                protocol: PROTOCOL,
+                cluster: Bytes::copy_from_slice(&self.cluster.to_be_bytes()),
+                from: self.own,
+                to: link.node,
+            };
+            let task = tokio::task::spawn_local(Rc::clone(link).keep(hello));
+            self.tasks.borrow_mut().push(task);
+        }
+    }
+
+    /// Closes all connections, for good.
+    pub fn stop(&self) {
+        for task in self.tasks.borrow_mut().drain(..) {
+            task.abort();
+        }
+        for link in self.links.values() {
+            link.disconnected();
+        }
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = u64> {
+        self.links.keys().copied()
+    }
+
+    pub fn connected(&self, node: u64) -> bool {
+        self.links.get(&node).is_some_and(|l| l.connected.get())
+    }
+
+    /// Adds a Raft message to this turn's batch for `node`.
+    pub fn send(&self, node: u64, message: GroupMessage) {
+        if let Some(link) = self.links.get(&node)
+            && link.connected.get()
+        {
+            link.batch.borrow_mut().push(message);
+        }
+    }
+
+    /// Sends the batches of this turn.
+    pub fn flush(&self) {
+        for link in self.links.values() {
+            let messages = std::mem::take(&mut *link.batch.borrow_mut());
+            if !messages.is_empty() {
+                let frame = encode_frame(frame::Body::Raft(RaftBatch { messages }));
+                if !link.enqueue(frame) {
+                    tracing::debug!(node = link.node, "queue full, messages dropped");
+                }
+            }
+        }
+    }
+
+    /// Calls `node`. Queued when this returns, in order of calls.
+    pub fn call(&self, node: u64, body: call::Body, on_loss: OnLoss) -> oneshot::Receiver<Result<answer::Body>> {
+        let (sender, receiver) = oneshot::channel();
+        let Some(link) = self.links.get(&node).filter(|l| l.connected.get()) else {
+            let _ = sender.send(Err(Error::retry("57P03", format!("node {node} is not reachable"))));
+            return receiver;
+        };
+        let id = link.next_call.get();
+        link.next_call.set(id + 1);
+        if link.enqueue(encode_frame(frame::Body::Call(Call { id, body: Some(body) }))) {
+            link.calls.borrow_mut().insert(id, (on_loss, sender));
+        } else {
+            let _ = sender.send(Err(Error::busy(format!("the queue to node {node} is full (peer_queue_bytes_max)"))));
+        }
+        receiver
+    }
+}
+
+impl Link {
+    fn enqueue(&self, frame: Bytes) -> bool {
+        let bytes = self.queued_bytes.get() + frame.len() as u64;
+        if bytes > self.bytes_max {
+            return false;
+        }
+        self.queued_bytes.set(bytes);
+        self.queue.borrow_mut().push(frame);
+        self.wake.notify_one();
+        true
+    }
+
+    async fn keep(self: Rc<Self>, hello: Hello) {
+        let mut backoff = BACKOFF.0;
+        loop {
+            if let Ok(Ok(stream)) = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address)).await {
+                // Without it small frames wait for the peer's acknowledgement.
+                let _ = stream.set_nodelay(true);
+                tracing::info!(node = self.node, "connected");
+                let started = tokio::time::Instant::now();
+                let error = self.serve(stream, hello.clone()).await;
+                self.disconnected();
+                tracing::info!(node = self.node, "disconnected: {error}");
+                if started.elapsed() > BACKOFF.1 {
+                    backoff = BACKOFF.0;
+                }
+            }
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF.1);
+        }
+    }
+
+    async fn serve(&self, stream: TcpStream, hello: Hello) -> Error {
+        let (read, write) = stream.into_split();
+        self.enqueue(encode_frame(frame::Body::Hello(hello)));
+        self.connected.set(true);
+        let result = tokio::select! {
+            r = self.read(read) => r,
+            r = self.write(write) => r,
+        };
+        result.err().unwrap_or_else(|| Error::retry("08006", "closed by the peer"))
+    }
+
+    async fn read(&self, read: OwnedReadHalf) -> Result<()> {
+        let mut frames = FrameReader::new(read);
+        while let Some(body) = frames.next().await? {
+            let frame::Body::Answer(Answer { id, body }) = body else {
+                return Err(Error::retry("08P01", "the peer sent something else than an answer"));
+            };
+            // The caller may have given up already.
+            if let Some((_, sender)) = self.calls.borrow_mut().remove(&id) {
+                let result = match body {
+                    Some(answer::Body::Failure(failure)) => Err(from_failure(failure)),
+                    Some(body) => Ok(body),
+                    None => Err(Error::unknown("the peer's answer is empty")),
+                };
+                let _ = sender.send(result);
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(&self, mut write: OwnedWriteHalf) -> Result<()> {
+        loop {
+            let frames = std::mem::take(&mut *self.queue.borrow_mut());
+            if frames.is_empty() {
+                self.wake.notified().await;
+                continue;
+            }
+            write_frames(&mut write, &frames).await?;
+            let written: u64 = frames.iter().map(|f| f.len() as u64).sum();
+            self.queued_bytes.set(self.queued_bytes.get().saturating_sub(written));
+        }
+    }
+
+    fn disconnected(&self) {
+        self.connected.set(false);
+        self.queue.borrow_mut().clear();
+        self.batch.borrow_mut().clear();
+        self.queued_bytes.set(0);
+        for (_, (on_loss, sender)) in self.calls.borrow_mut().drain() {
+            let message = format!("connection to node {} was lost", self.node);
+            let _ = sender.send(Err(match on_loss {
+                OnLoss::Retry => Error::retry("08006", message),
+                OnLoss::Unknown => Error::unknown(message),
+            }));
+        }
+    }
+}
+
+/// Frames smaller than this are copied together, so that one write(2) takes many.
+const COPY_BELOW: usize = 16 << 10;
+
+/// Writes frames with few system calls: small ones together, large ones without a copy.
+pub async fn write_frames(write: &mut OwnedWriteHalf, frames: &[Bytes]) -> Result<()> {
+    let mut small = BytesMut::new();
+    let failed = |e: std::io::Error| Error::retry("08006", format!("connection between nodes: {e}"));
+    for frame in frames {
+        if frame.len() < COPY_BELOW {
+            small.extend_from_slice(frame);
+            continue;
+        }
+        write.write_all(&small).await.map_err(failed)?;
+        small.clear();
+        write.write_all(frame).await.map_err(failed)?;
+    }
+    write.write_all(&small).await.map_err(failed)
+}

@@ -1,0 +1,166 @@
+//! Connections from the other nodes: Raft messages go to the core's inbox, calls to the gateway.
+//!
+//! Calls are started in the order in which they arrive and answered in the order in which they finish.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use futures::future::LocalBoxFuture;
+use protobuf::Message as _;
+use raft::eraftpb::Message;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::core::Core;
+use super::peers::write_frames;
+use crate::error::{Error, Result};
+use crate::partition::Input;
+use crate::wire::peer::{
+    Answer, FrameReader, Hello, PROTOCOL, RaftBatch, answer, call, encode_frame, frame, to_failure,
+};
+
+/// Calls of one peer under way at once.
+const CALLS_MAX: usize = 65_536;
+
+/// Answers the calls of peers. Must start the work before it returns, so that order is kept.
+pub trait Calls {
+    fn call(&self, from: u64, body: call::Body) -> LocalBoxFuture<'static, Result<answer::Body>>;
+}
+
+/// What every connection of peers needs.
+pub struct PeerServer {
+    pub own: u64,
+    pub cluster: u128,
+    pub core: Rc<Core>,
+    pub calls: Rc<dyn Calls>,
+}
+
+impl PeerServer {
+    /// Accepts connections for ever; they end with this.
+    pub async fn run(self: Rc<Self>, listener: TcpListener) {
+        let mut connections = JoinSet::new();
+        loop {
+            while connections.try_join_next().is_some() {}
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    // Without it small frames wait for the peer's acknowledgement.
+                    let _ = stream.set_nodelay(true);
+                    let server = Rc::clone(&self);
+                    connections.spawn_local(async move {
+                        if let Err(error) = server.serve(stream).await {
+                            tracing::info!("connection of a peer ended: {error}");
+                        }
+                    });
+                }
+                // Out of file descriptors: it may pass.
+                Err(error) => {
+                    tracing::warn!("cannot accept a peer: {error}");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(self: Rc<Self>, stream: TcpStream) -> Result<()> {
+        let (read, write) = stream.into_split();
+        let mut frames = FrameReader::new(read);
+        let Some(frame::Body::Hello(hello)) = frames.next().await? else {
+            return Err(Error::retry("08P01", "a peer did not say hello"));
+        };
+        let from = self.check(&hello)?;
+        let answers = Rc::new(Answers::default());
+        tokio::select! {
+            result = self.read(from, frames, &answers) => result,
+            result = answers.write(write) => result,
+        }
+    }
+
+    fn check(&self, hello: &Hello) -> Result<u64> {
+        if hello.protocol != PROTOCOL {
+            return Err(Error::new("08P01", format!("node {} speaks protocol {}", hello.from, hello.protocol)));
+        }
+        if hello.cluster[..] != self.cluster.to_be_bytes() || hello.to != self.own {
+            return Err(Error::new(
+                "08004",
+                format!("node {} of another cluster, or one that takes this for node {}", hello.from, hello.to),
+            )
+            .hint("`nodes` must be the same list in every node's configuration"));
+        }
+        Ok(hello.from)
+    }
+
+    async fn read(
+        &self,
+        from: u64,
+        mut frames: FrameReader<tokio::net::tcp::OwnedReadHalf>,
+        answers: &Rc<Answers>,
+    ) -> Result<()> {
+        while let Some(body) = frames.next().await? {
+            match body {
+                frame::Body::Raft(batch) => self.raft(batch)?,
+                frame::Body::Call(call) => self.start(from, call.id, call.body, answers),
+                _ => return Err(Error::retry("08P01", "unexpected frame")),
+            }
+        }
+        Ok(())
+    }
+
+    fn raft(&self, batch: RaftBatch) -> Result<()> {
+        for message in batch.messages {
+            let decoded = Message::parse_from_bytes(&message.message)
+                .map_err(|e| Error::retry("08P01", format!("Raft message: {e}")))?;
+            self.core.send(message.group, Input::Message(decoded));
+        }
+        Ok(())
+    }
+
+    fn start(&self, from: u64, id: u64, body: Option<call::Body>, answers: &Rc<Answers>) {
+        let Some(body) = body else {
+            answers.push(id, Err(Error::unsupported("this call between nodes")));
+            return;
+        };
+        if answers.open.get() >= CALLS_MAX {
+            answers.push(id, Err(Error::busy("too many calls of one node")));
+            return;
+        }
+        answers.open.set(answers.open.get() + 1);
+        let work = self.calls.call(from, body);
+        let answers = Rc::clone(answers);
+        tokio::task::spawn_local(async move {
+            let result = work.await;
+            answers.open.set(answers.open.get() - 1);
+            answers.push(id, result);
+        });
+    }
+}
+
+/// Answers waiting to be written; at most `CALLS_MAX`.
+#[derive(Default)]
+struct Answers {
+    queue: RefCell<Vec<Bytes>>,
+    open: Cell<usize>,
+    wake: Notify,
+}
+
+impl Answers {
+    fn push(&self, id: u64, result: Result<answer::Body>) {
+        let body = result.unwrap_or_else(|error| answer::Body::Failure(to_failure(&error)));
+        let frame = encode_frame(frame::Body::Answer(Answer { id, body: Some(body) }));
+        self.queue.borrow_mut().push(frame);
+        self.wake.notify_one();
+    }
+
+    async fn write(&self, mut write: OwnedWriteHalf) -> Result<()> {
+        loop {
+            let frames = std::mem::take(&mut *self.queue.borrow_mut());
+            if frames.is_empty() {
+                self.wake.notified().await;
+                continue;
+            }
+            write_frames(&mut write, &frames).await?;
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The two threads beside the core: the log writer and the apply thread.
+//!
+//! Each takes everything that waits, does it as one piece of work, and reports back. The core never waits for them: the
+//! job queues are bounded well above what replicas may have in flight, and reports go through a channel that cannot be
+//! full, since each report answers a job. An error here must stop the process: a failed fsync may have lost what it was
+//! asked to keep, and a replica that skips an entry is no replica (I7).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::State;
+use crate::error::{Error, Result};
+use crate::partition::apply::{self, ApplyJob, AppliedReport};
+use crate::storage::{LogStore, LogWrite};
+
+/// Jobs waiting for one thread. Replicas bound what they have in flight far below it.
+const JOBS_MAX: usize = 65_536;
+
+/// How often the log is synced in the background while durability is `memory`.
+const BACKGROUND_SYNC: Duration = Duration::from_millis(200);
+
+/// What the threads tell the core.
+pub enum Report {
+    Persisted { group: u32, token: u64 },
+    Applied { group: u32, report: AppliedReport },
+    /// The process must end.
+    Fatal(Error),
+}
+
+/// For the log writer.
+pub struct WriteJob {
+    pub group: u32,
+    pub token: u64,
+    pub write: LogWrite,
+    pub sync: bool,
+}
+
+/// The threads and their queues; dropping it lets them finish what waits, and joins them.
+pub struct Threads {
+    writes: Option<Sender<WriteJob>>,
+    applies: Option<Sender<ApplyJob>>,
+    joins: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    pub fn start(
+        log: Arc<dyn LogStore>,
+        stores: BTreeMap<u32, Arc<State>>,
+        reports: UnboundedSender<Report>,
+    ) -> Result<Self> {
+        let (writes, write_jobs) = bounded(JOBS_MAX);
+        let (applies, apply_jobs) = bounded(JOBS_MAX);
+        let write_reports = reports.clone();
+        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new()
+                .name(name.to_string())
+                .spawn(body)
+                .map_err(|e| Error::new("58000", format!("cannot start thread {name}: {e}")))
+        };
+        let joins = vec![
+            spawn("log-writer", Box::new(move || write_loop(&*log, &write_jobs, &write_reports)))?,
+            spawn("apply", Box::new(move || apply_loop(&stores, &apply_jobs, &reports)))?,
+        ];
+        Ok(Self { writes: Some(writes), applies: Some(applies), joins })
+    }
+
+    pub fn write(&self, job: WriteJob) {
+        if let Some(queue) = &self.writes {
+            // The receiver goes away only after it has reported a fatal error, which ends the process.
+            let _ = queue.send(job);
+        }
+    }
+
+    pub fn apply(&self, job: ApplyJob) {
+        if let Some(queue) = &self.applies {
+            let _ = queue.send(job);
+        }
+    }
+
+    /// Lets the threads finish what waits and joins them.
+    pub fn stop(&mut self) {
+        self.writes = None;
+        self.applies = None;
+        for join in self.joins.drain(..) {
+            if join.join().is_err() {
+                tracing::error!("a thread beside the core panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// One append and one fdatasync for everything that waits, of all groups.
+fn write_loop(log: &dyn LogStore, jobs: &Receiver<WriteJob>, reports: &UnboundedSender<Report>) {
+    let mut unsynced = false;
+    loop {
+        let first = if unsynced {
+            match jobs.recv_timeout(BACKGROUND_SYNC) {
+                Ok(job) => Some(job),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        } else {
+            match jobs.recv() {
+                Ok(job) => Some(job),
+                Err(_) => break,
+            }
+        };
+        let mut sync = first.is_none();
+        let mut writes = Vec::new();
+        let mut done = Vec::new();
+        for job in first.into_iter().chain(jobs.try_iter()) {
+            sync |= job.sync;
+            writes.push(job.write);
+            done.push((job.group, job.token));
+        }
+        if let Err(error) = log.append(writes, sync) {
+            let _ = reports.send(Report::Fatal(error));
+            return;
+        }
+        unsynced = !sync;
+        for (group, token) in done {
+            let _ = reports.send(Report::Persisted { group, token });
+        }
+    }
+    if unsynced && let Err(error) = log.append(Vec::new(), true) {
+        let _ = reports.send(Report::Fatal(error));
+    }
+}
+
+/// One atomic write for everything that waits of one group.
+fn apply_loop(
+    stores: &BTreeMap<u32, Arc<State>>,
+    jobs: &Receiver<ApplyJob>,
+    reports: &UnboundedSender<Report>,
+) {
+    while let Ok(first) = jobs.recv() {
+        let mut merged: BTreeMap<u32, ApplyJob> = BTreeMap::new();
+        for job in std::iter::once(first).chain(jobs.try_iter()) {
+            match merged.get_mut(&job.group) {
+                Some(waiting) => waiting.entries.extend(job.entries),
+                None => {
+                    merged.insert(job.group, job);
+                }
+            }
+        }
+        for (group, job) in merged {
+            let result = match stores.get(&group) {
+                Some(store) => apply::run(&**store, job),
+                None => Err(Error::internal(format!("entries for group {group}, which is not here"))),
+            };
+            let report = match result {
+                Ok(report) => Report::Applied { group, report },
+                Err(error) => Report::Fatal(error),
+            };
+            let fatal = matches!(report, Report::Fatal(_));
+            let _ = reports.send(report);
+            if fatal {
+                return;
+            }
+        }
+    }
+}

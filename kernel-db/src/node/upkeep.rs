@@ -1,0 +1,214 @@
+//! What a node does by the clock: ticks, elections of preferred leaders, flushing, forgetting history.
+//!
+//! State is flushed when it pins much log or is old, so that the log can be cut behind it (I10 is the replica's to keep;
+//! here it is only given the chance). Leadership drifts back to the preferred node once that is up and has caught up, so
+//! that after a failure the leaders are spread again.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::NodeConfig;
+use super::core::Core;
+use super::peers::Peers;
+use super::placement::Placement;
+use crate::partition::apply::AppliedReport;
+use crate::partition::{Input, ReplicaStatus};
+use crate::storage::StateStore;
+
+/// How often everything but ticks is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// A leader stays this long before it hands over to the preferred node: a node that comes and goes must not move it
+/// every time.
+const SETTLED: Duration = Duration::from_secs(3);
+/// Entries that the preferred node may be behind when it is given the leadership.
+const TRANSFER_LAG_MAX: u64 = 64;
+/// History is dropped this many times per window: each time one range delete.
+const HISTORY_STEPS: u32 = 10;
+/// For the others to take over when this node stops.
+const HAND_OVER: Duration = Duration::from_millis(600);
+
+/// See the module's documentation.
+pub struct Upkeep {
+    config: Rc<NodeConfig>,
+    core: Rc<Core>,
+    peers: Rc<Peers>,
+    placement: Placement,
+    /// When each group was flushed last.
+    flushed: RefCell<BTreeMap<u32, Instant>>,
+    /// Since when each group is led from here.
+    leading: RefCell<BTreeMap<u32, Instant>>,
+}
+
+impl Upkeep {
+    pub fn new(config: Rc<NodeConfig>, core: Rc<Core>, peers: Rc<Peers>) -> Rc<Self> {
+        Rc::new(Self {
+            placement: Placement::new(&config),
+            config,
+            core,
+            peers,
+            flushed: RefCell::default(),
+            leading: RefCell::default(),
+        })
+    }
+
+    /// Ticks all groups, for ever; missed ticks are skipped.
+    pub async fn tick(self: Rc<Self>) {
+        let mut interval = tokio::time::interval(Duration::from_millis(self.config.tick_ms));
+        interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            interval.tick().await;
+            for &group in self.core.groups().keys() {
+                self.core.send(group, Input::Tick);
+            }
+        }
+    }
+
+    /// Everything else, for ever.
+    pub async fn run(self: Rc<Self>) {
+        self.bootstrap().await;
+        let mut interval = tokio::time::interval(LOOK);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let history_every = Duration::from_secs(self.config.history_window_s) / HISTORY_STEPS;
+        let mut history_at = Instant::now() + history_every;
+        loop {
+            interval.tick().await;
+            self.drift();
+            self.flush();
+            if Instant::now() >= history_at {
+                history_at = Instant::now() + history_every;
+                self.forget();
+            }
+        }
+    }
+
+    /// Preferred leaders campaign as soon as a majority can be reached, so that a new cluster need not wait for an
+    /// election timeout.
+    async fn bootstrap(&self) {
+        let patience = Duration::from_millis(self.config.tick_ms * self.config.election_ticks);
+        let until = Instant::now() + patience;
+        while Instant::now() < until {
+            let mut waiting = false;
+            for &group in self.core.groups().keys() {
+                let voters = self.placement.voters(group);
+                let leaderless = self.core.role(group).is_some_and(|r| r.leader.is_none());
+                if voters[0] != self.config.node_id || !leaderless {
+                    continue;
+                }
+                waiting = true;
+                let here = |n: &&u64| **n == self.config.node_id || self.peers.connected(**n);
+                if voters.iter().filter(here).count() * 2 > voters.len() {
+                    self.core.send(group, Input::Campaign);
+                }
+            }
+            if !waiting {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(self.config.tick_ms)).await;
+        }
+    }
+
+    /// Gives leaderships back to their preferred nodes.
+    fn drift(&self) {
+        let mut leading = self.leading.borrow_mut();
+        for &group in self.core.groups().keys() {
+            if !self.core.role(group).is_some_and(|r| r.open) {
+                leading.remove(&group);
+                continue;
+            }
+            let since = *leading.entry(group).or_insert_with(Instant::now);
+            let preferred = self.placement.preferred_leader(group);
+            if preferred == self.config.node_id || since.elapsed() < SETTLED || !self.peers.connected(preferred) {
+                continue;
+            }
+            if self.core.status(group).is_some_and(|s| caught_up(&s, preferred)) {
+                tracing::info!(group, to = preferred, "leadership goes back to its preferred node");
+                self.core.send(group, Input::TransferLeader(preferred));
+                // Not again at once, should it fail.
+                leading.insert(group, Instant::now());
+            }
+        }
+    }
+
+    fn flush(&self) {
+        for (&number, group) in self.core.groups() {
+            let mut flushed = self.flushed.borrow_mut();
+            let last = *flushed.entry(number).or_insert_with(Instant::now);
+            let pinned = group.unflushed_bytes.get();
+            let old = last.elapsed() >= Duration::from_secs(self.config.flush_interval_s);
+            if pinned < self.config.flush_log_bytes && !old {
+                continue;
+            }
+            flushed.insert(number, Instant::now());
+            if group.store.meta().applied_index <= group.store.durable_index() {
+                continue;
+            }
+            group.unflushed_bytes.set(0);
+            let (store, core) = (Arc::clone(&group.store), Rc::clone(&self.core));
+            tokio::task::spawn_local(async move {
+                let work = Arc::clone(&store);
+                match tokio::task::spawn_blocking(move || work.flush()).await {
+                    Ok(Ok(())) => core.send(number, Input::Applied(flush_report(&*store))),
+                    Ok(Err(error)) => super::core::fatal(&error),
+                    Err(error) => tracing::error!(group = number, "flush: {error}"),
+                }
+            });
+        }
+    }
+
+    fn forget(&self) {
+        for group in self.core.groups().values() {
+            let store = Arc::clone(&group.store);
+            let window_us = self.config.history_window_s.saturating_mul(1_000_000);
+            tokio::task::spawn_blocking(move || {
+                let before = store.meta().last_ts.saturating_sub(window_us);
+                if before > 0
+                    && let Err(error) = store.drop_history(before)
+                {
+                    tracing::error!("history not dropped: {error}");
+                }
+            });
+        }
+    }
+}
+
+/// What a flush adds to what the replica knows: nothing was applied by it.
+fn flush_report<S: StateStore>(store: &S) -> AppliedReport {
+    AppliedReport { index: store.durable_index(), durable: store.durable_index(), floor: 0 }
+}
+
+fn caught_up(status: &ReplicaStatus, node: u64) -> bool {
+    status.followers.iter().any(|f| f.node == node && f.active && f.lag <= TRANSFER_LAG_MAX)
+}
+
+/// Gives away what is led from here, so that the cluster need not wait for an election when this node stops.
+pub async fn hand_over(core: &Rc<Core>, peers: &Rc<Peers>) {
+    let until = Instant::now() + HAND_OVER;
+    let mut asked = Vec::new();
+    while Instant::now() < until {
+        let led: Vec<u32> =
+            core.groups().keys().copied().filter(|g| core.role(*g).is_some_and(|r| r.is_leader)).collect();
+        let mut possible = false;
+        for group in led {
+            let Some(status) = core.status(group) else {
+                continue;
+            };
+            let next = status.followers.iter().filter(|f| f.active && peers.connected(f.node)).min_by_key(|f| f.lag);
+            if let Some(next) = next {
+                possible = true;
+                if !asked.contains(&group) {
+                    asked.push(group);
+                    core.send(group, Input::TransferLeader(next.node));
+                }
+            }
+        }
+        if !possible {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,94 @@
+//! Batches: the transactions of one Raft entry, and the replies that wait for it.
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::apply::payload::{
+    LogPayload, Op as LogOp, Put, Range, SessionReply, op::Kind as OpKind,
+};
+use crate::error::Result;
+use crate::storage::Op;
+
+/// What a held reply rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rests {
+    /// Its effect, or its recorded outcome, is in the entry: the entry's commit settles it.
+    OnEffect,
+    /// It saw the state up to the entry, and came before the entry was proposed: the entry's commit shows that this leader
+    /// still led when the reply was made.
+    OnTip,
+    /// As `OnTip`, but it came after the proposal: it needs a lease or a quorum's word too.
+    OnTipLate,
+}
+
+/// A reply that must not leave yet (I4).
+pub struct Held {
+    pub id: u64,
+    pub result: Result<Bytes>,
+    pub rests: Rests,
+}
+
+/// The batch that transactions are being added to.
+#[derive(Default)]
+pub struct Batch {
+    pub held: Vec<Held>,
+    pub sessions: Vec<SessionReply>,
+    pub evicted: Vec<Bytes>,
+    /// Bytes of kept outcomes; the tip counts those of rows.
+    pub bytes: usize,
+    /// An entry is wanted even without changes: to raise the ceiling, or to tell the floor.
+    pub wanted: bool,
+}
+
+/// A proposed batch.
+pub struct InFlight {
+    pub index: u64,
+    pub ts: u64,
+    pub ceiling: u64,
+    pub proposed_us: u64,
+    pub held: Vec<Held>,
+}
+
+/// What an entry says beside its changes.
+pub struct Stamp {
+    pub ts: u64,
+    pub ceiling: u64,
+    pub floor: u64,
+}
+
+impl Batch {
+    pub fn add_outcome(&mut self, session: u128, number: u64, outcome: Bytes) {
+        self.bytes += outcome.len() + 32;
+        self.sessions.push(SessionReply {
+            session: session.to_be_bytes().to_vec().into(),
+            number,
+            reply: outcome,
+        });
+    }
+
+    pub fn add_eviction(&mut self, session: u128) {
+        self.evicted.push(session.to_be_bytes().to_vec().into());
+    }
+
+    /// The data of the batch's Raft entry.
+    pub fn encode(&mut self, stamp: &Stamp, ops: Vec<Op>) -> Vec<u8> {
+        LogPayload {
+            ts: stamp.ts,
+            ceiling: stamp.ceiling,
+            ops: ops.into_iter().map(log_op).collect(),
+            sessions: std::mem::take(&mut self.sessions),
+            evicted: std::mem::take(&mut self.evicted),
+            floor: stamp.floor,
+        }
+        .encode_to_vec()
+    }
+}
+
+fn log_op(op: Op) -> LogOp {
+    let kind = match op {
+        Op::Put { key, value, fresh } => OpKind::Put(Put { key, value, fresh }),
+        Op::Delete { key } => OpKind::Delete(key),
+        Op::DeleteRange { from, to } => OpKind::DeleteRange(Range { from, to }),
+    };
+    LogOp { kind: Some(kind) }
+}

@@ -1,0 +1,423 @@
+//! The leader's executor: runs transactions one after another on the tip, gathers them in batches, and holds every reply
+//! until what it rests on is committed.
+//!
+//! One executor lives for one term of leadership (I1): it is opened on the state that has applied the whole log (I2), so
+//! that every batch is computed on the log's prefix before it (I3), and dropped with its tip when leadership is lost (I6).
+//! It names no raft: the replica proposes what `seal` gives, and tells what was committed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::batch::{Batch, Held, InFlight, Rests, Stamp};
+use super::reads::{Answer, Reads};
+use super::replica::{Now, Output, ReplicaConfig, Request};
+use super::sessions::{self, Seen, Sessions};
+use super::tip::{Tip, TipLimits};
+use super::transaction::{Budget, TxnEnv};
+use crate::error::{Class, Error, Result};
+use crate::raft::Lease;
+use crate::storage::StateStore;
+use crate::txn::HybridClock;
+
+/// I13: commits and read promises stay within this time of the clock, at or below a ceiling that the log holds.
+const CEILING_AHEAD_US: u64 = 500_000;
+
+/// A promise that was asked for and cannot be given yet.
+struct SnapshotWait {
+    id: u64,
+    ts: u64,
+    /// Entries up to here may hold commits at or below `ts`.
+    index: u64,
+}
+
+pub struct Executor<S: StateStore> {
+    term: u64,
+    tip: Tip<S>,
+    clock: HybridClock,
+    sessions: Sessions,
+    batch: Batch,
+    in_flight: VecDeque<InFlight>,
+    /// Requests that wait for room in a batch, not executed.
+    queue: VecDeque<Request>,
+    reads: Reads,
+    snapshots: Vec<SnapshotWait>,
+    /// I13: the highest ceiling in a committed entry, and in a proposed one.
+    ceiling_committed: u64,
+    ceiling_proposed: u64,
+    committed_ts: u64,
+    /// The floor that the last entry told.
+    floor_told: u64,
+    /// Requests accepted and not answered.
+    requests: usize,
+    runs: u64,
+}
+
+impl<S: StateStore> Executor<S> {
+    /// Opens on a state that has applied every entry of the log, the empty one of `term` included (I2).
+    pub fn open(config: &ReplicaConfig, store: &Arc<S>, term: u64) -> Result<Self> {
+        let meta = store.meta();
+        let tick_us = config.tick_ms * 1000;
+        let limits = TipLimits {
+            tip_bytes_max: config.tip_bytes_max,
+            write_set_bytes_max: config.write_set_bytes_max,
+            ..TipLimits::default()
+        };
+        // I13: what earlier leaders promised to readers stays true.
+        let floor_ts = meta.last_ts.max(meta.ceiling);
+        Ok(Self {
+            term,
+            tip: Tip::new(store.clone(), limits),
+            clock: HybridClock::above(floor_ts),
+            sessions: Sessions::load(&**store, config.sessions_max)?,
+            batch: Batch::default(),
+            in_flight: VecDeque::new(),
+            queue: VecDeque::new(),
+            reads: Reads::new(
+                Lease::new(tick_us, config.election_ticks),
+                2 * tick_us * config.heartbeat_ticks as u64,
+            ),
+            snapshots: Vec::new(),
+            ceiling_committed: meta.ceiling,
+            ceiling_proposed: meta.ceiling,
+            committed_ts: meta.last_ts,
+            floor_told: 0,
+            requests: 0,
+            runs: 0,
+        })
+    }
+
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    pub fn requests(&self) -> usize {
+        self.requests
+    }
+
+    pub fn committed_ts(&self) -> u64 {
+        self.committed_ts
+    }
+
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    pub fn reads(&mut self) -> &mut Reads {
+        &mut self.reads
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// The open batch has reached its bound: it must be closed before anything else is executed.
+    pub fn is_full(&self, config: &ReplicaConfig) -> bool {
+        self.tip.batch_bytes() + self.batch.bytes >= config.batch_bytes_max
+    }
+
+    /// True if the open batch needs an entry.
+    pub fn has_batch(&self) -> bool {
+        self.is_dirty() || self.batch.wanted
+    }
+
+    fn is_dirty(&self) -> bool {
+        !self.tip.batch_is_empty() || !self.batch.sessions.is_empty()
+    }
+
+    /// Accepts a request: executes it, or queues it behind a full batch, or refuses it.
+    pub fn request(
+        &mut self,
+        config: &ReplicaConfig,
+        now: Now,
+        request: Request,
+        log_full: bool,
+        out: &mut Vec<Output>,
+    ) {
+        let refused = if self.requests >= config.queue_max {
+            Some(Error::busy(format!(
+                "{} requests are waiting at this partition (queue_max)",
+                self.requests
+            )))
+        } else if log_full && !request.txn.read_only() {
+            Some(log_full_error(config.log_bytes_max))
+        } else {
+            None
+        };
+        if let Some(error) = refused {
+            out.push(Output::Reply {
+                id: request.id,
+                result: Err(error),
+            });
+            return;
+        }
+        self.requests += 1;
+        if !self.queue.is_empty() || self.is_full(config) {
+            self.queue.push_back(request);
+        } else {
+            self.execute(config, now, request, out);
+        }
+    }
+
+    /// Executes queued requests until the batch is full. True if it ran any.
+    pub fn run_queue(&mut self, config: &ReplicaConfig, now: Now, out: &mut Vec<Output>) -> bool {
+        let mut ran = false;
+        while !self.is_full(config) {
+            let Some(request) = self.queue.pop_front() else {
+                break;
+            };
+            self.execute(config, now, request, out);
+            ran = true;
+        }
+        ran
+    }
+
+    fn execute(
+        &mut self,
+        config: &ReplicaConfig,
+        now: Now,
+        request: Request,
+        out: &mut Vec<Output>,
+    ) {
+        let id = request.id;
+        let cancelled = request.cancel.as_ref();
+        if cancelled.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+            let error = Error::new("57014", "canceled on user request");
+            return self.hold(id, Err(error), Rests::OnTip);
+        }
+        let session = request.session.filter(|_| !request.txn.read_only());
+        if let Some((session, number)) = session {
+            match self.sessions.look_up(session, number) {
+                Seen::New => {}
+                Seen::Done(outcome) => {
+                    return self.repeat(id, sessions::decode_outcome(&outcome), out);
+                }
+                Seen::Refused(error) => return self.hold(id, Err(error), Rests::OnTip),
+            }
+        }
+        let (result, wrote) = self.run(config, now, &request);
+        let mut rests = if wrote { Rests::OnEffect } else { Rests::OnTip };
+        if let Some((session, number)) = session
+            && let Some(outcome) = sessions::encode_outcome(&result)
+        {
+            // I11: the outcome travels in the entry of the effect.
+            self.batch.add_outcome(session, number, outcome.clone());
+            if let Some(evicted) = self.sessions.record(session, number, outcome) {
+                self.batch.add_eviction(evicted);
+            }
+            rests = Rests::OnEffect;
+        }
+        self.hold(id, result, rests);
+    }
+
+    /// Runs the transaction on the tip; on error every write is undone.
+    fn run(
+        &mut self,
+        config: &ReplicaConfig,
+        now: Now,
+        request: &Request,
+    ) -> (Result<Bytes>, bool) {
+        self.runs += 1;
+        let seed = xxh3_64_with_seed(
+            &[self.term, self.runs].map(u64::to_be_bytes).concat(),
+            config.seed,
+        );
+        let mut env = TxnEnv {
+            wall_us: now.wall_us,
+            seed,
+            partition: config.partition,
+            partitions: config.partitions,
+            budget: Budget::new(config.run_limit_steps),
+        };
+        let mut view = self.tip.begin();
+        match request.txn.run(&mut view, &mut env) {
+            Ok(_) if request.txn.read_only() && view.wrote() => {
+                view.rollback();
+                let error = Error::internal("a transaction that claims to read only has written");
+                (Err(error), false)
+            }
+            Ok(reply) => (Ok(reply), view.commit()),
+            Err(error) => {
+                // I5: what a transaction wrote was in memory only; nothing of a failed one stays there.
+                view.rollback();
+                (Err(error), false)
+            }
+        }
+    }
+
+    /// I4: a reply waits for the newest entry that it may rest on; only what rests on committed state goes to the reads.
+    fn hold(&mut self, id: u64, result: Result<Bytes>, rests: Rests) {
+        if self.is_dirty() {
+            self.batch.held.push(Held { id, result, rests });
+        } else if let Some(newest) = self.in_flight.back_mut() {
+            let rests = match rests {
+                Rests::OnEffect => Rests::OnEffect,
+                Rests::OnTip | Rests::OnTipLate => Rests::OnTipLate,
+            };
+            newest.held.push(Held { id, result, rests });
+        } else {
+            self.reads.push(Answer::Reply { id, result });
+        }
+    }
+
+    /// An outcome that was recorded: told at once if its entry is committed, else held with the tip.
+    fn repeat(&mut self, id: u64, result: Result<Bytes>, out: &mut Vec<Output>) {
+        if self.is_dirty() || !self.in_flight.is_empty() {
+            self.hold(id, result, Rests::OnEffect);
+        } else {
+            self.requests -= 1;
+            out.push(Output::Reply { id, result });
+        }
+    }
+
+    /// Closes the open batch, to be proposed as entry `index`. The caller has made sure that it can be.
+    pub fn seal(&mut self, now: Now, index: u64, floor: u64) -> Vec<u8> {
+        let ts = self.clock.next(now.wall_us);
+        let wall_us = u64::try_from(now.wall_us).unwrap_or(0);
+        // I13: an entry raises the ceiling over its own timestamp, which is above every promise that waits for it.
+        let ceiling = (wall_us + CEILING_AHEAD_US).max(ts);
+        self.ceiling_proposed = self.ceiling_proposed.max(ceiling);
+        self.floor_told = floor;
+        let ops = self.tip.close_batch(index);
+        let mut batch = std::mem::take(&mut self.batch);
+        let stamp = Stamp { ts, ceiling, floor };
+        let data = batch.encode(&stamp, ops);
+        self.in_flight.push_back(InFlight {
+            index,
+            ts,
+            ceiling,
+            proposed_us: now.mono_us,
+            held: batch.held,
+        });
+        data
+    }
+
+    /// Everything of this term up to `commit` is committed: replies leave in order.
+    pub fn committed(&mut self, commit: u64, out: &mut Vec<Output>) {
+        while self.in_flight.front().is_some_and(|f| f.index <= commit) {
+            let Some(entry) = self.in_flight.pop_front() else {
+                break;
+            };
+            self.reads.lease().renew(entry.proposed_us);
+            self.ceiling_committed = self.ceiling_committed.max(entry.ceiling);
+            self.committed_ts = self.committed_ts.max(entry.ts);
+            for Held { id, result, rests } in entry.held {
+                if rests == Rests::OnTipLate {
+                    self.reads.push(Answer::Reply { id, result });
+                } else {
+                    self.requests -= 1;
+                    out.push(Output::Reply { id, result });
+                }
+            }
+        }
+    }
+
+    /// The state store has applied everything up to `index`.
+    pub fn applied(&mut self, index: u64) {
+        self.tip.applied(index);
+    }
+
+    /// Answers reads that a valid lease covers.
+    pub fn answer_reads(&mut self, now: Now, out: &mut Vec<Output>) {
+        self.requests -= self.reads.release(now.mono_us, self.committed_ts, out);
+    }
+
+    /// A read-index round came back.
+    pub fn read_confirmed(&mut self, round: u64, out: &mut Vec<Output>) {
+        self.requests -= self.reads.confirmed(round, self.committed_ts, out);
+    }
+
+    /// Asks for the promise that everything at or below `ts` is applied and nothing more will be committed there.
+    pub fn snapshot_at(
+        &mut self,
+        now: Now,
+        id: u64,
+        ts: u64,
+        last_index: u64,
+        out: &mut Vec<Output>,
+    ) {
+        if let Err(error) = self.clock.observe(ts, now.wall_us) {
+            out.push(Output::SnapshotReady {
+                id,
+                result: Err(error),
+            });
+            return;
+        }
+        // The open batch has no timestamp yet: it will be above `ts`.
+        if self.ceiling_proposed < ts {
+            self.batch.wanted = true;
+        }
+        self.snapshots.push(SnapshotWait {
+            id,
+            ts,
+            index: last_index,
+        });
+    }
+
+    pub fn answer_snapshots(&mut self, applied: u64, out: &mut Vec<Output>) {
+        let ceiling = self.ceiling_committed;
+        self.snapshots.retain(|wait| {
+            // I13: the promise must outlive this leader, so the ceiling over it must be committed.
+            let ready = wait.ts <= ceiling && wait.index <= applied;
+            if ready {
+                out.push(Output::SnapshotReady {
+                    id: wait.id,
+                    result: Ok(()),
+                });
+            }
+            !ready
+        });
+    }
+
+    /// Asks for an entry that tells the floor, if that has moved since the last one.
+    pub fn tell_floor(&mut self, floor: u64) {
+        if floor > self.floor_told && self.in_flight.is_empty() {
+            self.batch.wanted = true;
+        }
+    }
+
+    /// I6: leadership is lost. What was proposed may or may not come true; what was not never will.
+    pub fn close(self, not_leader: &Error, out: &mut Vec<Output>) {
+        let unknown = Error::unknown("leadership was lost before the commit was confirmed").hint(
+            "the effect may or may not be there; a retry under the same session and number tells",
+        );
+        let mut reply = |id, error: &Error| {
+            out.push(Output::Reply {
+                id,
+                result: Err(error.clone()),
+            });
+        };
+        for held in self.in_flight.into_iter().flat_map(|entry| entry.held) {
+            let effect = held.rests == Rests::OnEffect;
+            reply(held.id, if effect { &unknown } else { not_leader });
+        }
+        for held in self.batch.held {
+            reply(held.id, not_leader);
+        }
+        for request in self.queue {
+            reply(request.id, not_leader);
+        }
+        self.reads.refuse(not_leader, out);
+        out.extend(
+            self.snapshots
+                .into_iter()
+                .map(|wait| Output::SnapshotReady {
+                    id: wait.id,
+                    result: Err(not_leader.clone()),
+                }),
+        );
+    }
+}
+
+/// I10: the log waits for the slowest member, up to a bound.
+fn log_full_error(bound: u64) -> Error {
+    Error::with_class(
+        Class::Retry,
+        "53100",
+        format!("busy: the log holds {bound} bytes (log_bytes_max) for its slowest replica"),
+    )
+    .hint("see lag in dbos.replicas; restart the replica that lags, or raise log_bytes_max")
+}

@@ -1,0 +1,234 @@
+//! What goes into a replica and what comes out: the whole interface between the state machine and its shell.
+//!
+//! Times, messages, finished writes and requests are inputs; messages, writes, apply jobs and replies are outputs. The
+//! shell carries outputs out in the order in which they appear.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+use raft::eraftpb::Message;
+
+use super::super::Transaction;
+use super::super::apply::{AppliedReport, ApplyJob};
+use crate::error::Result;
+use crate::storage::LogWrite;
+
+/// What "committed" means to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// On disk on a majority before the reply.
+    Fsync,
+    /// Written (write(2) returned) on a majority before the reply; synced in the background. Terms and votes are synced.
+    Memory,
+}
+
+/// Everything a replica must be told at its start. All members of a group have the same values but for `node`.
+#[derive(Clone, Debug)]
+pub struct ReplicaConfig {
+    /// This node, from 1.
+    pub node: u64,
+    /// Raft group: 0 is the system group, group p + 1 is partition p.
+    pub group: u32,
+    /// The nodes that hold a replica.
+    pub voters: Vec<u64>,
+    /// This partition's number and how many there are, for `TxnEnv`.
+    pub partition: u32,
+    pub partitions: u32,
+    /// Length of a tick in milliseconds. The shell sends `Input::Tick` at that rate; what comes faster is ignored.
+    pub tick_ms: u64,
+    /// A follower that hears nothing for this many ticks (to twice as many) campaigns.
+    pub election_ticks: usize,
+    pub heartbeat_ticks: usize,
+    /// Steps of one transaction on the core (57014 past it).
+    pub run_limit_steps: u64,
+    /// Bytes written by one transaction (54000 past it).
+    pub write_set_bytes_max: usize,
+    /// A batch is closed at this size of keys, values and replies.
+    pub batch_bytes_max: usize,
+    /// Proposed batches that are not committed yet; later requests collect in the next batch.
+    pub batches_in_flight_max: usize,
+    /// Requests that are waiting for execution, commit or a lease; busy past it.
+    pub queue_max: usize,
+    /// Bytes of log held for the slowest member; 53100 past it (I10).
+    pub log_bytes_max: u64,
+    /// Bytes of committed entries handed to apply and not applied yet; nothing more is proposed past it.
+    pub apply_backlog_bytes_max: u64,
+    /// Bytes of current state held in memory.
+    pub tip_bytes_max: usize,
+    /// Client sessions remembered; the longest unused is evicted past it (I11).
+    pub sessions_max: usize,
+    pub durability: Durability,
+    /// The log may have lost its tail: the operating system went down while durability was `Memory`. The replica does not
+    /// vote until it has caught up with a later leader.
+    pub log_tail_lost: bool,
+    /// Seed of election timeouts and of `TxnEnv::seed`.
+    pub seed: u64,
+}
+
+impl ReplicaConfig {
+    /// Working values for one group; the node's configuration overrides them.
+    pub fn new(node: u64, group: u32, voters: Vec<u64>) -> Self {
+        Self {
+            node,
+            group,
+            voters,
+            partition: group.saturating_sub(1),
+            partitions: 1,
+            tick_ms: 50,
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            run_limit_steps: 100_000,
+            write_set_bytes_max: 8 << 20,
+            batch_bytes_max: 1 << 20,
+            batches_in_flight_max: 3,
+            queue_max: 10_000,
+            log_bytes_max: 256 << 20,
+            apply_backlog_bytes_max: 64 << 20,
+            tip_bytes_max: 256 << 20,
+            sessions_max: 4096,
+            durability: Durability::Fsync,
+            log_tail_lost: false,
+            seed: 0,
+        }
+    }
+}
+
+/// The time of an input. `mono_us` never goes back (raw monotonic clock); `wall_us` is the system clock since the epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    pub mono_us: u64,
+    pub wall_us: i64,
+}
+
+/// A transaction to run here.
+#[derive(Clone)]
+pub struct Request {
+    /// Chosen by the shell, unique while the request is open; comes back in `Output::Reply`.
+    pub id: u64,
+    pub txn: Arc<dyn Transaction>,
+    /// (session, number) of a numbered request (I11).
+    pub session: Option<(u128, u64)>,
+    /// Set to true by a cancel request; checked before execution.
+    pub cancel: Option<Arc<AtomicBool>>,
+}
+
+/// What happened.
+pub enum Input {
+    Tick,
+    Message(Message),
+    /// The write with this token, and all before it, are done as their `sync` asked.
+    Persisted {
+        token: u64,
+    },
+    /// An apply job is done, or the state was flushed (then `floor` may be 0).
+    Applied(AppliedReport),
+    Request(Request),
+    /// The shell's inbox is drained: close the batch if the pipeline has room.
+    Flush,
+    /// Campaign now (bootstrap, or to take over a preferred leadership).
+    Campaign,
+    TransferLeader(u64),
+    /// Asks for the latest committed timestamp, under a valid lease; answered by `Output::SnapshotTs`.
+    SnapshotTs {
+        id: u64,
+    },
+    /// Asks for a promise: everything at or below `ts` is applied here, and later commits are above it.
+    SnapshotAt {
+        id: u64,
+        ts: u64,
+    },
+}
+
+/// What the shell has to do.
+pub enum Output {
+    /// To the nodes named in the messages; may be lost.
+    Send(Vec<Message>),
+    /// For the log writer, in order of tokens; answered by `Input::Persisted`. A failure must stop the node.
+    Write {
+        token: u64,
+        write: LogWrite,
+        sync: bool,
+    },
+    /// For the apply thread (`apply::run`), in order; answered by `Input::Applied`. A failure must stop the node.
+    Apply(ApplyJob),
+    Reply {
+        id: u64,
+        result: Result<Bytes>,
+    },
+    SnapshotTs {
+        id: u64,
+        result: Result<u64>,
+    },
+    SnapshotReady {
+        id: u64,
+        result: Result<()>,
+    },
+    Role(RoleChange),
+    /// Entries before `index` are needed by nobody: `LogStore::truncate(group, index)`.
+    Truncate {
+        index: u64,
+    },
+}
+
+/// Who leads, and whether this replica executes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoleChange {
+    pub leader: Option<u64>,
+    pub term: u64,
+    pub is_leader: bool,
+    /// The executor is open: requests are executed here.
+    pub open: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Follower,
+    Candidate,
+    Leader,
+}
+
+/// One line of `dbos.replicas`.
+#[derive(Clone, Debug)]
+pub struct ReplicaStatus {
+    pub group: u32,
+    pub node: u64,
+    pub role: Role,
+    pub open: bool,
+    pub term: u64,
+    pub leader: Option<u64>,
+    pub commit: u64,
+    /// Applied to the state store.
+    pub applied: u64,
+    /// Applied and flushed.
+    pub durable: u64,
+    pub first_index: u64,
+    pub last_index: u64,
+    /// Bytes of log between the first and the last index.
+    pub log_bytes: u64,
+    /// Commit timestamp of the last committed batch; 0 unless open.
+    pub last_ts: u64,
+    /// The other members, as the leader knows them; empty elsewhere.
+    pub followers: Vec<FollowerStatus>,
+    pub sessions: usize,
+    /// Requests waiting for execution, commit or a lease.
+    pub requests: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowerStatus {
+    pub node: u64,
+    pub match_index: u64,
+    /// Entries behind the leader's last.
+    pub lag: u64,
+    /// Heard of since the last quorum check.
+    pub active: bool,
+}
+
+/// One line of `dbos.sessions`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionStatus {
+    pub session: u128,
+    /// Highest request number executed.
+    pub newest: u64,
+}

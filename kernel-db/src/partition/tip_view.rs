@@ -1,0 +1,252 @@
+//! One transaction's view of the tip: its reads and writes, savepoints, and its bound on bytes written.
+
+use std::cmp::Ordering;
+
+use bytes::Bytes;
+
+use super::tip::{Record, Tip, Undo, table_end, table_of};
+use super::tip_table::{Residency, RowKey, Slot, Table, Written};
+use super::transaction::{Scan, Slot as PartitionSlot, Store};
+use crate::error::{Error, Result};
+use crate::storage::{StateStore, Versioned};
+
+/// Rows asked of the state store at a time while merging.
+const CHUNK_ROWS: usize = 1024;
+
+/// See the module's description. Dropping it undoes the transaction.
+#[derive(Debug)]
+pub struct TxnView<'a, S: StateStore> {
+    tip: &'a mut Tip<S>,
+}
+
+impl<'a, S: StateStore> TxnView<'a, S> {
+    pub(super) fn new(tip: &'a mut Tip<S>) -> Self {
+        Self { tip }
+    }
+
+    /// True if the transaction has written anything so far.
+    pub fn wrote(&self) -> bool {
+        !self.tip.undo.is_empty()
+    }
+
+    /// Keeps the writes in the open batch. True if there were any.
+    pub fn commit(self) -> bool {
+        let wrote = self.wrote();
+        self.tip.end();
+        wrote
+    }
+
+    /// Takes every write back; the same as dropping the view.
+    pub fn rollback(self) {}
+
+    fn write(&mut self, key: Bytes, value: Option<Bytes>) -> Result<()> {
+        let (new, max) = (
+            value.as_ref().map_or(0, Bytes::len),
+            self.tip.limits.write_set_bytes_max,
+        );
+        if self.tip.txn_bytes + key.len() + new > max {
+            return Err(write_set_too_large(max));
+        }
+        let (writer, deletes) = (self.tip.writer(), value.is_none());
+        match self
+            .tip
+            .table(table_of(&key)?)?
+            .write(&key, value.clone(), writer)
+        {
+            Written::Nothing => return Ok(()),
+            Written::InPlace(old, record) => {
+                self.tip.txn_bytes = (self.tip.txn_bytes + new).saturating_sub(old);
+                if let Some(record) = self.tip.records.get_mut(record) {
+                    record.value = value;
+                }
+            }
+            Written::Logged {
+                before,
+                record,
+                base,
+            } => {
+                self.tip.undo.push(Undo::Row {
+                    key: key.clone(),
+                    before,
+                    recorded: base.is_some(),
+                    txn_bytes_before: self.tip.txn_bytes,
+                });
+                self.tip.txn_bytes += key.len() + new;
+                if let Some(base) = base {
+                    self.tip.records.push(Record { key, base, value });
+                } else if let Some(record) = self.tip.records.get_mut(record) {
+                    record.value = value;
+                }
+            }
+        }
+        self.tip.removed |= deletes;
+        Ok(())
+    }
+
+    /// Merges the tip's slots with the state store, chunk by chunk.
+    fn scan_partial(
+        &mut self,
+        id: u32,
+        scan: Scan<'_>,
+        out: &mut Vec<(Bytes, Bytes)>,
+    ) -> Result<()> {
+        let end = out.len().saturating_add(scan.limit);
+        let (mut from, mut to) = (scan.from.to_vec(), scan.to.to_vec());
+        let chunk_rows = scan.limit.saturating_add(8).min(CHUNK_ROWS);
+        let mut chunk = Vec::new();
+        while out.len() < end && from < to {
+            chunk.clear();
+            self.tip
+                .store
+                .scan(&from, &to, scan.reverse, chunk_rows, &mut chunk)?;
+            self.tip.note_store_reads(id, chunk.len());
+            let Some(table) = self.tip.tables.get(&id) else {
+                return Err(Error::internal("a table vanished during a scan"));
+            };
+            // The part of the range that this chunk says everything about.
+            let (mut part_from, mut part_to) = (from.clone(), to.clone());
+            if chunk.len() == chunk_rows
+                && let Some((last, _)) = chunk.last()
+            {
+                if scan.reverse {
+                    part_from = last.to_vec();
+                } else {
+                    part_to = [&last[..], &[0]].concat();
+                }
+            }
+            let rows = table.range(&part_from, &part_to);
+            if scan.reverse {
+                merge(
+                    table,
+                    rows.rev(),
+                    chunk.drain(..),
+                    |a, b| b.cmp(a),
+                    end,
+                    out,
+                );
+                to = part_from;
+            } else {
+                merge(table, rows, chunk.drain(..), |a, b| a.cmp(b), end, out);
+                from = part_to;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<S: StateStore> Drop for TxnView<'_, S> {
+    fn drop(&mut self) {
+        // After `commit` there is nothing left to undo.
+        self.tip.undo_to(0);
+    }
+}
+
+impl<S: StateStore> Store for TxnView<'_, S> {
+    fn get(&mut self, key: &[u8], _slot: Option<PartitionSlot>) -> Result<Option<Bytes>> {
+        let id = table_of(key)?;
+        let table = self.tip.table(id)?;
+        let row = RowKey::copy(key);
+        if let Some(slot) = table.rows.get(&row) {
+            return Ok(slot.value.clone());
+        }
+        if table.residency == Residency::Whole || table.is_dropped(key) {
+            return Ok(None);
+        }
+        let found = self.tip.store.get(key)?.map(|row| row.value);
+        self.tip.note_store_reads(id, 1);
+        if let Some(value) = &found {
+            let slot = Slot::stored(value.clone());
+            self.tip.table(id)?.set(&row.key, Some(slot));
+        }
+        Ok(found)
+    }
+
+    fn scan(&mut self, scan: Scan<'_>, out: &mut Vec<(Bytes, Bytes)>) -> Result<()> {
+        if scan.from >= scan.to || scan.limit == 0 {
+            return Ok(());
+        }
+        let id = one_table(scan.from, scan.to)?;
+        let table = self.tip.table(id)?;
+        if table.residency != Residency::Whole {
+            return self.scan_partial(id, scan, out);
+        }
+        let rows = table.range(scan.from, scan.to);
+        let row = |(row, slot): (&RowKey, &Slot)| Some((row.key.clone(), slot.value.clone()?));
+        if scan.reverse {
+            out.extend(rows.rev().filter_map(row).take(scan.limit));
+        } else {
+            out.extend(rows.filter_map(row).take(scan.limit));
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, key: Bytes, value: Bytes) -> Result<()> {
+        self.write(key, Some(value))
+    }
+
+    fn delete(&mut self, key: &[u8]) -> Result<()> {
+        self.write(Bytes::copy_from_slice(key), None)
+    }
+
+    fn delete_range(&mut self, from: &[u8], to: &[u8]) -> Result<()> {
+        if from >= to {
+            return Ok(());
+        }
+        let id = one_table(from, to)?;
+        self.tip.drop_range(id, from, to)
+    }
+
+    fn savepoint(&mut self) -> usize {
+        self.tip.mark += 1;
+        self.tip.undo.len()
+    }
+
+    fn rollback_to(&mut self, savepoint: usize) {
+        self.tip.undo_to(savepoint);
+    }
+}
+
+/// The one table a range lies in.
+fn one_table(from: &[u8], to: &[u8]) -> Result<u32> {
+    let id = table_of(from)?;
+    if to > &table_end(id)[..] {
+        return Err(Error::internal("a range reaches over more than one table"));
+    }
+    Ok(id)
+}
+
+/// Rows of the slots and of the state store in one order, up to `end` rows in `out`; a slot hides the stored row.
+fn merge<'t>(
+    table: &'t Table,
+    slots: impl Iterator<Item = (&'t RowKey, &'t Slot)>,
+    stored: impl Iterator<Item = (Bytes, Versioned)>,
+    order: impl Fn(&[u8], &[u8]) -> Ordering,
+    end: usize,
+    out: &mut Vec<(Bytes, Bytes)>,
+) {
+    let mut slots = slots.peekable();
+    let mut stored = stored.filter(|(key, _)| !table.is_dropped(key)).peekable();
+    while out.len() < end {
+        let next = match (slots.peek(), stored.peek()) {
+            (None, None) => return,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((left, _)), Some((right, _))) => order(&left.key, right),
+        };
+        if next == Ordering::Greater {
+            out.extend(stored.next().map(|(key, row)| (key, row.value)));
+            continue;
+        }
+        if next == Ordering::Equal {
+            stored.next();
+        }
+        if let Some((row, slot)) = slots.next() {
+            out.extend(slot.value.clone().map(|value| (row.key.clone(), value)));
+        }
+    }
+}
+
+fn write_set_too_large(max: usize) -> Error {
+    Error::new("54000", format!("the transaction writes more than write_set_bytes_max = {max} bytes"))
+        .hint("split the work into smaller transactions, or raise write_set_bytes_max in the node's configuration")
+}

@@ -1,0 +1,325 @@
+//! The log as raft-rs reads it: recent entries from memory, older ones from the log store.
+//!
+//! Entries must be readable before they are on disk, because messages to followers leave in parallel with the local sync.
+//! So every entry enters the cache first, and leaves it only after it was written. The entry at the truncation boundary is
+//! kept on disk: its term is needed to match the entry after it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+
+use crate::error::{Error, Result};
+use crate::storage::LogStore;
+
+/// Bytes of written entries that stay in memory for followers that lag a little.
+const CACHE_BYTES_MAX: usize = 16 << 20;
+/// Bytes read at once when the sizes of the log's entries are collected at start.
+const SCAN_BYTES: u64 = 4 << 20;
+
+pub struct LogView {
+    group: u32,
+    log: Arc<dyn LogStore>,
+    conf: ConfState,
+    hard_state: HardState,
+    /// Index and term of the last entry that is logically gone.
+    boundary: (u64, u64),
+    last: u64,
+    /// The newest entries up to `last`, without gap.
+    cache: VecDeque<Entry>,
+    cache_bytes: usize,
+    /// Sizes of the entries boundary + 1 ..= last.
+    sizes: VecDeque<u32>,
+    bytes: u64,
+    /// Entries up to here are on disk.
+    written: u64,
+}
+
+impl LogView {
+    /// Opens the log of a group whose state store has applied `applied` (index, term).
+    pub fn open(
+        group: u32,
+        voters: &[u64],
+        log: Arc<dyn LogStore>,
+        applied: (u64, u64),
+        tail_lost: bool,
+    ) -> Result<Self> {
+        let (first, last, hard_state) = log.load(group)?;
+        let mut view = Self {
+            group,
+            log,
+            conf: ConfState::from((voters.to_vec(), Vec::new())),
+            hard_state,
+            boundary: (0, 0),
+            last,
+            cache: VecDeque::new(),
+            cache_bytes: 0,
+            sizes: VecDeque::new(),
+            bytes: 0,
+            written: last,
+        };
+        if applied.0 > last {
+            return Err(Error::internal(format!(
+                "group {group}: the state has applied entry {}, but the log ends at {last}",
+                applied.0
+            ))
+            .hint("the log is damaged, lost its tail with the operating system, or is not the one of this state: rebuild this replica"));
+        }
+        if first > 1 && first <= last {
+            view.boundary = (first, view.read_one(first)?.term);
+        } else if first > last {
+            view.boundary = applied;
+        }
+        view.check(applied)?;
+        view.collect_sizes()?;
+        view.fit_hard_state(applied, tail_lost)?;
+        Ok(view)
+    }
+
+    fn check(&self, applied: (u64, u64)) -> Result<()> {
+        if applied.0 < self.boundary.0 {
+            return Err(Error::internal(format!(
+                "group {}: the log begins behind entry {}, but the state has applied only {}",
+                self.group, self.boundary.0, applied.0
+            )));
+        }
+        let logged = if applied.0 == self.boundary.0 {
+            self.boundary.1
+        } else {
+            self.read_one(applied.0)?.term
+        };
+        if logged != applied.1 {
+            return Err(Error::internal(format!(
+                "group {}: entry {} is of term {logged} in the log and of term {} in the state",
+                self.group, applied.0, applied.1
+            )));
+        }
+        Ok(())
+    }
+
+    fn collect_sizes(&mut self) -> Result<()> {
+        let mut next = self.boundary.0 + 1;
+        while next <= self.last {
+            let entries = self
+                .log
+                .entries(self.group, next, self.last + 1, SCAN_BYTES)?;
+            if entries.is_empty() {
+                return Err(self.missing(next));
+            }
+            for entry in &entries {
+                self.note_size(entry);
+            }
+            next += entries.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// The commit index on disk lags (it is written only along with entries); what was applied is committed.
+    fn fit_hard_state(&mut self, applied: (u64, u64), tail_lost: bool) -> Result<()> {
+        self.hard_state.commit = self.hard_state.commit.max(applied.0);
+        if self.hard_state.commit > self.last {
+            if !tail_lost {
+                return Err(Error::internal(format!(
+                    "group {}: entry {} was committed, but the log ends at {}",
+                    self.group, self.hard_state.commit, self.last
+                )));
+            }
+            self.hard_state.commit = self.last;
+        }
+        self.hard_state.term = self.hard_state.term.max(applied.1);
+        Ok(())
+    }
+
+    /// Enters a later term before anything else happens, on disk too.
+    pub fn enter_term(&mut self, term: u64) -> Result<()> {
+        self.hard_state.term = term;
+        self.hard_state.vote = 0;
+        let write = crate::storage::LogWrite {
+            group: self.group,
+            entries: Vec::new(),
+            hard_state: Some(self.hard_state.clone()),
+        };
+        self.log.append(vec![write], true)
+    }
+
+    pub fn hard_state(&self) -> &HardState {
+        &self.hard_state
+    }
+
+    /// Entries about to be written; they replace what was at their indexes.
+    pub fn append(&mut self, entries: &[Entry]) {
+        let Some(first) = entries.first() else {
+            return;
+        };
+        while self.last >= first.index {
+            let size = self.sizes.pop_back().unwrap_or(0);
+            self.bytes -= u64::from(size);
+            if self.cache.pop_back().is_some() {
+                self.cache_bytes -= size as usize;
+            }
+            self.last -= 1;
+        }
+        self.written = self.written.min(self.last);
+        for entry in entries {
+            self.last = entry.index;
+            self.cache_bytes += self.note_size(entry);
+            self.cache.push_back(entry.clone());
+        }
+    }
+
+    fn note_size(&mut self, entry: &Entry) -> usize {
+        // Index, term and framing are counted too, so that a log of empty entries is not free.
+        let size = entry.data.len() + 32;
+        self.sizes
+            .push_back(u32::try_from(size).unwrap_or(u32::MAX));
+        self.bytes += size as u64;
+        size
+    }
+
+    /// Everything up to `index` is on disk and may leave the cache.
+    pub fn written_to(&mut self, index: u64) {
+        self.written = index.min(self.last);
+        while self.cache_bytes > CACHE_BYTES_MAX {
+            match self.cache.front() {
+                Some(entry) if entry.index <= self.written => {
+                    self.cache_bytes -= entry.data.len() + 32;
+                    self.cache.pop_front();
+                }
+                _ => break,
+            }
+        }
+    }
+
+    /// Forgets entries up to `index`, as far as they are written.
+    pub fn truncate(&mut self, index: u64) -> Result<()> {
+        let index = index.min(self.written);
+        if index <= self.boundary.0 {
+            return Ok(());
+        }
+        let term = self.term_of(index)?;
+        for _ in self.boundary.0..index {
+            self.bytes -= u64::from(self.sizes.pop_front().unwrap_or(0));
+        }
+        while self.cache.front().is_some_and(|entry| entry.index <= index) {
+            if let Some(entry) = self.cache.pop_front() {
+                self.cache_bytes -= entry.data.len() + 32;
+            }
+        }
+        self.boundary = (index, term);
+        Ok(())
+    }
+
+    pub fn boundary(&self) -> u64 {
+        self.boundary.0
+    }
+
+    /// Bytes between the boundary and the last entry.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Bytes of the entries up to `index`, which a truncation there would free.
+    pub fn bytes_to(&self, index: u64) -> u64 {
+        let count = index.saturating_sub(self.boundary.0) as usize;
+        self.sizes.iter().take(count).map(|s| u64::from(*s)).sum()
+    }
+
+    fn cache_first(&self) -> u64 {
+        self.last + 1 - self.cache.len() as u64
+    }
+
+    fn term_of(&self, index: u64) -> Result<u64> {
+        if index == self.boundary.0 {
+            return Ok(self.boundary.1);
+        }
+        if index >= self.cache_first() {
+            return Ok(self.cache[(index - self.cache_first()) as usize].term);
+        }
+        Ok(self.read_one(index)?.term)
+    }
+
+    fn read_one(&self, index: u64) -> Result<Entry> {
+        let mut entries = self.log.entries(self.group, index, index + 1, 0)?;
+        match entries.pop() {
+            Some(entry) if entry.index == index => Ok(entry),
+            _ => Err(self.missing(index)),
+        }
+    }
+
+    fn missing(&self, index: u64) -> Error {
+        Error::internal(format!(
+            "group {}: entry {index} is missing in the log",
+            self.group
+        ))
+    }
+}
+
+fn store_error(error: Error) -> raft::Error {
+    raft::Error::Store(StorageError::Other(Box::new(error)))
+}
+
+impl Storage for LogView {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState::new(self.hard_state.clone(), self.conf.clone()))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if low <= self.boundary.0 {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        if high > self.last + 1 {
+            return Err(raft::Error::Store(StorageError::Unavailable));
+        }
+        let max_size = max_size.into().unwrap_or(u64::MAX);
+        let cached_from = self.cache_first();
+        if low < cached_from {
+            let high = high.min(cached_from);
+            return self
+                .log
+                .entries(self.group, low, high, max_size)
+                .map_err(store_error);
+        }
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for index in low..high {
+            let entry = &self.cache[(index - cached_from) as usize];
+            bytes += entry.data.len() as u64 + 32;
+            if bytes > max_size && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry.clone());
+        }
+        Ok(entries)
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index < self.boundary.0 {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        if index > self.last {
+            return Err(raft::Error::Store(StorageError::Unavailable));
+        }
+        self.term_of(index).map_err(store_error)
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.boundary.0 + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last)
+    }
+
+    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        Err(raft::Error::Store(
+            StorageError::SnapshotTemporarilyUnavailable,
+        ))
+    }
+}

@@ -1,0 +1,130 @@
+//! One simulated node: its stores, its replica, and the shell's work around it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::partition::apply::{self, AppliedReport, ApplyJob};
+use crate::partition::{Durability, Input, Now, Output, Replica, ReplicaConfig};
+use crate::storage::memory::{MemLog, MemState};
+use crate::storage::{LogStore, LogWrite, StateSnapshot, StateStore};
+
+/// A write that was asked for and is not done.
+pub struct WaitingWrite {
+    pub token: u64,
+    pub write: LogWrite,
+    pub sync: bool,
+}
+
+pub struct Member {
+    config: ReplicaConfig,
+    store: Arc<MemState>,
+    log: Arc<MemLog>,
+    replica: Option<Replica<MemState>>,
+    pub writes: VecDeque<WaitingWrite>,
+    pub applies: VecDeque<ApplyJob>,
+    /// Grows with every crash: events of an earlier life are void.
+    pub life: u64,
+}
+
+impl Member {
+    pub fn new(config: ReplicaConfig) -> Result<Self> {
+        let mut member = Self {
+            config,
+            store: Arc::new(MemState::new()),
+            log: Arc::new(MemLog::new()),
+            replica: None,
+            writes: VecDeque::new(),
+            applies: VecDeque::new(),
+            life: 0,
+        };
+        member.start()?;
+        Ok(member)
+    }
+
+    pub fn start(&mut self) -> Result<()> {
+        let replica = Replica::new(self.config.clone(), self.store.clone(), self.log.clone())?;
+        self.replica = Some(replica);
+        Ok(())
+    }
+
+    pub fn replica(&self) -> Option<&Replica<MemState>> {
+        self.replica.as_ref()
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.replica.is_some()
+    }
+
+    pub fn store(&self) -> &dyn StateSnapshot {
+        &*self.store
+    }
+
+    pub fn state(&self) -> &MemState {
+        &self.store
+    }
+
+    /// Gives an input; writes, applies and truncations are queued or done here, other outputs are returned.
+    pub fn step(&mut self, now: Now, input: Input, out: &mut Vec<Output>) -> Result<()> {
+        match &mut self.replica {
+            Some(replica) => replica.step(now, input, out),
+            None => Ok(()),
+        }
+    }
+
+    /// The oldest write reaches the log.
+    pub fn do_write(&mut self) -> Result<Option<u64>> {
+        let Some(WaitingWrite { token, write, sync }) = self.writes.pop_front() else {
+            return Ok(None);
+        };
+        self.log.append(vec![write], sync)?;
+        Ok(Some(token))
+    }
+
+    /// The oldest apply job reaches the state.
+    pub fn do_apply(&mut self) -> Result<Option<AppliedReport>> {
+        match self.applies.pop_front() {
+            Some(job) => apply::run(&*self.store, job).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    pub fn truncate(&mut self, index: u64) -> Result<()> {
+        self.log.truncate(self.config.group, index)
+    }
+
+    /// Makes the state durable; the log first, where it is not synced by itself.
+    pub fn flush(&mut self) -> Result<AppliedReport> {
+        if self.config.durability == Durability::Memory {
+            self.log.append(Vec::new(), true)?;
+        }
+        self.store.flush()?;
+        Ok(AppliedReport {
+            index: self.store.meta().applied_index,
+            durable: self.store.durable_index(),
+            floor: 0,
+        })
+    }
+
+    /// The process dies, and with `machine` the operating system: of what was not synced, only some is left.
+    pub fn crash(&mut self, machine: bool, seed: u64) -> Result<()> {
+        if self.replica.take().is_none() {
+            return Err(Error::internal("a member that is down cannot crash"));
+        }
+        self.life += 1;
+        // The log writer may have got any part of its work done.
+        let writes = std::mem::take(&mut self.writes);
+        let reached = seed as usize % (writes.len() + 1);
+        for waiting in writes.into_iter().take(reached) {
+            self.log.append(vec![waiting.write], false)?;
+        }
+        self.applies.clear();
+        self.store.crash();
+        let fsync = self.config.durability == Durability::Fsync;
+        if machine || fsync {
+            self.log.crash(seed >> 8);
+        }
+        self.config.log_tail_lost |= machine && !fsync;
+        Ok(())
+    }
+}

@@ -1,0 +1,311 @@
+//! Simulated nodes driven by hand, one command a line, for golden transcripts: every output is a line of text.
+//!
+//! Nodes are 1, 2, 3 (`all` where it makes sense). Messages wait until they are delivered, writes and apply jobs until they
+//! are done, so that a scenario decides what happens in which order. Time stands still but for `pass` and `tick`.
+//!
+//! | Command | Meaning |
+//! |---|---|
+//! | `tick N [TIMES]` | lets a tick's time pass before each, and ticks |
+//! | `burst N TIMES` | ticks without any time between |
+//! | `pass MS` | time passes for all |
+//! | `campaign N`, `transfer N TO`, `flush N` | the inputs of that name |
+//! | `elect N` | time passes until leases are over, then N campaigns and all settles |
+//! | `add\|read\|fail N ID COUNTER [SESSION NUMBER]` | a request |
+//! | `fill N ID` | a request that adds, and is followed by a flush and a settling of all |
+//! | `snapshot-ts N ID`, `snapshot-at N ID MS` | the second at the last answered timestamp plus MS |
+//! | `write N`, `apply N`, `save N` | does the waiting writes, the waiting apply jobs; flushes the state |
+//! | `deliver A B`, `drop A B` | the waiting messages from A to B |
+//! | `cut A`, `join` | A's messages are lost from now on, both ways; none are |
+//! | `settle [A B]` | delivers, writes, applies and flushes until nothing waits; tells replies and roles only;
+//! | | among two nodes, if given |
+//! | `crash N`, `start N` | loses what is not on disk; starts again |
+//! | `counters N`, `counters-at N`, `log N` | the state, as of the last promised timestamp, or bounds of the log |
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use raft::eraftpb::Message;
+
+use super::member::{Member, WaitingWrite};
+use super::transcript;
+use super::work::{Picture, Work};
+use crate::error::{Error, Result};
+use crate::partition::{Input, Now, Output, ReplicaConfig, Request};
+
+const TICK_US: u64 = 50_000;
+const EPOCH_US: i64 = 1_000_000_000;
+
+/// A scenario being played.
+pub struct Script {
+    members: Vec<Member>,
+    now_us: u64,
+    messages: VecDeque<Message>,
+    cut: BTreeSet<u64>,
+    ops: u64,
+    last_ts: u64,
+    promised: u64,
+    /// Tell everything, not only replies and roles.
+    loud: bool,
+    lines: Vec<String>,
+}
+
+impl Script {
+    /// Three nodes with empty disks. `log_bytes_max` and `sessions_max` are small, so that scenarios reach them.
+    pub fn new() -> Result<Self> {
+        let mut members = Vec::new();
+        for node in 1..=3 {
+            members.push(Member::new(ReplicaConfig {
+                log_bytes_max: 6_000,
+                sessions_max: 2,
+                batches_in_flight_max: 2,
+                ..ReplicaConfig::new(node, 1, vec![1, 2, 3])
+            })?);
+        }
+        Ok(Self {
+            members,
+            now_us: 1_000_000,
+            messages: VecDeque::new(),
+            cut: BTreeSet::new(),
+            ops: 0,
+            last_ts: 0,
+            promised: 0,
+            loud: true,
+            lines: Vec::new(),
+        })
+    }
+
+    /// Carries out one command; returns what there was to tell.
+    pub fn run(&mut self, command: &str) -> Result<Vec<String>> {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let (name, rest) = words.split_first().ok_or_else(|| bad(command))?;
+        let numbers: Vec<u64> = rest.iter().filter_map(|word| word.parse().ok()).collect();
+        let nodes = match rest.first() {
+            Some(&"all") => vec![1, 2, 3],
+            _ => numbers.first().copied().into_iter().collect(),
+        };
+        self.loud = true;
+        match *name {
+            "settle" if numbers.is_empty() => self.settle(&[1, 2, 3])?,
+            "settle" => self.settle(&numbers)?,
+            "pass" => self.now_us += arg(&numbers, 0, command)? * 1000,
+            "join" => self.cut.clear(),
+            "cut" => self.cut.extend(&nodes),
+            "deliver" | "drop" => {
+                let ends = (arg(&numbers, 0, command)?, arg(&numbers, 1, command)?);
+                self.deliver(ends, *name == "drop")?;
+            }
+            "tick" => {
+                // `tick all 3` has its count first, `tick 2 3` second.
+                let place = usize::from(nodes.len() == 1);
+                for _ in 0..numbers.get(place).copied().unwrap_or(1) {
+                    self.now_us += TICK_US;
+                    for node in &nodes {
+                        self.input(*node, Input::Tick)?;
+                    }
+                }
+            }
+            _ => {
+                for node in nodes {
+                    self.at_node(name, node, &numbers, command)?;
+                }
+            }
+        }
+        Ok(std::mem::take(&mut self.lines))
+    }
+
+    fn at_node(&mut self, name: &str, node: u64, numbers: &[u64], command: &str) -> Result<()> {
+        let second = |default| numbers.get(1).copied().unwrap_or(default);
+        match name {
+            "campaign" => self.input(node, Input::Campaign),
+            "transfer" => self.input(node, Input::TransferLeader(arg(numbers, 1, command)?)),
+            "flush" => self.input(node, Input::Flush),
+            "burst" => (0..second(1)).try_for_each(|_| self.input(node, Input::Tick)),
+            "add" | "read" | "fail" => self.request(name, node, numbers, command),
+            "elect" => {
+                self.loud = false;
+                for _ in 0..10 {
+                    self.now_us += TICK_US;
+                    (1..=3).try_for_each(|node| self.input(node, Input::Tick))?;
+                }
+                self.input(node, Input::Campaign)?;
+                self.settle(&[1, 2, 3])
+            }
+            "fill" => {
+                self.request("add", node, &[node, second(0), 0], command)?;
+                self.settle(&[1, 2, 3])
+            }
+            "snapshot-ts" => self.input(node, Input::SnapshotTs { id: second(0) }),
+            "snapshot-at" => {
+                self.promised = self.last_ts + arg(numbers, 2, command)? * 1000;
+                let ts = self.promised;
+                self.input(node, Input::SnapshotAt { id: second(0), ts })
+            }
+            "write" => self.write(node),
+            "apply" => self.apply(node),
+            "save" => {
+                let report = self.member(node)?.flush()?;
+                self.input(node, Input::Applied(report))
+            }
+            "crash" => self.member(node)?.crash(true, 0),
+            "start" => self.member(node)?.start(),
+            "counters" | "counters-at" => {
+                let ts = self.promised;
+                let store = self.member(node)?.store();
+                let picture = match name {
+                    "counters" => Picture::now(store)?,
+                    _ => Picture::at(store, ts)?,
+                };
+                self.lines
+                    .push(format!("n{node} counters {:?}", picture.counters));
+                Ok(())
+            }
+            "log" => {
+                let replica = self.member(node)?.replica();
+                let line = replica.map_or("down".into(), |replica| {
+                    let status = replica.status();
+                    format!(
+                        "{}..={} applied {}",
+                        status.first_index, status.last_index, status.applied
+                    )
+                });
+                self.lines.push(format!("n{node} log {line}"));
+                Ok(())
+            }
+            _ => Err(bad(command)),
+        }
+    }
+
+    fn request(&mut self, name: &str, node: u64, numbers: &[u64], command: &str) -> Result<()> {
+        let counter = arg(numbers, 2, command)?;
+        self.ops += 1;
+        let op = self.ops;
+        let work = match name {
+            "add" => Work::Add { counter, op },
+            "fail" => Work::Fail { counter, op },
+            _ => Work::Read { counter },
+        };
+        let session = match numbers.get(3..5) {
+            Some([session, number]) => Some((u128::from(*session), *number)),
+            _ => None,
+        };
+        let request = Request {
+            id: arg(numbers, 1, command)?,
+            txn: Arc::new(work),
+            session,
+            cancel: None,
+        };
+        self.input(node, Input::Request(request))
+    }
+
+    fn member(&mut self, node: u64) -> Result<&mut Member> {
+        let place = (node as usize).wrapping_sub(1);
+        let found = self.members.get_mut(place);
+        found.ok_or_else(|| Error::internal(format!("there is no node {node}")))
+    }
+
+    fn input(&mut self, node: u64, input: Input) -> Result<()> {
+        let now = Now {
+            mono_us: self.now_us,
+            wall_us: EPOCH_US + self.now_us as i64 - node as i64 * 200_000,
+        };
+        let mut out = Vec::new();
+        self.member(node)?.step(now, input, &mut out)?;
+        for output in out {
+            let quiet = matches!(
+                output,
+                Output::Send(_) | Output::Write { .. } | Output::Apply(_)
+            );
+            if self.loud || !quiet {
+                let text = transcript::output(&output);
+                self.lines
+                    .extend(text.lines().map(|line| format!("n{node} {line}")));
+            }
+            self.carry_out(node, output)?;
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, node: u64, output: Output) -> Result<()> {
+        match output {
+            Output::Send(messages) => {
+                let cut = &self.cut;
+                let passes = |m: &Message| !cut.contains(&m.from) && !cut.contains(&m.to);
+                self.messages.extend(messages.into_iter().filter(passes));
+            }
+            Output::Write { token, write, sync } => {
+                let waiting = WaitingWrite { token, write, sync };
+                self.member(node)?.writes.push_back(waiting);
+            }
+            Output::Apply(job) => self.member(node)?.applies.push_back(job),
+            Output::Truncate { index } => self.member(node)?.truncate(index)?,
+            Output::SnapshotTs { result: Ok(ts), .. } => self.last_ts = ts,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, node: u64) -> Result<()> {
+        while let Some(token) = self.member(node)?.do_write()? {
+            self.input(node, Input::Persisted { token })?;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, node: u64) -> Result<()> {
+        while let Some(report) = self.member(node)?.do_apply()? {
+            self.input(node, Input::Applied(report))?;
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, ends: (u64, u64), lose: bool) -> Result<()> {
+        let waiting = std::mem::take(&mut self.messages);
+        let (now, later) = waiting
+            .into_iter()
+            .partition(|m: &Message| (m.from, m.to) == ends);
+        self.messages = later;
+        let now: VecDeque<Message> = now;
+        for message in now {
+            if !lose {
+                self.input(message.to, Input::Message(message))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, among: &[u64]) -> Result<()> {
+        self.loud = false;
+        loop {
+            let mut working = false;
+            for node in among {
+                if self.member(*node)?.is_up() {
+                    self.write(*node)?;
+                    self.apply(*node)?;
+                    self.input(*node, Input::Flush)?;
+                    let member = self.member(*node)?;
+                    working |= !member.writes.is_empty() || !member.applies.is_empty();
+                }
+            }
+            let of_them = |m: &Message| among.contains(&m.from) && among.contains(&m.to);
+            match self.messages.iter().position(of_them) {
+                Some(place) => {
+                    if let Some(message) = self.messages.remove(place)
+                        && self.member(message.to)?.is_up()
+                    {
+                        self.input(message.to, Input::Message(message))?;
+                    }
+                }
+                None if working => {}
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+fn bad(command: &str) -> Error {
+    Error::internal(format!("no such command: {command}"))
+}
+
+fn arg(numbers: &[u64], place: usize, command: &str) -> Result<u64> {
+    numbers.get(place).copied().ok_or_else(|| bad(command))
+}

@@ -1,0 +1,160 @@
+//! The log store on raft-engine: one log for all groups of a node, one fdatasync for all of them.
+//!
+//! A group is a raft-engine region of the same number; its hard state is a message under one key. Old files go once the
+//! groups have truncated what they held; the few entries of slow groups that pin them are rewritten by raft-engine.
+//!
+//! raft-engine panics when fdatasync fails, on purpose: what the log then holds is unknown, and the node must stop.
+
+use std::path::Path;
+
+use raft::eraftpb::{Entry, HardState};
+use raft_engine::{Config, Engine, LogBatch, MessageExt, ReadableSize};
+
+use super::format::{Identity, open_directory, storage_error};
+use super::log::{LogStore, LogWrite, check_contiguous};
+use super::memory_log::missing_entries;
+use crate::error::Result;
+
+const HARD_STATE: &[u8] = b"hard_state";
+/// Region of what belongs to no group; group numbers are 32 bits wide.
+const NODE_REGION: u64 = u64::MAX;
+
+/// Sizes of the log's files.
+#[derive(Clone, Debug)]
+pub struct EngineLogOptions {
+    /// Bytes after which a new file is begun.
+    pub file_bytes: u64,
+    /// Bytes on disk above which files without live entries are removed.
+    pub purge_bytes: u64,
+}
+
+impl Default for EngineLogOptions {
+    fn default() -> Self {
+        Self {
+            file_bytes: 32 << 20,
+            purge_bytes: 128 << 20,
+        }
+    }
+}
+
+/// See the module's description.
+pub struct EngineLog {
+    engine: Engine,
+}
+
+struct Entries;
+
+impl MessageExt for Entries {
+    type Entry = Entry;
+
+    fn index(entry: &Entry) -> u64 {
+        entry.index
+    }
+}
+
+impl EngineLog {
+    /// Opens the log in `dir`, making it if the directory is empty. A torn end, which was never synced, is cut off. F0000 if
+    /// it belongs to someone else, 55006 if another process has it open.
+    pub fn open(dir: &Path, options: &EngineLogOptions, identity: Identity) -> Result<Self> {
+        open_directory(dir, "log", identity)?;
+        let config = Config {
+            dir: dir.join("raft-engine").to_string_lossy().into_owned(),
+            target_file_size: ReadableSize(options.file_bytes),
+            purge_threshold: ReadableSize(options.purge_bytes),
+            // Batches are short and compressing them would be on the way to every commit.
+            batch_compression_threshold: ReadableSize(0),
+            ..Config::default()
+        };
+        let engine = Engine::open(config).map_err(engine_error)?;
+        Ok(Self { engine })
+    }
+
+    fn bounds(&self, group: u32) -> (u64, u64) {
+        let region = u64::from(group);
+        match (
+            self.engine.first_index(region),
+            self.engine.last_index(region),
+        ) {
+            (Some(first), Some(last)) => (first, last),
+            _ => (1, 0),
+        }
+    }
+}
+
+impl LogStore for EngineLog {
+    fn append(&self, writes: Vec<LogWrite>, sync: bool) -> Result<()> {
+        let mut batch = LogBatch::with_capacity(writes.len());
+        let mut bounds = std::collections::BTreeMap::new();
+        for write in &writes {
+            let region = u64::from(write.group);
+            let held = bounds
+                .entry(write.group)
+                .or_insert_with(|| self.bounds(write.group));
+            check_contiguous(write, *held)?;
+            if let (Some(first), Some(last)) = (write.entries.first(), write.entries.last()) {
+                *held = (if held.1 == 0 { first.index } else { held.0 }, last.index);
+                batch
+                    .add_entries::<Entries>(region, &write.entries)
+                    .map_err(engine_error)?;
+            }
+            if let Some(hard_state) = &write.hard_state {
+                batch
+                    .put_message(region, HARD_STATE.to_vec(), hard_state)
+                    .map_err(engine_error)?;
+            }
+        }
+        if sync && batch.is_empty() {
+            // raft-engine skips empty batches, their fdatasync included.
+            batch
+                .put(NODE_REGION, b"synced".to_vec(), Vec::new())
+                .map_err(engine_error)?;
+        }
+        self.engine
+            .write(&mut batch, sync)
+            .map(|_| ())
+            .map_err(engine_error)
+    }
+
+    fn load(&self, group: u32) -> Result<(u64, u64, HardState)> {
+        let hard_state = self
+            .engine
+            .get_message::<HardState>(u64::from(group), HARD_STATE)
+            .map_err(engine_error)?;
+        let (first, last) = self.bounds(group);
+        Ok((first, last, hard_state.unwrap_or_default()))
+    }
+
+    fn entries(&self, group: u32, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>> {
+        if low >= high {
+            return Ok(Vec::new());
+        }
+        let (first, last) = self.bounds(group);
+        if low < first || high > last + 1 {
+            return Err(missing_entries(group, low, high, first, last));
+        }
+        let mut entries = Vec::new();
+        let max = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+        self.engine
+            .fetch_entries_to::<Entries>(u64::from(group), low, high, Some(max), &mut entries)
+            .map_err(engine_error)?;
+        Ok(entries)
+    }
+
+    fn truncate(&self, group: u32, index: u64) -> Result<()> {
+        let (first, last) = self.bounds(group);
+        let index = index.min(last);
+        if index > first {
+            self.engine.compact_to(u64::from(group), index);
+            self.engine.purge_expired_files().map_err(engine_error)?;
+        }
+        Ok(())
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.engine.get_used_size() as u64
+    }
+}
+
+fn engine_error(error: raft_engine::Error) -> crate::error::Error {
+    storage_error(&format!("log store: {error}"))
+}

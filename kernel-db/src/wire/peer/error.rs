@@ -1,0 +1,55 @@
+//! Errors on the wire: class, SQLSTATE and all fields arrive as they left.
+
+use super::proto::Failure;
+use crate::error::{Class, Error};
+
+pub fn to_failure(error: &Error) -> Failure {
+    Failure {
+        class: match error.class() {
+            Class::Request => 0,
+            Class::Retry => 1,
+            Class::Unknown => 2,
+        },
+        sqlstate: error.sqlstate().to_string(),
+        message: error.message().to_string(),
+        detail: error.get_detail().map(str::to_string),
+        hint: error.get_hint().map(str::to_string),
+        position: error.position(),
+    }
+}
+
+pub fn from_failure(failure: Failure) -> Error {
+    let class = match failure.class {
+        0 => Class::Request,
+        1 => Class::Retry,
+        // A class this version does not know promises nothing.
+        _ => Class::Unknown,
+    };
+    let mut error = Error::with_class(class, &failure.sqlstate, failure.message);
+    if let Some(detail) = failure.detail {
+        error = error.detail(detail);
+    }
+    if let Some(hint) = failure.hint {
+        error = error.hint(hint);
+    }
+    if let Some(position) = failure.position {
+        error = error.at(position);
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_survive_the_wire() {
+        for error in [
+            Error::new("42703", "column x").hint("h").at(7),
+            Error::retry("DB002", "not leader").detail("3"),
+            Error::unknown("lost"),
+        ] {
+            assert_eq!(from_failure(to_failure(&error)), error);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! What the protocol needs from the node behind it.
+//!
+//! The protocol side knows messages, portals, formats and session settings; the backend knows SQL and partitions. The
+//! boundary is the implicit transaction: everything up to one Sync, or all of one simple query, is handed over at once.
+//!
+//! What holds: transactions of one connection are submitted in the order of their Syncs; transactions of different lanes
+//! never overlap on one connection, so a client that pipelines sees its own effects in order. Left to the protocol side:
+//! SET, SHOW, RESET, DISCARD, DEALLOCATE, transaction blocks and COPY never reach the backend.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures::future::LocalBoxFuture;
+
+use crate::error::Result;
+use crate::sql::{DataType, Value};
+
+/// A result column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub name: String,
+    pub data_type: DataType,
+}
+
+/// A statement that the backend has planned.
+#[derive(Clone)]
+pub struct Statement {
+    /// Types of $1, $2, ...
+    pub params: Vec<DataType>,
+    /// Result columns; empty if the statement returns no rows.
+    pub columns: Vec<Column>,
+    /// Never writes, so that its result may be sent before Sync.
+    pub read_only: bool,
+    /// A transaction with this statement takes the next number of the client's session (I11).
+    pub numbered: bool,
+    /// The backend's own plan.
+    pub handle: Arc<dyn Any + Send + Sync>,
+}
+
+/// A statement with values for its parameters: one Execute, or one statement of a simple query.
+#[derive(Clone)]
+pub struct Bound {
+    pub statement: Rc<Statement>,
+    pub params: Vec<Value>,
+}
+
+/// Message for the client beside the result (RAISE NOTICE, "table exists, skipping").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// NOTICE, WARNING, INFO, LOG or DEBUG.
+    pub severity: String,
+    pub sqlstate: String,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+}
+
+/// What one statement of a committed transaction did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// Values in the order of `Statement::columns`.
+    pub rows: Vec<Vec<Value>>,
+    /// Command tag as PostgreSQL prints it: `INSERT 0 1`, `SELECT 5`.
+    pub tag: String,
+    pub notices: Vec<Notice>,
+}
+
+/// Where a transaction runs, as far as the order on its connection is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Touches no table: may run beside anything.
+    Any,
+    /// Stays on this partition: may be submitted while earlier ones of the same partition are not committed yet. The
+    /// backend keeps the order of submission.
+    Partition(u32),
+    /// Everything earlier must be finished first, and everything later waits: DDL, several partitions.
+    Alone,
+}
+
+/// A transaction submitted and not answered yet.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// Microseconds since the epoch.
+    pub started_us: i64,
+    /// Text of the transaction's first statement.
+    pub query: Arc<str>,
+}
+
+/// One client connection, as the backend may see it. Lives on the core's thread.
+pub struct ConnInfo {
+    /// Unique among this node's connections of this process.
+    pub pid: i32,
+    /// Client address and port.
+    pub peer: String,
+    pub user: String,
+    pub database: String,
+    /// The client's session (I11), if it named one in its startup options.
+    pub session: Option<u128>,
+    pub application_name: RefCell<String>,
+    /// 0: the node's own bound. Set by `SET statement_timeout`.
+    pub statement_timeout_ms: Cell<u64>,
+    /// Transactions submitted since the start.
+    pub submitted: Cell<u64>,
+    /// Submitted and not answered, oldest first; empty: idle.
+    pub running: RefCell<VecDeque<Running>>,
+}
+
+/// The node behind the protocol. Everything happens on the core's thread, so futures need not be `Send`.
+pub trait Backend {
+    /// Plans one statement. `param_oids` may be shorter than the statement's parameters; 0 means "find out".
+    /// Usually ready at once; the connection reads on only when it is.
+    fn prepare(
+        &self,
+        conn: &Rc<ConnInfo>,
+        sql: &str,
+        param_oids: &[u32],
+    ) -> LocalBoxFuture<'static, Result<Statement>>;
+
+    /// Where `txn` runs. Called right before `submit`.
+    fn lane(&self, txn: &[Bound]) -> Lane;
+
+    /// Runs the statements as one transaction: the outcomes of all, in order, once it is committed, or the error for
+    /// which nothing happened (or whose class is Unknown). Must submit before it returns, not at the first poll: the
+    /// order of calls is the order of execution. `number` is session and number (I11).
+    fn submit(
+        &self,
+        conn: &Rc<ConnInfo>,
+        txn: Vec<Bound>,
+        number: Option<(u128, u64)>,
+    ) -> LocalBoxFuture<'static, Result<Vec<Outcome>>>;
+
+    /// Asks to end what the connection is running (57014), if that is still possible. The secret was checked.
+    fn cancel(&self, pid: i32);
+
+    /// A connection finished its startup; `conn` shows its state (dbos.sessions, dbos.statements) until `disconnected`.
+    fn connected(&self, conn: &Rc<ConnInfo>);
+
+    /// The connection is gone. What it submitted still runs.
+    fn disconnected(&self, conn: &Rc<ConnInfo>);
+}

@@ -1,0 +1,125 @@
+//! Executes statements about the connection itself.
+
+use super::backend::Outcome;
+use super::queue::Reply;
+use super::reader::Reader;
+use super::session::{Command, REQUEST, SESSION};
+use super::settings::{Changed, severity_rank};
+use crate::error::{Error, Result};
+use crate::sql::Value;
+
+impl Reader {
+    /// Takes effect at once, before anything that comes later on the connection is submitted.
+    pub(super) fn command(&mut self, command: &Command) -> Result<Outcome> {
+        let mut rows = Vec::new();
+        match command {
+            Command::Set { name, value } if name == REQUEST => {
+                self.set_request(value.as_deref())?
+            }
+            Command::Set { name, .. } | Command::Reset { name } if name == SESSION => {
+                return Err(
+                    Error::new("55P02", "parameter \"dbos.session\" cannot be changed")
+                        .hint("give it in the startup options: -c dbos.session=<32 hex digits>"),
+                );
+            }
+            Command::Set { name, value } => {
+                let changed = self.settings.set(name, value.as_deref())?;
+                self.took_effect(&changed);
+            }
+            Command::Reset { name } => {
+                let changed = self.settings.set(name, None)?;
+                self.took_effect(&changed);
+            }
+            Command::ResetAll => self.reset_all(),
+            Command::Show { name } => rows.push(vec![self.show(name)?]),
+            Command::ShowAll => rows = self.show_all(),
+            Command::DiscardAll => {
+                self.reset_all();
+                self.deallocate(None)?;
+            }
+            Command::Deallocate { name } => self.deallocate(name.as_deref())?,
+            Command::DiscardNothing { .. } | Command::Characteristics => {}
+        }
+        Ok(Outcome {
+            rows,
+            tag: command.tag().to_owned(),
+            notices: Vec::new(),
+        })
+    }
+
+    /// I11: a retry of an unknown outcome runs under the number it had.
+    fn set_request(&mut self, value: Option<&str>) -> Result<()> {
+        if self.info.session.is_none() {
+            return Err(Error::new("55000", "the connection has no session")
+                .hint("give one in the startup options: -c dbos.session=<32 hex digits>"));
+        }
+        self.next_request = parse_request(value.unwrap_or_default())?;
+        Ok(())
+    }
+
+    fn show(&self, name: &str) -> Result<Value> {
+        let value = match name {
+            SESSION => self
+                .info
+                .session
+                .map_or(String::new(), |session| format!("{session:032x}")),
+            REQUEST => self.next_request.to_string(),
+            name => self.settings.get(name)?.to_owned(),
+        };
+        Ok(Value::Text(value.into()))
+    }
+
+    fn show_all(&self) -> Vec<Vec<Value>> {
+        let text = |text: &str| Value::Text(text.into());
+        self.settings
+            .all(false)
+            .map(|(name, value)| vec![text(name), text(value), text("")])
+            .collect()
+    }
+
+    fn reset_all(&mut self) {
+        for changed in self.settings.reset() {
+            self.took_effect(&changed);
+        }
+    }
+
+    /// Carries a setting to where it is used.
+    pub(super) fn took_effect(&mut self, changed: &Changed) {
+        let value = self
+            .settings
+            .get(changed.name)
+            .unwrap_or_default()
+            .to_owned();
+        match changed.name {
+            "application_name" => self.info.application_name.borrow_mut().clone_from(&value),
+            "statement_timeout" => self
+                .info
+                .statement_timeout_ms
+                .set(value.parse().unwrap_or(0)),
+            "client_min_messages" => self
+                .queue
+                .min_severity
+                .set(severity_rank(&value).unwrap_or(0)),
+            "dbos.pipeline_order" => self.strict = value == "connection",
+            _ => {}
+        }
+        if changed.reported {
+            self.part.replies.push(Reply::ParameterStatus {
+                name: changed.name,
+                value,
+            });
+        }
+    }
+}
+
+/// A request number: from 1.
+pub fn parse_request(value: &str) -> Result<u64> {
+    match value.parse::<u64>() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(Error::new(
+            "22023",
+            format!("invalid value for parameter \"{REQUEST}\": \"{value}\""),
+        )
+        .hint("use a number from 1")),
+    }
+}

@@ -1,0 +1,82 @@
+//! Formats of parameters and result columns: text and binary.
+
+use std::rc::Rc;
+
+use bytes::BytesMut;
+
+use super::frame::protocol;
+use crate::error::{Error, Result};
+use crate::sql::{DataType, Value, binary, text};
+
+/// Which values are binary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Formats {
+    All(bool),
+    Each(Rc<[bool]>),
+}
+
+impl Formats {
+    pub const TEXT: Formats = Formats::All(false);
+
+    /// From the format codes of a Bind: none (all text), one for all, or one for each of `count` values.
+    pub fn from_codes(codes: &[i16], count: usize, what: &str) -> Result<Self> {
+        let one = |code: &i16| match code {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Error::new(
+                "22023",
+                format!("unsupported format code: {code}"),
+            )),
+        };
+        match codes {
+            [] => Ok(Self::TEXT),
+            [code] => Ok(Self::All(one(code)?)),
+            codes if codes.len() == count => {
+                Ok(Self::Each(codes.iter().map(one).collect::<Result<_>>()?))
+            }
+            codes => Err(protocol(format!(
+                "bind message has {} {what} formats but {count} {what}s",
+                codes.len()
+            ))),
+        }
+    }
+
+    pub fn binary(&self, n: usize) -> bool {
+        match self {
+            Formats::All(binary) => *binary,
+            Formats::Each(each) => each.get(n).copied().unwrap_or(false),
+        }
+    }
+}
+
+/// A parameter's value from its bytes.
+pub fn decode(bytes: &[u8], data_type: DataType, binary: bool) -> Result<Value> {
+    let invalid = || Error::new("22021", "invalid byte sequence for encoding \"UTF8\"");
+    let character = matches!(
+        data_type,
+        DataType::Text | DataType::Varchar | DataType::Unknown
+    );
+    if (character || !binary) && bytes.contains(&0) {
+        return Err(invalid());
+    }
+    if binary {
+        return binary::from_binary(bytes, data_type);
+    }
+    text::from_text(
+        std::str::from_utf8(bytes).map_err(|_| invalid())?,
+        data_type,
+    )
+}
+
+/// Appends a value that is not NULL.
+pub fn encode(out: &mut BytesMut, value: &Value, binary: bool) {
+    match value {
+        Value::Text(text) => out.extend_from_slice(text.as_bytes()),
+        value if binary => binary::to_binary(value, out),
+        value => {
+            let mut text = String::new();
+            text::write_text(value, &mut text);
+            out.extend_from_slice(text.as_bytes());
+        }
+    }
+}

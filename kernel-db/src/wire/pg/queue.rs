@@ -1,0 +1,360 @@
+//! Replies of one connection, in the order of its requests.
+//!
+//! A part is what one Sync, simple query or Flush asked for: replies, and for some of them a transaction that was submitted
+//! and is not finished. Parts are answered strictly in order; everything that is answered when the writer looks goes out in
+//! one write. What holds: at most `Limits::pending` parts and about `PENDING_BYTES` of requests wait; past that the reader
+//! stops reading, so a client that does not read its replies is held back by TCP.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use futures::StreamExt;
+use futures::future::LocalBoxFuture;
+use futures::stream::FuturesOrdered;
+use pgwire::messages::extendedquery::{
+    BindComplete, CloseComplete, ParseComplete, PortalSuspended,
+};
+use pgwire::messages::response::EmptyQueryResponse;
+
+use super::backend::{Column, ConnInfo, Lane, Notice, Outcome, Statement};
+use super::format::Formats;
+use super::reply;
+use super::settings::severity_rank;
+use crate::error::{Error, Result};
+use crate::sql::{DataType, Value};
+
+/// Requests' bytes whose replies are outstanding, past which the reader waits: one message of the largest size more.
+const PENDING_BYTES: usize = 64 << 20;
+/// Replies are written when so many bytes are ready.
+const WRITE_BYTES: usize = 256 << 10;
+
+/// Result of one Execute, kept while its portal may ask for more rows.
+#[derive(Default)]
+pub struct Cursor(RefCell<CursorState>);
+
+#[derive(Default)]
+enum CursorState {
+    #[default]
+    Running,
+    Open {
+        rows: std::vec::IntoIter<Vec<Value>>,
+        tag: String,
+        notices: Vec<Notice>,
+    },
+}
+
+impl Cursor {
+    pub fn done(outcome: Outcome) -> Rc<Self> {
+        let cursor = Rc::new(Self::default());
+        cursor.fill(outcome);
+        cursor
+    }
+
+    fn fill(&self, outcome: Outcome) {
+        let Outcome { rows, tag, notices } = outcome;
+        *self.0.borrow_mut() = CursorState::Open {
+            rows: rows.into_iter(),
+            tag,
+            notices,
+        };
+    }
+}
+
+/// One reply or group of replies.
+pub enum Reply {
+    ParseComplete,
+    BindComplete,
+    CloseComplete,
+    EmptyQuery,
+    ParameterDescription(Rc<[DataType]>),
+    /// RowDescription, or NoData if there are none.
+    Rows {
+        columns: Rc<[Column]>,
+        formats: Formats,
+    },
+    /// Rows and completion of an Execute. `describe`: with RowDescription before, as in simple queries.
+    Result {
+        cursor: Rc<Cursor>,
+        columns: Rc<[Column]>,
+        formats: Formats,
+        max_rows: usize,
+        describe: bool,
+    },
+    ParameterStatus {
+        name: &'static str,
+        value: String,
+    },
+    Error(Error),
+    Fatal(Error),
+    Ready,
+}
+
+/// Replies that go out together once the transaction they wait for, if any, is finished.
+#[derive(Default)]
+pub struct Part {
+    pub replies: Vec<Reply>,
+    /// Results to fill from the transaction's outcomes, in order. Empty: nothing was submitted.
+    pub cursors: Vec<Rc<Cursor>>,
+    /// Index in `replies` of the first Result: from there on an error replaces everything but Ready.
+    pub first_result: usize,
+    /// Statements named after the first Execute: a failed transaction takes them back, as PostgreSQL never gets there.
+    pub named: Vec<String>,
+    /// Request bytes, for the bound.
+    pub bytes: usize,
+}
+
+type Submitted = LocalBoxFuture<'static, Result<Vec<Outcome>>>;
+
+/// The parts that are not answered yet.
+pub struct Queue {
+    parts: RefCell<VecDeque<Part>>,
+    running: RefCell<FuturesOrdered<Submitted>>,
+    limit: usize,
+    bytes: Cell<usize>,
+    /// Lane of the submitted transactions that are not finished.
+    lane: Cell<Lane>,
+    /// Answered parts, so that the reader can see progress.
+    pub answered: Cell<u64>,
+    /// The last finished transaction failed.
+    pub failed: Cell<bool>,
+    /// Names to be taken back by the reader.
+    pub forgotten: RefCell<Vec<String>>,
+    /// Lowest severity of notices that the client wants.
+    pub min_severity: Cell<u8>,
+    /// Nothing is added any more.
+    pub ended: Cell<bool>,
+}
+
+impl Queue {
+    pub fn new(limit: usize) -> Self {
+        Self {
+            parts: RefCell::default(),
+            running: RefCell::default(),
+            limit,
+            bytes: Cell::new(0),
+            lane: Cell::new(Lane::Any),
+            answered: Cell::new(0),
+            failed: Cell::new(false),
+            forgotten: RefCell::default(),
+            min_severity: Cell::new(severity_rank("notice").unwrap_or(0)),
+            ended: Cell::new(false),
+        }
+    }
+
+    pub fn has_room(&self) -> bool {
+        self.parts.borrow().len() < self.limit && self.bytes.get() < PENDING_BYTES
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.parts.borrow().is_empty()
+    }
+
+    /// True if nothing that must run alone is running.
+    pub fn is_open(&self) -> bool {
+        self.lane.get() != Lane::Alone || self.running.borrow().is_empty()
+    }
+
+    /// True if a transaction of `lane` may be submitted now. `strict`: partitions wait for each other.
+    pub fn admits(&self, lane: Lane, strict: bool) -> bool {
+        match (self.lane.get(), lane) {
+            _ if self.running.borrow().is_empty() => true,
+            (Lane::Alone, _) | (_, Lane::Alone) => false,
+            (Lane::Partition(a), Lane::Partition(b)) => a == b || !strict,
+            _ => true,
+        }
+    }
+
+    /// Adds a part without a transaction.
+    pub fn push(&self, part: Part) {
+        self.bytes.set(self.bytes.get() + part.bytes);
+        self.parts.borrow_mut().push_back(part);
+    }
+
+    /// Adds a part whose results come from `submitted`.
+    pub fn push_running(&self, part: Part, lane: Lane, submitted: Submitted) {
+        let mut running = self.running.borrow_mut();
+        if running.is_empty() || lane != Lane::Any {
+            self.lane.set(lane);
+        }
+        running.push_back(submitted);
+        self.push(part);
+    }
+
+    /// Encodes replies that are ready. Ready(true): everything is answered and nothing will come.
+    pub fn poll_replies(
+        &self,
+        cx: &mut Context<'_>,
+        conn: &ConnInfo,
+        out: &mut BytesMut,
+    ) -> Poll<Result<bool>> {
+        while out.len() < WRITE_BYTES {
+            let waits = match self.parts.borrow().front() {
+                Some(part) => !part.cursors.is_empty(),
+                None => break,
+            };
+            let outcome = if waits {
+                match self.running.borrow_mut().poll_next_unpin(cx) {
+                    Poll::Ready(outcome) => {
+                        outcome.unwrap_or_else(|| Err(Error::internal("a transaction got lost")))
+                    }
+                    Poll::Pending => break,
+                }
+            } else {
+                Ok(Vec::new())
+            };
+            let Some(part) = self.parts.borrow_mut().pop_front() else {
+                break;
+            };
+            self.answered.set(self.answered.get() + 1);
+            self.bytes.set(self.bytes.get().saturating_sub(part.bytes));
+            if waits {
+                self.failed.set(outcome.is_err());
+                conn.running.borrow_mut().pop_front();
+            }
+            self.answer(part, outcome, out)?;
+        }
+        if !out.is_empty() {
+            return Poll::Ready(Ok(false));
+        }
+        if self.ended.get() && self.is_idle() {
+            Poll::Ready(Ok(true))
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn answer(&self, part: Part, outcome: Result<Vec<Outcome>>, out: &mut BytesMut) -> Result<()> {
+        let failed = match outcome {
+            Ok(outcomes) if outcomes.len() == part.cursors.len() => {
+                for (cursor, outcome) in part.cursors.iter().zip(outcomes) {
+                    cursor.fill(outcome);
+                }
+                None
+            }
+            Ok(outcomes) => {
+                let message = format!(
+                    "{} results for {} statements",
+                    outcomes.len(),
+                    part.cursors.len()
+                );
+                Some(Error::internal(message))
+            }
+            Err(error) => Some(error),
+        };
+        let Some(error) = failed else {
+            return part
+                .replies
+                .into_iter()
+                .try_for_each(|reply| self.encode(reply, out));
+        };
+        self.forgotten.borrow_mut().extend(part.named);
+        for (n, reply) in part.replies.into_iter().enumerate() {
+            if n == part.first_result {
+                reply::error(out, &error, false)?;
+            }
+            if n < part.first_result
+                || matches!(reply, Reply::Ready | Reply::ParameterStatus { .. })
+            {
+                self.encode(reply, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode(&self, reply: Reply, out: &mut BytesMut) -> Result<()> {
+        match reply {
+            Reply::ParseComplete => reply::put(out, &ParseComplete::new()),
+            Reply::BindComplete => reply::put(out, &BindComplete::new()),
+            Reply::CloseComplete => reply::put(out, &CloseComplete::new()),
+            Reply::EmptyQuery => reply::put(out, &EmptyQueryResponse::new()),
+            Reply::ParameterDescription(params) => reply::parameter_description(out, &params),
+            Reply::Rows { columns, formats } => reply::rows(out, &columns, &formats),
+            Reply::Result {
+                cursor,
+                columns,
+                formats,
+                max_rows,
+                describe,
+            } => {
+                if describe && !columns.is_empty() {
+                    reply::row_description(out, &columns, &formats)?;
+                }
+                self.result(&cursor, &columns, &formats, max_rows, out)
+            }
+            Reply::ParameterStatus { name, value } => reply::parameter_status(out, name, &value),
+            Reply::Error(error) => reply::error(out, &error, false),
+            Reply::Fatal(error) => reply::error(out, &error, true),
+            Reply::Ready => reply::ready(out),
+        }
+    }
+
+    fn notice(&self, notice: &Notice, out: &mut BytesMut) -> Result<()> {
+        if severity_rank(&notice.severity).is_some_and(|rank| rank < self.min_severity.get()) {
+            return Ok(());
+        }
+        reply::notice(out, notice)
+    }
+
+    /// Rows of an Execute up to `max_rows` (0: all), then completion or suspension.
+    fn result(
+        &self,
+        cursor: &Cursor,
+        columns: &[Column],
+        formats: &Formats,
+        max_rows: usize,
+        out: &mut BytesMut,
+    ) -> Result<()> {
+        let mut state = cursor.0.borrow_mut();
+        let CursorState::Open { rows, tag, notices } = &mut *state else {
+            return Err(Error::internal(
+                "a result was asked for before its transaction ran",
+            ));
+        };
+        for notice in notices.drain(..) {
+            self.notice(&notice, out)?;
+        }
+        let whole = max_rows == 0;
+        let mut sent = 0usize;
+        // A value that cannot be encoded must not leave half a row behind.
+        let before = out.len();
+        if !columns.is_empty() {
+            for row in rows
+                .by_ref()
+                .take(if whole { usize::MAX } else { max_rows })
+            {
+                if let Err(error) = reply::data_row(out, columns, formats, &row) {
+                    out.truncate(before);
+                    return Err(error);
+                }
+                sent += 1;
+            }
+        }
+        if !whole && sent == max_rows && rows.len() > 0 {
+            return reply::put(out, &PortalSuspended::new());
+        }
+        match tag.strip_prefix("SELECT ") {
+            // Counts what this Execute sent, as PostgreSQL does.
+            Some(_) => reply::complete(out, format!("SELECT {sent}")),
+            None => reply::complete(out, tag.clone()),
+        }
+    }
+}
+
+/// Columns and parameters of a statement, shared with the replies about it.
+#[derive(Default)]
+pub struct Shape {
+    pub params: Rc<[DataType]>,
+    pub columns: Rc<[Column]>,
+}
+
+impl Shape {
+    pub fn of(statement: &Statement) -> Self {
+        Self {
+            params: statement.params.as_slice().into(),
+            columns: statement.columns.as_slice().into(),
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The PostgreSQL protocol against a backend that only the protocol is tested with.
+
+mod backend;
+mod bounds;
+mod pipeline;
+mod queries;
+mod raw;
+mod sessions;
+mod types;

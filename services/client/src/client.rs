@@ -1,0 +1,265 @@
+//! The client: lanes to every partition, and the calls of the services.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_postgres::Row;
+
+use crate::cluster::{Cluster, Place, ServerKind, Topology};
+use crate::connection::Params;
+use crate::error::{Class, Error, Result};
+use crate::key::PartitionKey;
+use crate::lane::{Lane, Shared};
+use crate::retry::Repeatable;
+use crate::target::Target;
+
+/// How often a client looks whether leaders have moved while nothing fails.
+const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How a client uses its target.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Connections for calls, spread over the partitions by key; a cluster gets at least one per partition.
+    pub connections: usize,
+    /// Calls in flight at once; further ones wait. At most 1,024 are numbered per connection (I11).
+    pub in_flight: usize,
+    /// From the first attempt of a call to its last.
+    pub deadline: Duration,
+    /// One attempt on a cluster of several nodes, after which another node is tried.
+    pub attempt_timeout: Duration,
+    pub connect_timeout: Duration,
+    /// Shown in dbos.sessions and pg_stat_activity.
+    pub application_name: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            connections: 1,
+            in_flight: 1024,
+            deadline: Duration::from_secs(10),
+            attempt_timeout: Duration::from_secs(3),
+            connect_timeout: Duration::from_secs(1),
+            application_name: "dbos-client".to_owned(),
+        }
+    }
+}
+
+/// What a client did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Attempts after the first, of all calls.
+    pub retries: u64,
+    /// Connections opened.
+    pub connects: u64,
+}
+
+/// A cheap handle: clones share connections, sessions and bounds.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    calls: Lanes,
+    reads: Lanes,
+    anywhere: Lane,
+    in_flight: Semaphore,
+}
+
+/// Lanes by partition, several to each.
+struct Lanes {
+    partitions: usize,
+    lanes: Vec<Lane>,
+}
+
+impl Client {
+    pub async fn connect(target: &Target) -> Result<Self> {
+        Self::connect_with(target, Options::default()).await
+    }
+
+    /// Connects, and learns whether the target is a kernel cluster and who leads there.
+    pub async fn connect_with(target: &Target, options: Options) -> Result<Self> {
+        let seeds = target.endpoints(&options.application_name, options.connect_timeout);
+        let cluster = Cluster::discover(seeds).await?;
+        let topology = cluster.topology();
+        let is_kernel = cluster.kind() == ServerKind::KernelDb;
+        let shared = Arc::new(Shared {
+            cluster,
+            deadline: options.deadline,
+            attempt_timeout: (topology.nodes.len() > 1).then_some(options.attempt_timeout),
+            retries: AtomicU64::new(0),
+            connects: AtomicU64::new(0),
+        });
+        let partitions = topology.leaders.len();
+        let calls = Lanes::new(partitions, options.connections, |place| {
+            if is_kernel {
+                Lane::with_session(shared.clone(), place)
+            } else {
+                Lane::without_session(shared.clone(), place, Repeatable::No)
+            }
+        });
+        let reads = Lanes::new(
+            partitions,
+            if is_kernel { partitions } else { 0 },
+            |place| Lane::without_session(shared.clone(), place, Repeatable::Yes),
+        );
+        let anywhere = Lane::without_session(shared.clone(), Place::Anywhere, Repeatable::Yes);
+        let in_flight = Semaphore::new(options.in_flight.max(1));
+        let inner = Arc::new(Inner {
+            shared,
+            calls,
+            reads,
+            anywhere,
+            in_flight,
+        });
+        if is_kernel {
+            follow_leaders(&inner);
+        }
+        Ok(Self { inner })
+    }
+
+    /// Runs one statement that may write, on the partition of `key`: one transaction.
+    ///
+    /// On a cluster it runs at most once, whatever is lost on the way, and errors of class `Unknown` only come after the
+    /// deadline. On a plain PostgreSQL a lost connection is `Unknown` at once. A statement that certainly does not write
+    /// must go through [`Client::read`]: servers do not number it.
+    pub async fn call<'a>(
+        &self,
+        key: impl Into<PartitionKey<'a>>,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>> {
+        let slot = key.into().slot();
+        let _permit = self.permit().await?;
+        self.inner
+            .calls
+            .of_slot(slot)
+            .query(sql, params, Repeatable::No)
+            .await
+    }
+
+    /// Runs one statement that does not write, on the partition of `key`. It sees every call acknowledged before.
+    pub async fn read<'a>(
+        &self,
+        key: impl Into<PartitionKey<'a>>,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>> {
+        let slot = key.into().slot();
+        let _permit = self.permit().await?;
+        let lanes = if self.inner.reads.lanes.is_empty() {
+            &self.inner.calls
+        } else {
+            &self.inner.reads
+        };
+        lanes
+            .of_slot(slot)
+            .query(sql, params, Repeatable::Yes)
+            .await
+    }
+
+    /// Runs one statement that does not write, over as many partitions as it touches.
+    pub async fn read_all(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>> {
+        let _permit = self.permit().await?;
+        self.inner
+            .anywhere
+            .query(sql, params, Repeatable::Yes)
+            .await
+    }
+
+    /// Runs a script of statements without parameters that may be run twice: schemas, clean-up. Each script is sent as one
+    /// simple query.
+    pub async fn script(&self, sql: &str) -> Result<()> {
+        self.inner.anywhere.script(sql).await
+    }
+
+    /// Runs the SQL files of a service in order; `files` are names and texts. The files must be repeatable
+    /// (`IF NOT EXISTS`, `OR REPLACE`).
+    pub async fn install_schema(&self, files: &[(&str, &str)]) -> Result<()> {
+        for (name, sql) in files {
+            self.script(sql)
+                .await
+                .map_err(|error| error.in_file(name))?;
+        }
+        Ok(())
+    }
+
+    pub fn kind(&self) -> ServerKind {
+        self.inner.shared.cluster.kind()
+    }
+
+    /// The server's `version()`.
+    pub fn version(&self) -> &str {
+        self.inner.shared.cluster.version()
+    }
+
+    /// Nodes and leaders as last seen; empty nodes and one partition on a plain PostgreSQL.
+    pub fn topology(&self) -> Arc<Topology> {
+        self.inner.shared.cluster.topology()
+    }
+
+    pub fn stats(&self) -> Stats {
+        let shared = &self.inner.shared;
+        Stats {
+            retries: shared.retries.load(Ordering::Relaxed),
+            connects: shared.connects.load(Ordering::Relaxed),
+        }
+    }
+
+    async fn permit(&self) -> Result<tokio::sync::SemaphorePermit<'_>> {
+        // Without waiting first: an acquire may yield to be fair to other tasks, and calls would overtake each other.
+        if let Ok(permit) = self.inner.in_flight.try_acquire() {
+            return Ok(permit);
+        }
+        let permit = self.inner.in_flight.acquire().await;
+        permit.map_err(|_| Error::new(Class::Environment, "the client is closed"))
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("version", &self.version())
+            .field("stats", &self.stats())
+            .finish()
+    }
+}
+
+impl Lanes {
+    /// `wanted` lanes rounded up to a whole number per partition; none if `wanted` is 0.
+    fn new(partitions: usize, wanted: usize, lane: impl Fn(Place) -> Lane) -> Self {
+        let count = wanted.div_ceil(partitions) * partitions;
+        let place = |i: usize| Place::Partition(u32::try_from(i % partitions).unwrap_or(0));
+        Self {
+            partitions,
+            lanes: (0..count).map(|i| lane(place(i))).collect(),
+        }
+    }
+
+    /// Equal keys always share a lane, so that their calls keep their order.
+    fn of_slot(&self, slot: u16) -> &Lane {
+        let slot = usize::from(slot);
+        let partition = slot % self.partitions;
+        let per_partition = self.lanes.len() / self.partitions;
+        &self.lanes[partition + self.partitions * (slot / self.partitions % per_partition)]
+    }
+}
+
+/// Looks for moved leaders until the last handle of the client is gone.
+fn follow_leaders(inner: &Arc<Inner>) {
+    let inner = Arc::downgrade(inner);
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(FOLLOW_INTERVAL).await;
+            let Some(inner) = inner.upgrade() else { return };
+            if let Err(error) = inner.shared.cluster.refresh().await {
+                tracing::debug!(%error, "no node tells who leads");
+            }
+        }
+    });
+}

@@ -1,0 +1,236 @@
+//! Where a local cluster lives: its description, its nodes' directories, its logs.
+//!
+//! `$XDG_DATA_HOME/dbos/NAME/cluster.toml` describes cluster NAME, wherever its data is; without `--data` the data is
+//! beside it: `node-1/` (config.toml, pid, data/), `node-2/`, ... and `logs/node-1.log`, ....
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use kernel_db::node::{Durability, NodeAddress, NodeConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::exit::{Failure, Result};
+
+/// First SQL port tried for a new cluster; peers listen `PEER_PORTS` above.
+const BASE_PORT: u16 = 5440;
+const PEER_PORTS: u16 = 100;
+/// How far apart the bases of clusters without `--port` are.
+const PORT_STEP: u16 = 10;
+
+/// A local cluster as it was created; `cluster up` refuses flags that differ.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterSpec {
+    pub name: String,
+    pub cluster_id: String,
+    pub nodes: u16,
+    pub partitions: u32,
+    pub replicas: u32,
+    pub durability: Durability,
+    pub data: PathBuf,
+    pub port: u16,
+}
+
+/// `$XDG_DATA_HOME/dbos`, or `~/.local/share/dbos`.
+pub fn home() -> Result<PathBuf> {
+    if let Some(data) = std::env::var_os("XDG_DATA_HOME").filter(|v| !v.is_empty()) {
+        return Ok(PathBuf::from(data).join("dbos"));
+    }
+    match std::env::var_os("HOME").filter(|v| !v.is_empty()) {
+        Some(home) => Ok(PathBuf::from(home).join(".local/share/dbos")),
+        None => Err(Failure::new("neither XDG_DATA_HOME nor HOME is set")
+            .hint("set one of them, or pass --data")),
+    }
+}
+
+/// Names become folder names, so they are kept simple.
+pub fn check_name(name: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.is_empty() || name.len() > 40 || !name.chars().all(good) {
+        return Err(Failure::usage(format!(
+            "cluster name {name:?}: use 1 to 40 letters, digits, - and _"
+        )));
+    }
+    Ok(())
+}
+
+impl ClusterSpec {
+    /// The description of an existing cluster, `None` if there is none of that name.
+    pub fn load(name: &str) -> Result<Option<Self>> {
+        check_name(name)?;
+        let path = home()?.join(name).join("cluster.toml");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Failure::new(format!("{}: {error}", path.display()))),
+        };
+        let spec = toml::from_str(&text).map_err(|error| {
+            Failure::new(format!("{}: {error}", path.display())).hint(format!(
+                "`dbos cluster destroy --name {name}` removes a cluster"
+            ))
+        })?;
+        Ok(Some(spec))
+    }
+
+    /// As `load`, but a cluster that does not exist is an error.
+    pub fn existing(name: &str) -> Result<Self> {
+        Self::load(name)?.ok_or_else(|| {
+            Failure::not_found(format!("there is no cluster {name:?}")).hint(
+                "`dbos cluster list` shows the clusters, `dbos cluster up --name NAME` makes one",
+            )
+        })
+    }
+
+    /// All clusters of this user, by name.
+    pub fn all() -> Result<Vec<Self>> {
+        let Ok(entries) = fs::read_dir(home()?) else {
+            return Ok(Vec::new());
+        };
+        let mut names: Vec<String> = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| check_name(name).is_ok())
+            .collect();
+        names.sort();
+        let mut specs = Vec::new();
+        for name in names {
+            specs.extend(Self::load(&name)?);
+        }
+        Ok(specs)
+    }
+
+    /// Writes the description and every node's configuration.
+    pub fn save(&self) -> Result<()> {
+        let folder = home()?.join(&self.name);
+        fs::create_dir_all(&folder)
+            .map_err(|e| Failure::new(format!("cannot create {}: {e}", folder.display())))?;
+        for node in 1..=self.nodes {
+            let folder = self.node_dir(node);
+            fs::create_dir_all(&folder)
+                .map_err(|e| Failure::new(format!("cannot create {}: {e}", folder.display())))?;
+            fs::write(self.config_path(node), self.node_config(node).to_toml())?;
+        }
+        fs::create_dir_all(self.data.join("logs"))?;
+        let text = toml::to_string(self).map_err(Failure::new)?;
+        // Written whole or not at all: a description that exists is complete.
+        let temporary = folder.join("cluster.toml.new");
+        fs::write(&temporary, text)?;
+        fs::rename(&temporary, folder.join("cluster.toml"))?;
+        Ok(())
+    }
+
+    /// Removes data, logs and description. Succeeds when there is nothing.
+    pub fn remove(&self) -> Result<()> {
+        for node in 1..=self.nodes {
+            remove_dir(&self.node_dir(node))?;
+        }
+        remove_dir(&self.data.join("logs"))?;
+        // Only if empty: a directory given by --data may hold other things.
+        let _ = fs::remove_dir(&self.data);
+        let folder = home()?.join(&self.name);
+        match fs::remove_file(folder.join("cluster.toml")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let _ = fs::remove_dir(&folder);
+        Ok(())
+    }
+
+    /// The configuration of one node.
+    pub fn node_config(&self, node: u16) -> NodeConfig {
+        let nodes = (1..=self.nodes).map(|id| NodeAddress {
+            id: id.into(),
+            sql: self.sql_address(id),
+            peer: SocketAddr::from((Ipv4Addr::LOCALHOST, self.port + PEER_PORTS + id - 1)),
+        });
+        NodeConfig {
+            cluster: self.name.clone(),
+            cluster_id: self.cluster_id.clone(),
+            node_id: node.into(),
+            nodes: nodes.collect(),
+            data_dir: PathBuf::from("data"),
+            log_file: self.log_path(node),
+            partitions: self.partitions,
+            replicas: self.replicas,
+            durability: self.durability,
+            ..NodeConfig::default()
+        }
+    }
+
+    pub fn node_dir(&self, node: u16) -> PathBuf {
+        self.data.join(format!("node-{node}"))
+    }
+
+    pub fn config_path(&self, node: u16) -> PathBuf {
+        self.node_dir(node).join("config.toml")
+    }
+
+    pub fn pid_path(&self, node: u16) -> PathBuf {
+        self.node_dir(node).join("pid")
+    }
+
+    pub fn log_path(&self, node: u16) -> PathBuf {
+        self.data.join("logs").join(format!("node-{node}.log"))
+    }
+
+    pub fn sql_address(&self, node: u16) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port + node - 1))
+    }
+
+    /// What psql and any driver take.
+    pub fn url(&self, node: u16) -> String {
+        format!("postgres://dbos@{}/dbos", self.sql_address(node))
+    }
+
+    pub fn urls(&self) -> Vec<String> {
+        (1..=self.nodes).map(|node| self.url(node)).collect()
+    }
+
+    /// Every address that the cluster's nodes listen on.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let config = self.node_config(1);
+        config.nodes.iter().flat_map(|n| [n.sql, n.peer]).collect()
+    }
+
+    /// 404 for a node number that the cluster does not have.
+    pub fn check_node(&self, node: u16) -> Result<()> {
+        if node == 0 || node > self.nodes {
+            return Err(Failure::not_found(format!(
+                "cluster {:?} has nodes 1 to {}, not {node}",
+                self.name, self.nodes
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn remove_dir(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failure::new(format!("{}: {error}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// True if nothing listens on the address.
+pub fn is_free(address: SocketAddr) -> bool {
+    TcpListener::bind(address).is_ok()
+}
+
+/// The first base port at which a cluster of `nodes` nodes finds all its ports free and no other cluster's.
+pub fn free_base_port(nodes: u16) -> Result<u16> {
+    let taken: Vec<SocketAddr> = ClusterSpec::all()?
+        .iter()
+        .flat_map(ClusterSpec::addresses)
+        .collect();
+    let free = |port: u16| {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        !taken.contains(&address) && is_free(address)
+    };
+    (BASE_PORT..u16::MAX - PEER_PORTS - nodes)
+        .step_by(PORT_STEP.into())
+        .find(|base| (0..nodes).all(|n| free(base + n) && free(base + PEER_PORTS + n)))
+        .ok_or_else(|| Failure::new("no free ports on 127.0.0.1").hint("pass --port BASE"))
+}

@@ -1,0 +1,78 @@
+//! How a command ends when it does not succeed: an exit code, a message on standard error, and a hint.
+
+use std::fmt::Display;
+
+/// Documented exit codes; `--help` prints them.
+pub const CODES: &str = "Exit codes:
+  0  done
+  1  failed: the message says why and what to do
+  2  wrong arguments
+  3  a benchmark or the demo finished, but with errors
+  4  no such cluster, task, file or node
+  5  the outcome is unknown: the change may or may not have happened
+  130  interrupted";
+
+/// A command's failure.
+#[derive(Debug)]
+pub struct Failure {
+    pub code: u8,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+pub type Result<T, E = Failure> = std::result::Result<T, E>;
+
+impl Failure {
+    pub fn new(message: impl Display) -> Self {
+        Self::with_code(1, message)
+    }
+
+    pub fn usage(message: impl Display) -> Self {
+        Self::with_code(2, message)
+    }
+
+    pub fn not_found(message: impl Display) -> Self {
+        Self::with_code(4, message)
+    }
+
+    pub fn interrupted() -> Self {
+        Self::with_code(130, "interrupted")
+    }
+
+    pub fn with_code(code: u8, message: impl Display) -> Self {
+        Self {
+            code,
+            message: message.to_string(),
+            hint: None,
+        }
+    }
+
+    pub fn hint(mut self, hint: impl Display) -> Self {
+        self.hint = Some(hint.to_string());
+        self
+    }
+
+    /// Prints to standard error what a person needs.
+    pub fn print(&self) {
+        eprintln!("dbos: {}", self.message);
+        if let Some(hint) = &self.hint {
+            eprintln!("hint: {hint}");
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(error)
+    }
+}
+
+impl From<kernel_db::Error> for Failure {
+    fn from(error: kernel_db::Error) -> Self {
+        let failure = Self::new(format!("{} ({})", error.message(), error.sqlstate()));
+        match error.get_hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! `dbos fs`: files and directories by hand.
+
+use std::io::{Read, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use dbfs::{FileSystem, Kind, NewUser, Tree};
+use serde_json::json;
+
+use crate::args::{FsCommand, TargetArgs};
+use crate::exit::{Failure, Result};
+use crate::output::Rows;
+use crate::service::{client, failure};
+
+/// Bytes moved in one call between a local file and the file system.
+const CHUNK: usize = 1 << 20;
+
+pub async fn run(command: FsCommand, target: &TargetArgs, user: &str) -> Result<()> {
+    let fs = FileSystem::new(client(target).await?);
+    if let FsCommand::Install = command {
+        dbfs::install(fs.client()).await.map_err(failure)?;
+        let fresh = fs.create_user(NewUser::named(user)).await.map_err(failure)?;
+        println!("file system installed; user {user} {}", if fresh { "made" } else { "was there" });
+        return Ok(());
+    }
+    let tree = fs.tree(user).await.map_err(failure)?;
+    match command {
+        FsCommand::Install => Ok(()),
+        FsCommand::Mkdir { path } => tree.mkdir(&path).await.map_err(failure),
+        FsCommand::Put { local, path, parallel } => {
+            let input = open(&local)?;
+            let kind = if parallel { Kind::Parallel } else { Kind::Localized };
+            tree.create(&path, kind, None).await.map_err(failure)?;
+            append(&tree, &path, input).await
+        }
+        FsCommand::Append { local, path } => append(&tree, &path, open(&local)?).await,
+        FsCommand::Cat { path, offset, length } => cat(&tree, &path, offset, length).await,
+        FsCommand::Ls { path, json } => list(&tree, &path, json).await,
+        FsCommand::Stat { path, json } => stat(&tree, &path, json).await,
+        FsCommand::Mv { from, to } => tree.rename(&from, &to).await.map_err(failure),
+        FsCommand::Truncate { path, size } => tree.truncate(&path, signed(size)?).await.map_err(failure),
+        FsCommand::Rm { path } => {
+            tree.delete(&path).await.map_err(failure)?;
+            // Blocks of parallel files go afterwards; what is left when this ends here, the next call removes.
+            tree.collect().await.map(drop).map_err(failure)
+        }
+    }
+}
+
+fn open(local: &str) -> Result<Box<dyn Read>> {
+    match local {
+        "-" => Ok(Box::new(std::io::stdin())),
+        path => {
+            let file = std::fs::File::open(path).map_err(|e| Failure::not_found(format!("{path}: {e}")))?;
+            Ok(Box::new(file))
+        }
+    }
+}
+
+fn signed(bytes: u64) -> Result<i64> {
+    i64::try_from(bytes).map_err(|_| Failure::usage(format!("{bytes} is larger than any file")))
+}
+
+async fn append(tree: &Tree, path: &str, mut input: Box<dyn Read>) -> Result<()> {
+    let mut chunk = Vec::with_capacity(CHUNK);
+    loop {
+        chunk.clear();
+        input.by_ref().take(CHUNK as u64).read_to_end(&mut chunk)?;
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        tree.append(path, &chunk).await.map_err(failure)?;
+    }
+}
+
+async fn cat(tree: &Tree, path: &str, offset: u64, length: Option<u64>) -> Result<()> {
+    let mut at = signed(offset)?;
+    let mut left = signed(length.unwrap_or(i64::MAX as u64))?;
+    let mut out = std::io::stdout().lock();
+    while left > 0 {
+        let data = tree.read(path, at, left.min(CHUNK as i64)).await.map_err(failure)?;
+        if data.is_empty() {
+            break;
+        }
+        out.write_all(&data)?;
+        at += data.len() as i64;
+        left -= data.len() as i64;
+    }
+    Ok(())
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Directory => "directory",
+        Kind::Localized => "localized",
+        Kind::Parallel => "parallel",
+    }
+}
+
+/// Seconds since the epoch.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+async fn list(tree: &Tree, path: &str, json: bool) -> Result<()> {
+    let entries = tree.list(path).await.map_err(failure)?;
+    let row = |entry: dbfs::Entry| {
+        let cells = [
+            entry.name,
+            kind_name(entry.kind).into(),
+            entry.size.to_string(),
+            entry.block_size.to_string(),
+            seconds(entry.modified_at).to_string(),
+        ];
+        cells.map(Some).to_vec()
+    };
+    let columns = ["name", "kind", "size", "block_size", "modified_at"].map(str::to_string).to_vec();
+    Rows { columns, rows: entries.into_iter().map(row).collect() }.print(json)
+}
+
+async fn stat(tree: &Tree, path: &str, as_json: bool) -> Result<()> {
+    let stat = tree.stat(path).await.map_err(failure)?;
+    if as_json {
+        let line = json!({
+            "path": path,
+            "kind": kind_name(stat.kind),
+            "size": stat.size,
+            "block_size": stat.block_size,
+            "version": stat.version,
+            "created_at": seconds(stat.created_at),
+            "modified_at": seconds(stat.modified_at),
+        });
+        println!("{line}");
+        return Ok(());
+    }
+    println!(
+        "{path}: {}, {} bytes in blocks of {}, version {}, created {}, modified {} (seconds since 1970)",
+        kind_name(stat.kind),
+        stat.size,
+        stat.block_size,
+        stat.version,
+        seconds(stat.created_at),
+        seconds(stat.modified_at)
+    );
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! `dbos msg`: messages by hand.
+
+use ipc::Messages;
+use serde_json::json;
+
+use crate::args::{MsgCommand, TargetArgs};
+use crate::exit::Result;
+use crate::service::{client, failure};
+use crate::task::print;
+
+const UNREAD: &str = "SELECT receiver_id, count(*) AS unread, min(sent_at) AS oldest FROM message \
+    GROUP BY receiver_id ORDER BY receiver_id";
+
+pub async fn run(command: MsgCommand, target: &TargetArgs) -> Result<()> {
+    match command {
+        MsgCommand::Install => {
+            ipc::install(&client(target).await?).await.map_err(failure)?;
+            println!("messages installed: tables mailbox and message, procedures msg_*");
+            Ok(())
+        }
+        MsgCommand::Send { from, to, text } => send(target, from, &to, &text).await,
+        MsgCommand::Receive { receiver, limit, json } => receive(target, receiver, limit, json).await,
+        MsgCommand::Unread { json } => print(target, UNREAD, json).await,
+    }
+}
+
+async fn send(target: &TargetArgs, from: i64, to: &[i64], text: &str) -> Result<()> {
+    let messages = Messages::new(client(target).await?);
+    let sent = messages.fan_out(to, from, text.as_bytes()).await;
+    let mut last = Ok(());
+    for (receiver, result) in to.iter().zip(sent) {
+        match result {
+            Ok(id) => println!("message {id} to {receiver}"),
+            Err(error) => {
+                eprintln!("to {receiver}: {error}");
+                last = Err(failure(error));
+            }
+        }
+    }
+    last
+}
+
+async fn receive(target: &TargetArgs, receiver: i64, limit: i32, as_json: bool) -> Result<()> {
+    let messages = Messages::new(client(target).await?);
+    for message in messages.receive(receiver, limit).await.map_err(failure)? {
+        let text = String::from_utf8_lossy(&message.data);
+        if as_json {
+            println!("{}", json!({"message_id": message.message_id, "sender_id": message.sender_id, "text": text}));
+        } else {
+            println!("{} from {}: {text}", message.message_id, message.sender_id);
+        }
+    }
+    Ok(())
+}

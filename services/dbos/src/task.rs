@@ -1,0 +1,48 @@
+//! `dbos task`: the scheduler by hand.
+
+use scheduler::Scheduler;
+
+use crate::args::{TargetArgs, TaskCommand};
+use crate::db;
+use crate::exit::{Failure, Result};
+use crate::service::{client, failure};
+
+/// Partition keys that tasks without `--key` are spread over.
+const KEYS: i32 = 64;
+const LIST: &str = "SELECT p_key, task_id, worker_id, \
+    CASE state WHEN 1 THEN 'pending' WHEN 2 THEN 'running' WHEN 3 THEN 'done' ELSE 'unknown' END AS state, \
+    attempts, exit_code, command FROM task ORDER BY p_key, task_id";
+const WORKERS: &str = "SELECT p_key, worker_id, capacity AS free, slots, data_shard, url, last_seen FROM worker \
+    ORDER BY p_key, worker_id";
+
+pub async fn run(command: TaskCommand, target: &TargetArgs) -> Result<()> {
+    match command {
+        TaskCommand::Install => {
+            scheduler::install(&client(target).await?).await.map_err(failure)?;
+            println!("scheduler installed: tables worker and task, procedures sched_*");
+            Ok(())
+        }
+        TaskCommand::Submit { key, command } => submit(target, key, &command).await,
+        TaskCommand::List { json } => print(target, LIST, json).await,
+        TaskCommand::Workers { json } => print(target, WORKERS, json).await,
+    }
+}
+
+async fn submit(target: &TargetArgs, key: Option<i32>, command: &[String]) -> Result<()> {
+    let random = uuid::Uuid::new_v4().as_u64_pair().0;
+    let task_id = (random >> 1) as i64;
+    let key = key.unwrap_or((random % KEYS as u64) as i32);
+    let scheduler = Scheduler::new(client(target).await?);
+    let fresh = scheduler.submit(key, task_id, &command.join(" ")).await.map_err(failure)?;
+    if !fresh {
+        return Err(Failure::new("a task of this id exists already; submit again"));
+    }
+    println!("task {task_id} submitted under key {key}");
+    Ok(())
+}
+
+/// One SELECT as a table or as JSON.
+pub async fn print(target: &TargetArgs, sql: &str, json: bool) -> Result<()> {
+    let connection = db::connect(&db::urls(target)?).await?;
+    db::rows(&connection, sql).await?.print(json)
+}
