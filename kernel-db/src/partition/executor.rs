@@ -241,6 +241,7 @@ impl<S: StateStore> Executor<S> {
             }
             Ok(reply) => (Ok(reply), view.commit()),
             Err(error) => {
+                // I5: what a transaction wrote was in memory only; nothing of a failed one stays there.
                 view.rollback();
                 (Err(error), false)
             }

@@ -234,6 +234,7 @@ impl Driver {
     }
 
     fn finish_front(&mut self, effects: &mut Vec<Effect>) {
+        // I9: raft-rs hands out committed entries only as far as it was told, here, that they are written.
         if let Some(done) = self.pending.pop_front() {
             self.node.on_persist_ready(done.number);
             if !done.messages.is_empty() {

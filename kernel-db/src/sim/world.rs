@@ -87,6 +87,22 @@ enum Event {
     Wake(usize),
 }
 
+impl Event {
+    /// The node it happens to.
+    fn node(&self) -> Option<u64> {
+        match self {
+            Event::Tick(node)
+            | Event::StateFlush(node)
+            | Event::Ask(node, ..)
+            | Event::WriteDone(node, _)
+            | Event::ApplyDone(node, _)
+            | Event::Drained(node, _) => Some(*node),
+            Event::Deliver(message) => Some(message.to),
+            Event::Fault | Event::Restart(_) | Event::Hear(..) | Event::Wake(_) => None,
+        }
+    }
+}
+
 struct Node {
     member: Member,
     paused_until: u64,
@@ -213,30 +229,24 @@ impl World {
         Err(Error::internal("nothing more happens"))
     }
 
-    fn happen(&mut self, event: Event) -> Result<(), Error> {
-        let at_node = match &event {
-            Event::Tick(node) | Event::StateFlush(node) | Event::Ask(node, ..) => Some(*node),
-            Event::WriteDone(node, _) | Event::ApplyDone(node, _) | Event::Drained(node, _) => {
-                Some(*node)
-            }
-            Event::Deliver(message) => Some(message.to),
-            _ => None,
+    /// The node is paused: what happens to it happens when it goes on.
+    fn postpone(&mut self, node: u64, event: Event) -> Result<(), Error> {
+        let until = self.node(node).paused_until;
+        // A timer that bursts after a stall: the replica must not count what came too fast.
+        let burst = if matches!(event, Event::Tick(_)) {
+            12
+        } else {
+            0
         };
-        if let Some(node) = at_node
+        self.at(until, event);
+        (0..burst).try_for_each(|_| self.input(node, Input::Tick, until))
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), Error> {
+        if let Some(node) = event.node()
             && self.node(node).paused_until > self.now
         {
-            let until = self.node(node).paused_until;
-            // A timer that bursts after a stall: the replica must not count what came too fast.
-            let burst = if matches!(event, Event::Tick(_)) {
-                12
-            } else {
-                0
-            };
-            self.at(until, event);
-            for _ in 0..burst {
-                self.input(node, Input::Tick, until)?;
-            }
-            return Ok(());
+            return self.postpone(node, event);
         }
         match event {
             Event::Tick(node) => {
