@@ -98,10 +98,6 @@ impl Core {
         &self.groups
     }
 
-    pub fn log(&self) -> &Arc<dyn LogStore> {
-        &self.log
-    }
-
     /// Who leads `group`, as its replica here knows it.
     pub fn role(&self, group: u32) -> Option<RoleChange> {
         self.groups.get(&group).map(|g| g.role.get())

@@ -89,6 +89,7 @@ async fn node<F: Future<Output = ()>>(config: NodeConfig, shutdown: F) -> Result
         .all(|g| core.role(*g).is_some_and(|r| r.leader.is_some()));
     upkeep::hand_over(&core, &links).await;
     core_loop.abort();
+    links.stop();
     core.stop();
     flush(&core).await?;
     if caught_up {
