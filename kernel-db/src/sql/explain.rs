@@ -2,7 +2,8 @@
 
 use super::catalog::Table;
 use super::plan::{
-    Access, Expr, Insert, InsertSource, JoinKind, Plan, Query, QueryBody, RangeAccess, Routing, SetKind, Site, Source, Step,
+    Access, Expr, Insert, InsertSource, JoinKind, Plan, Query, QueryBody, RangeAccess, Routing,
+    SetKind, Site, Source, Step,
 };
 use super::prepare::Prepared;
 
@@ -13,11 +14,19 @@ pub fn lines(prepared: &Prepared) -> Vec<String> {
         Plan::Query(query) => explain_query(query, 0, &mut out),
         Plan::Insert(insert) => explain_insert(insert, &mut out),
         Plan::Update(update) => {
-            line(&mut out, 0, format!("Update on {}", update.rules.table.name));
+            line(
+                &mut out,
+                0,
+                format!("Update on {}", update.rules.table.name),
+            );
             explain_steps(&update.steps, 1, &mut out);
         }
         Plan::Delete(delete) => {
-            line(&mut out, 0, format!("Delete on {}", delete.rules.table.name));
+            line(
+                &mut out,
+                0,
+                format!("Delete on {}", delete.rules.table.name),
+            );
             explain_steps(&delete.steps, 1, &mut out);
         }
         Plan::Explain(_) | Plan::Nothing => {}
@@ -81,19 +90,37 @@ fn explain_query(query: &Query, depth: usize, out: &mut Vec<String>) {
     }
     match &query.body {
         QueryBody::Values(rows) => line(out, depth, format!("Values: {} row(s)", rows.len())),
-        QueryBody::SetOperation { left, right, kind, all } => {
+        QueryBody::SetOperation {
+            left,
+            right,
+            kind,
+            all,
+        } => {
             let name = match kind {
                 SetKind::Union => "Union",
                 SetKind::Except => "Except",
                 SetKind::Intersect => "Intersect",
             };
-            line(out, depth, format!("{name}{}", if *all { " All" } else { "" }));
+            line(
+                out,
+                depth,
+                format!("{name}{}", if *all { " All" } else { "" }),
+            );
             explain_query(left, depth + 1, out);
             explain_query(right, depth + 1, out);
         }
-        QueryBody::Select { steps, grouping, .. } => {
+        QueryBody::Select {
+            steps, grouping, ..
+        } => {
             if let Some(grouping) = grouping {
-                above(if grouping.keys.is_empty() { "Aggregate" } else { "HashAggregate" }, out);
+                above(
+                    if grouping.keys.is_empty() {
+                        "Aggregate"
+                    } else {
+                        "HashAggregate"
+                    },
+                    out,
+                );
             }
             if steps.is_empty() {
                 line(out, depth, "Result".to_string());
@@ -122,17 +149,38 @@ fn explain_steps(steps: &[Step], depth: usize, out: &mut Vec<String>) {
         };
         let indent = depth + i;
         match &step.source {
-            Source::Table { table, alias, access, .. } => {
-                line(out, indent, format!("{join}{}", access_text(table, alias, access)));
+            Source::Table {
+                table,
+                alias,
+                access,
+                ..
+            } => {
+                line(
+                    out,
+                    indent,
+                    format!("{join}{}", access_text(table, alias, access)),
+                );
                 conditions(table, access, step.offset, indent + 1, out);
             }
-            Source::System { table } => line(out, indent, format!("{join}System Scan on {}.{}", table.schema, table.name)),
+            Source::System { table } => line(
+                out,
+                indent,
+                format!("{join}System Scan on {}.{}", table.schema, table.name),
+            ),
             Source::Query(query) => {
                 line(out, indent, format!("{join}Subquery Scan"));
                 explain_query(query, indent + 1, out);
             }
-            Source::Series(_) => line(out, indent, format!("{join}Function Scan on generate_series")),
-            Source::Routine { call, .. } => line(out, indent, format!("{join}Function Scan on {}", expr_text(call))),
+            Source::Series(_) => line(
+                out,
+                indent,
+                format!("{join}Function Scan on generate_series"),
+            ),
+            Source::Routine { call, .. } => line(
+                out,
+                indent,
+                format!("{join}Function Scan on {}", expr_text(call)),
+            ),
         }
         if step.on.is_some() || step.after.is_some() {
             line(out, indent + 1, "Filter".to_string());
@@ -141,7 +189,11 @@ fn explain_steps(steps: &[Step], depth: usize, out: &mut Vec<String>) {
 }
 
 fn access_text(table: &Table, alias: &str, access: &Access) -> String {
-    let shown = if alias == table.name { table.name.clone() } else { format!("{} {alias}", table.name) };
+    let shown = if alias == table.name {
+        table.name.clone()
+    } else {
+        format!("{} {alias}", table.name)
+    };
     match access {
         Access::Point { .. } => format!("Point Get on {shown} using {}", table.primary_key_name),
         Access::Nothing => format!("Nothing from {shown}"),
@@ -149,8 +201,14 @@ fn access_text(table: &Table, alias: &str, access: &Access) -> String {
             let bounded = !range.equal.is_empty() || range.lower.is_some() || range.upper.is_some();
             let backward = if range.reverse { " Backward" } else { "" };
             match range.index {
-                Some(i) => format!("Index Scan{backward} on {shown} using {}", table.indexes[i].name),
-                None if bounded => format!("Index Scan{backward} on {shown} using {}", table.primary_key_name),
+                Some(i) => format!(
+                    "Index Scan{backward} on {shown} using {}",
+                    table.indexes[i].name
+                ),
+                None if bounded => format!(
+                    "Index Scan{backward} on {shown} using {}",
+                    table.primary_key_name
+                ),
                 None => format!("Full Scan{backward} on {shown}"),
             }
         }
@@ -182,7 +240,11 @@ fn range_parts(table: &Table, range: &RangeAccess, parts: &mut Vec<String>) {
         }
         None => table.primary_key.clone(),
     };
-    let name = |i: usize| columns.get(i).map_or("?", |c| table.columns[*c].name.as_str());
+    let name = |i: usize| {
+        columns
+            .get(i)
+            .map_or("?", |c| table.columns[*c].name.as_str())
+    };
     for (i, part) in range.equal.iter().enumerate() {
         parts.push(format!("{} = {}", name(i), expr_text(&part.expr)));
     }

@@ -42,10 +42,17 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SessionCommand {
     /// Name in lower case; the value as text, none for DEFAULT.
-    Set { name: String, value: Option<String> },
-    Show { name: String },
+    Set {
+        name: String,
+        value: Option<String>,
+    },
+    Show {
+        name: String,
+    },
     /// None: all.
-    Reset { name: Option<String> },
+    Reset {
+        name: Option<String>,
+    },
     Begin,
     Commit,
     Rollback,
@@ -53,7 +60,9 @@ pub enum SessionCommand {
     Savepoint,
     DiscardAll,
     /// None: all.
-    Deallocate { name: Option<String> },
+    Deallocate {
+        name: Option<String>,
+    },
 }
 
 /// Where a statement has to run.
@@ -89,7 +98,11 @@ pub struct ParamScope {
 impl ParamScope {
     /// `$1`, `$2`, ... only.
     pub fn positional(types: &[Option<DataType>]) -> Self {
-        Self { types: types.to_vec(), names: HashMap::new(), positional: (0..types.len()).collect() }
+        Self {
+            types: types.to_vec(),
+            names: HashMap::new(),
+            positional: (0..types.len()).collect(),
+        }
     }
 }
 
@@ -124,12 +137,20 @@ pub fn parse_many(text: &str) -> Result<Vec<(ast::Statement, String)>> {
 }
 
 /// Prepares the one statement in `text`. `param_types` may be shorter than the number of parameters.
-pub fn prepare(catalog: &Arc<Catalog>, text: &str, param_types: &[Option<DataType>]) -> Result<Prepared> {
+pub fn prepare(
+    catalog: &Arc<Catalog>,
+    text: &str,
+    param_types: &[Option<DataType>],
+) -> Result<Prepared> {
     super::bind::prepare_text(catalog, text, param_types)
 }
 
 /// Prepares a parsed statement whose parameters are `scope`'s slots.
-pub fn prepare_ast(catalog: &Arc<Catalog>, statement: &ast::Statement, scope: &ParamScope) -> Result<Prepared> {
+pub fn prepare_ast(
+    catalog: &Arc<Catalog>,
+    statement: &ast::Statement,
+    scope: &ParamScope,
+) -> Result<Prepared> {
     super::bind::prepare_statement(catalog, statement, scope)
 }
 
@@ -169,7 +190,12 @@ impl Prepared {
     }
 
     /// Runs as a statement of its own.
-    pub fn execute(&self, store: &mut dyn Store, env: &mut TxnEnv, params: &[Value]) -> Result<Outcome> {
+    pub fn execute(
+        &self,
+        store: &mut dyn Store,
+        env: &mut TxnEnv,
+        params: &[Value],
+    ) -> Result<Outcome> {
         self.execute_with(store, env, params, None)
     }
 

@@ -49,7 +49,11 @@ pub struct SqlTransaction {
 impl SqlTransaction {
     pub fn new(statements: Vec<(Arc<Prepared>, Vec<Value>)>, label: impl Into<String>) -> Self {
         let schema_version = statements.first().map_or(0, |(p, _)| p.version);
-        Self { statements, schema_version, label: label.into() }
+        Self {
+            statements,
+            schema_version,
+            label: label.into(),
+        }
     }
 }
 
@@ -87,7 +91,9 @@ impl Transaction for SqlTransaction {
 fn schema_changed(planned: u64, installed: u64) -> Error {
     Error::retry(
         SCHEMA_CHANGED,
-        format!("schema changed: planned for version {planned}, the partition has version {installed}"),
+        format!(
+            "schema changed: planned for version {planned}, the partition has version {installed}"
+        ),
     )
 }
 
@@ -96,7 +102,9 @@ pub fn installed_version(store: &mut dyn Store) -> Result<u64> {
     let Some(value) = store.get(&schema_version_key(), None)? else {
         return Ok(0);
     };
-    let bytes: [u8; 8] = value[..].try_into().map_err(|_| Error::internal("schema version row is damaged"))?;
+    let bytes: [u8; 8] = value[..]
+        .try_into()
+        .map_err(|_| Error::internal("schema version row is damaged"))?;
     Ok(u64::from_be_bytes(bytes))
 }
 
@@ -123,7 +131,10 @@ pub struct InstallSchema {
 
 impl InstallSchema {
     pub fn new(catalog: &Catalog) -> Self {
-        Self { version: catalog.version, dropped: catalog.dropped.clone() }
+        Self {
+            version: catalog.version,
+            dropped: catalog.dropped.clone(),
+        }
     }
 
     pub fn version(&self) -> u64 {
@@ -141,7 +152,10 @@ impl Transaction for InstallSchema {
             let (from, to) = super::exec::keys::range_of(dropped.table, dropped.index);
             store.delete_range(&from, &to)?;
         }
-        store.put(schema_version_key(), Bytes::copy_from_slice(&self.version.to_be_bytes()))?;
+        store.put(
+            schema_version_key(),
+            Bytes::copy_from_slice(&self.version.to_be_bytes()),
+        )?;
         Ok(Bytes::new())
     }
 
@@ -205,9 +219,13 @@ pub struct CatalogChanged {
 
 impl CatalogChange {
     pub fn decode(reply: &Bytes) -> Result<CatalogChanged> {
-        let (version, tags, notices) =
-            serde_json::from_slice(reply).map_err(|e| Error::internal(format!("catalogue reply: {e}")))?;
-        Ok(CatalogChanged { version, tags, notices })
+        let (version, tags, notices) = serde_json::from_slice(reply)
+            .map_err(|e| Error::internal(format!("catalogue reply: {e}")))?;
+        Ok(CatalogChanged {
+            version,
+            tags,
+            notices,
+        })
     }
 }
 
@@ -234,7 +252,9 @@ impl Transaction for CatalogChange {
             store.put(catalog_key(), catalog.to_bytes()?.into())?;
         }
         let reply = serde_json::to_vec(&(catalog.version, tags, notices));
-        Ok(reply.map_err(|e| Error::internal(format!("catalogue reply: {e}")))?.into())
+        Ok(reply
+            .map_err(|e| Error::internal(format!("catalogue reply: {e}")))?
+            .into())
     }
 
     fn label(&self) -> &str {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use kernel_db::partition::Transaction;
 use kernel_db::sql::catalog::{Catalog, IndexState};
-use kernel_db::sql::transaction::{Backfill, CatalogChange, InstallSchema, SCHEMA_CHANGED, SqlTransaction};
+use kernel_db::sql::transaction::{
+    Backfill, CatalogChange, InstallSchema, SCHEMA_CHANGED, SqlTransaction,
+};
 use kernel_db::{Class, Error};
 
 use crate::database::Database;
@@ -19,8 +21,13 @@ fn a_transaction_planned_for_another_version_is_refused_and_changes_nothing() {
     let old = Arc::new(db.prepare("INSERT INTO t VALUES (1)").unwrap());
     db.run("CREATE TABLE u (a int PRIMARY KEY)").unwrap();
     let before = db.rows.rows.clone();
-    let error = db.transact(&SqlTransaction::new(vec![(old, Vec::new())], "")).unwrap_err();
-    assert_eq!((error.sqlstate(), error.class()), (SCHEMA_CHANGED, Class::Retry));
+    let error = db
+        .transact(&SqlTransaction::new(vec![(old, Vec::new())], ""))
+        .unwrap_err();
+    assert_eq!(
+        (error.sqlstate(), error.class()),
+        (SCHEMA_CHANGED, Class::Retry)
+    );
     assert_eq!(db.rows.rows, before);
 }
 
@@ -40,15 +47,30 @@ fn the_catalogue_survives_its_bytes() {
 fn a_change_of_several_statements_is_one_version_or_none() {
     let mut db = Database::new();
     let version = db.catalog.version;
-    let two = vec!["CREATE TABLE t (a int PRIMARY KEY)".to_string(), "CREATE INDEX i ON t (a)".to_string()];
+    let two = vec![
+        "CREATE TABLE t (a int PRIMARY KEY)".to_string(),
+        "CREATE INDEX i ON t (a)".to_string(),
+    ];
     db.change(&CatalogChange::Ddl(two)).unwrap();
     assert_eq!(db.catalog.version, version + 1);
-    assert_eq!(db.catalog.index("i").unwrap().1.state, IndexState::Ready, "an index of a new table needs no filling");
-    let bad = vec!["CREATE TABLE u (a int PRIMARY KEY)".to_string(), "CREATE TABLE t (a int)".to_string()];
+    assert_eq!(
+        db.catalog.index("i").unwrap().1.state,
+        IndexState::Ready,
+        "an index of a new table needs no filling"
+    );
+    let bad = vec![
+        "CREATE TABLE u (a int PRIMARY KEY)".to_string(),
+        "CREATE TABLE t (a int)".to_string(),
+    ];
     assert!(db.change(&CatalogChange::Ddl(bad)).is_err());
     assert!(db.catalog.table(None, "u").is_none());
-    db.change(&ddl("CREATE TABLE IF NOT EXISTS t (a int)")).unwrap();
-    assert_eq!(db.catalog.version, version + 1, "nothing changed, so neither did the version");
+    db.change(&ddl("CREATE TABLE IF NOT EXISTS t (a int)"))
+        .unwrap();
+    assert_eq!(
+        db.catalog.version,
+        version + 1,
+        "nothing changed, so neither did the version"
+    );
 }
 
 #[test]
@@ -58,16 +80,32 @@ fn an_index_is_written_before_it_is_read_and_filled_in_steps() {
          INSERT INTO t SELECT 1, n, n % 5 FROM generate_series(1, 20) n",
     );
     db.change(&ddl("CREATE INDEX i ON t (v)")).unwrap();
-    assert!(!db.explain("SELECT 1 FROM t WHERE v = 3").contains("using i"), "read before it is filled");
+    assert!(
+        !db.explain("SELECT 1 FROM t WHERE v = 3")
+            .contains("using i"),
+        "read before it is filled"
+    );
     let table = db.catalog.table(None, "t").unwrap().id;
     let mut after = None;
     let mut steps = 0;
     loop {
         // Writes between the steps keep the index too.
-        db.run(&format!("INSERT INTO t VALUES (1, {}, 3)", 100 + steps)).unwrap();
-        db.run(&format!("UPDATE t SET v = v + 1 WHERE p = 1 AND id = {}", 20 - steps)).unwrap();
-        db.run(&format!("DELETE FROM t WHERE p = 1 AND id = {}", steps + 1)).unwrap();
-        let fill = Backfill { catalog: Arc::clone(&db.catalog), table, index: 1, after, max_rows: 4 };
+        db.run(&format!("INSERT INTO t VALUES (1, {}, 3)", 100 + steps))
+            .unwrap();
+        db.run(&format!(
+            "UPDATE t SET v = v + 1 WHERE p = 1 AND id = {}",
+            20 - steps
+        ))
+        .unwrap();
+        db.run(&format!("DELETE FROM t WHERE p = 1 AND id = {}", steps + 1))
+            .unwrap();
+        let fill = Backfill {
+            catalog: Arc::clone(&db.catalog),
+            table,
+            index: 1,
+            after,
+            max_rows: 4,
+        };
         after = Backfill::decode(&db.transact(&fill).unwrap());
         steps += 1;
         if after.is_none() {
@@ -75,11 +113,19 @@ fn an_index_is_written_before_it_is_read_and_filled_in_steps() {
         }
     }
     assert!(steps > 3);
-    db.change(&CatalogChange::IndexReady { table, index: 1 }).unwrap();
-    assert!(db.explain("SELECT 1 FROM t WHERE v = 3").contains("using i"));
+    db.change(&CatalogChange::IndexReady { table, index: 1 })
+        .unwrap();
+    assert!(
+        db.explain("SELECT 1 FROM t WHERE v = 3")
+            .contains("using i")
+    );
     for v in 0..7 {
         let by_index = db.show(&format!("SELECT id FROM t WHERE v = {v} ORDER BY id"));
-        assert_eq!(by_index, db.show(&format!("SELECT id FROM t WHERE v + 0 = {v} ORDER BY id")), "v = {v}");
+        assert_eq!(
+            by_index,
+            db.show(&format!("SELECT id FROM t WHERE v + 0 = {v} ORDER BY id")),
+            "v = {v}"
+        );
     }
 }
 
@@ -91,7 +137,8 @@ fn a_unique_index_over_doubles_fails_and_goes_away() {
     let error: Error = db.run("CREATE UNIQUE INDEX u ON t (p, v)").unwrap_err();
     assert_eq!(error.sqlstate(), "23505");
     assert!(db.catalog.index("u").is_none());
-    db.run("DELETE FROM t WHERE p = 1 AND id = 2; CREATE UNIQUE INDEX u ON t (p, v)").unwrap();
+    db.run("DELETE FROM t WHERE p = 1 AND id = 2; CREATE UNIQUE INDEX u ON t (p, v)")
+        .unwrap();
     assert_eq!(db.fails("INSERT INTO t VALUES (1, 3, 7)"), "23505");
 }
 

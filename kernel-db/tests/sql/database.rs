@@ -9,7 +9,9 @@ use kernel_db::partition::{Budget, Scan, Slot, Store, Transaction, TxnEnv};
 use kernel_db::sql::catalog::Catalog;
 use kernel_db::sql::exec::Outcome;
 use kernel_db::sql::prepare::{Kind, Prepared, parse_many, prepare};
-use kernel_db::sql::transaction::{Backfill, CatalogChange, InstallSchema, Outcomes, SqlTransaction, read_catalog};
+use kernel_db::sql::transaction::{
+    Backfill, CatalogChange, InstallSchema, Outcomes, SqlTransaction, read_catalog,
+};
 use kernel_db::sql::{Value, text};
 use kernel_db::{Error, Result};
 
@@ -29,7 +31,11 @@ pub struct Database {
 impl Database {
     pub fn new() -> Self {
         let catalog = Arc::new(Catalog::new());
-        let mut database = Self { catalog, partition: (0, 1), ..Self::default() };
+        let mut database = Self {
+            catalog,
+            partition: (0, 1),
+            ..Self::default()
+        };
         database.install().expect("installs");
         database
     }
@@ -43,7 +49,13 @@ impl Database {
     pub fn env(&mut self) -> TxnEnv {
         self.seed += 1;
         let (partition, partitions) = self.partition;
-        TxnEnv { wall_us: 1_700_000_000_000_000, seed: self.seed, partition, partitions, budget: Budget::new(STEPS) }
+        TxnEnv {
+            wall_us: 1_700_000_000_000_000,
+            seed: self.seed,
+            partition,
+            partitions,
+            budget: Budget::new(STEPS),
+        }
     }
 
     /// Runs a transaction; nothing of it stays if it fails.
@@ -78,17 +90,29 @@ impl Database {
             let mut after = None;
             loop {
                 let catalog = Arc::clone(&self.catalog);
-                let fill = Backfill { catalog, table: table.id, index, after, max_rows: 3 };
+                let fill = Backfill {
+                    catalog,
+                    table: table.id,
+                    index,
+                    after,
+                    max_rows: 3,
+                };
                 match self.transact(&fill).map(|reply| Backfill::decode(&reply)) {
                     Ok(None) => break,
                     Ok(next) => after = next,
                     Err(e) => {
-                        self.change(&CatalogChange::IndexFailed { table: table.id, index })?;
+                        self.change(&CatalogChange::IndexFailed {
+                            table: table.id,
+                            index,
+                        })?;
                         return Err(e);
                     }
                 }
             }
-            self.change(&CatalogChange::IndexReady { table: table.id, index })?;
+            self.change(&CatalogChange::IndexReady {
+                table: table.id,
+                index,
+            })?;
         }
         Ok(())
     }
@@ -116,14 +140,20 @@ impl Database {
         let txn = SqlTransaction::new(vec![(prepared, params.to_vec())], sql);
         let reply = self.transact(&txn)?;
         // Through the bytes that a session would keep.
-        Outcomes::decode(&reply)?.pop().ok_or_else(|| Error::internal("no outcome"))
+        Outcomes::decode(&reply)?
+            .pop()
+            .ok_or_else(|| Error::internal("no outcome"))
     }
 
     /// Rows as text, one string a row, columns separated by `|`.
     pub fn show(&mut self, sql: &str) -> Vec<String> {
         let outcome = self.run(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
         let cell = |v: &Value| text::to_text(v).unwrap_or_else(|| "NULL".to_string());
-        outcome.rows.iter().map(|row| row.iter().map(cell).collect::<Vec<_>>().join("|")).collect()
+        outcome
+            .rows
+            .iter()
+            .map(|row| row.iter().map(cell).collect::<Vec<_>>().join("|"))
+            .collect()
     }
 
     /// SQLSTATE of a statement that must fail.
@@ -155,7 +185,9 @@ impl Store for Memory {
 
     fn scan(&mut self, scan: Scan<'_>, out: &mut Vec<(Bytes, Bytes)>) -> Result<()> {
         assert!(scan.from < scan.to, "an empty range was scanned");
-        let range = self.rows.range::<[u8], _>((Bound::Included(scan.from), Bound::Excluded(scan.to)));
+        let range = self
+            .rows
+            .range::<[u8], _>((Bound::Included(scan.from), Bound::Excluded(scan.to)));
         let copy = |(k, v): (&Bytes, &Bytes)| (k.clone(), v.clone());
         let before = out.len();
         match scan.reverse {
@@ -180,7 +212,11 @@ impl Store for Memory {
     }
 
     fn delete_range(&mut self, from: &[u8], to: &[u8]) -> Result<()> {
-        let keys: Vec<Bytes> = self.rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))).map(|(k, _)| k.clone()).collect();
+        let keys: Vec<Bytes> = self
+            .rows
+            .range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)))
+            .map(|(k, _)| k.clone())
+            .collect();
         keys.iter().try_for_each(|key| self.delete(key))
     }
 

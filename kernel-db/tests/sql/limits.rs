@@ -9,19 +9,28 @@ use crate::database::Database;
 fn a_statement_over_the_run_limit_is_canceled_and_undone() {
     let mut db = Database::with("CREATE TABLE t (a int PRIMARY KEY)");
     let before = db.rows.rows.clone();
-    assert_eq!(db.fails("INSERT INTO t SELECT n FROM generate_series(1, 2000000) n"), "57014");
+    assert_eq!(
+        db.fails("INSERT INTO t SELECT n FROM generate_series(1, 2000000) n"),
+        "57014"
+    );
     assert_eq!(db.rows.rows, before);
-    assert_eq!(db.fails("SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b"), "57014");
+    assert_eq!(
+        db.fails("SELECT count(*) FROM generate_series(1, 100000) a, generate_series(1, 100000) b"),
+        "57014"
+    );
 }
 
 #[test]
 fn a_row_over_the_bound_is_refused_by_name() {
     let mut db = Database::with("CREATE TABLE t (a int PRIMARY KEY, b bytea)");
     let big = |n: usize| Value::bytea(vec![7_u8; n]);
-    let error = db.run_one("INSERT INTO t VALUES (1, $1)", &[big(9 << 20)]).unwrap_err();
+    let error = db
+        .run_one("INSERT INTO t VALUES (1, $1)", &[big(9 << 20)])
+        .unwrap_err();
     assert_eq!((error.sqlstate(), error.class()), ("54000", Class::Request));
     assert!(error.message().contains("8388608"), "{error}");
-    db.run_one("INSERT INTO t VALUES (1, $1)", &[big(8_000_000)]).unwrap();
+    db.run_one("INSERT INTO t VALUES (1, $1)", &[big(8_000_000)])
+        .unwrap();
     assert_eq!(db.show("SELECT length(b) FROM t"), ["8000000"]);
 }
 
@@ -46,6 +55,10 @@ fn errors_carry_their_position() {
         ("SELECT x.a FROM t", "42P01", Some(8)),
     ] {
         let error = db.run_one(sql, &[]).unwrap_err();
-        assert_eq!((error.sqlstate(), error.position()), (state, position), "{sql}: {error}");
+        assert_eq!(
+            (error.sqlstate(), error.position()),
+            (state, position),
+            "{sql}: {error}"
+        );
     }
 }

@@ -18,7 +18,10 @@ fn database() -> Database {
 fn a_whole_primary_key_is_a_point_get() {
     let mut db = database();
     let plan = db.explain("SELECT * FROM task WHERE id = 7 AND p = 7");
-    assert_eq!(plan, "Point Get on task using task_pkey\n  Index Cond: p = 7 AND id = 7\nPartitions: one, of key 7");
+    assert_eq!(
+        plan,
+        "Point Get on task using task_pkey\n  Index Cond: p = 7 AND id = 7\nPartitions: one, of key 7"
+    );
     assert_eq!(db.show("SELECT id FROM task WHERE id = 7 AND p = 7"), ["7"]);
     assert_eq!(db.rows.scanned, 0);
 }
@@ -30,8 +33,13 @@ fn the_longest_equality_prefix_wins_and_its_order_needs_no_sort() {
     let plan = db.explain(sql);
     let expected = "Limit\n  Index Scan on task using by_state\n    Index Cond: p = 3 AND state = open\nPartitions: one, of key 3";
     assert_eq!(plan, expected);
-    let backward = db.explain("SELECT id FROM task WHERE p = 3 AND state = 'open' ORDER BY size LIMIT 1");
-    assert!(backward.contains("Index Scan Backward on task using by_state") && !backward.contains("Sort"), "{backward}");
+    let backward =
+        db.explain("SELECT id FROM task WHERE p = 3 AND state = 'open' ORDER BY size LIMIT 1");
+    assert!(
+        backward.contains("Index Scan Backward on task using by_state")
+            && !backward.contains("Sort"),
+        "{backward}"
+    );
     db.rows.scanned = 0;
     assert_eq!(db.show(sql), ["93|93"]);
     assert_eq!(db.rows.scanned, 4, "the scan did not stop early");
@@ -40,7 +48,8 @@ fn the_longest_equality_prefix_wins_and_its_order_needs_no_sort() {
 #[test]
 fn ranges_use_the_next_key_column_and_nulls_are_outside_of_them() {
     let mut db = database();
-    db.run("INSERT INTO task VALUES (3, 5000, 'open', NULL)").unwrap();
+    db.run("INSERT INTO task VALUES (3, 5000, 'open', NULL)")
+        .unwrap();
     for (cond, rows) in [
         ("size > 90", 1),
         ("size >= 93", 1),
@@ -54,19 +63,27 @@ fn ranges_use_the_next_key_column_and_nulls_are_outside_of_them() {
         ("size > NULL", 0),
     ] {
         let sql = format!("SELECT count(*) FROM task WHERE p = 3 AND state = 'open' AND {cond}");
-        let by_scan = format!("SELECT count(*) FROM task WHERE p + 0 = 3 AND state || '' = 'open' AND ({cond}) IS TRUE");
+        let by_scan = format!(
+            "SELECT count(*) FROM task WHERE p + 0 = 3 AND state || '' = 'open' AND ({cond}) IS TRUE"
+        );
         assert_eq!(db.show(&sql), db.show(&by_scan), "{cond}");
         let _ = rows;
     }
     let plan = db.explain("SELECT 1 FROM task WHERE p = 3 AND state = 'open' AND size > 90");
-    assert!(plan.contains("Index Cond: p = 3 AND state = open AND size > 90"), "{plan}");
+    assert!(
+        plan.contains("Index Cond: p = 3 AND state = open AND size > 90"),
+        "{plan}"
+    );
 }
 
 #[test]
 fn an_index_without_the_partition_key_fans_out_and_explain_says_so() {
     let mut db = database();
     let plan = db.explain("SELECT id FROM task WHERE size = 5");
-    assert!(plan.contains("using by_size") && plan.ends_with("Partitions: all"), "{plan}");
+    assert!(
+        plan.contains("using by_size") && plan.ends_with("Partitions: all"),
+        "{plan}"
+    );
     let plan = db.explain("SELECT id FROM task");
     assert_eq!(plan, "Full Scan on task\nPartitions: all");
 }
@@ -74,12 +91,20 @@ fn an_index_without_the_partition_key_fans_out_and_explain_says_so() {
 #[test]
 fn joins_go_by_key_or_by_hash() {
     let mut db = database();
-    db.run("CREATE TABLE worker (p int, w int, name text, PRIMARY KEY (p, w))").unwrap();
-    let by_key = db.explain("SELECT 1 FROM task t JOIN worker w ON w.p = t.p AND w.w = t.size WHERE t.p = 1");
-    assert!(by_key.contains("Nested Loop: Point Get on worker w"), "{by_key}");
+    db.run("CREATE TABLE worker (p int, w int, name text, PRIMARY KEY (p, w))")
+        .unwrap();
+    let by_key = db
+        .explain("SELECT 1 FROM task t JOIN worker w ON w.p = t.p AND w.w = t.size WHERE t.p = 1");
+    assert!(
+        by_key.contains("Nested Loop: Point Get on worker w"),
+        "{by_key}"
+    );
     assert!(by_key.ends_with("Partitions: one, of key 1"), "{by_key}");
     let by_hash = db.explain("SELECT 1 FROM task t JOIN worker w ON w.name = t.state");
-    assert!(by_hash.contains("Hash Join: Full Scan on worker w"), "{by_hash}");
+    assert!(
+        by_hash.contains("Hash Join: Full Scan on worker w"),
+        "{by_hash}"
+    );
 }
 
 #[test]
@@ -101,14 +126,26 @@ fn indexes_equal_their_table_after_many_changes() {
         let id = db.catalog.table(None, "task").unwrap().id;
         let mut prefix = id.to_be_bytes().to_vec();
         prefix.extend_from_slice(&index.to_be_bytes());
-        db.rows.rows.keys().filter(|k| k.starts_with(&prefix)).count()
+        db.rows
+            .rows
+            .keys()
+            .filter(|k| k.starts_with(&prefix))
+            .count()
     };
     assert_eq!(entries(&db, 0), table.len());
-    assert_eq!(entries(&db, 1), table.len(), "an index has more or fewer entries than its table rows");
+    assert_eq!(
+        entries(&db, 1),
+        table.len(),
+        "an index has more or fewer entries than its table rows"
+    );
     assert_eq!(entries(&db, 2), table.len());
     for size in 0..102 {
-        let by_index = db.show(&format!("SELECT id FROM task WHERE size = {size} ORDER BY id"));
-        let by_scan = db.show(&format!("SELECT id FROM task WHERE size + 0 = {size} ORDER BY id"));
+        let by_index = db.show(&format!(
+            "SELECT id FROM task WHERE size = {size} ORDER BY id"
+        ));
+        let by_scan = db.show(&format!(
+            "SELECT id FROM task WHERE size + 0 = {size} ORDER BY id"
+        ));
         assert_eq!(by_index, by_scan, "size {size}");
     }
 }

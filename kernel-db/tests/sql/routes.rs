@@ -22,7 +22,9 @@ fn database() -> Database {
 
 fn route(db: &Database, sql: &str, params: &[Value]) -> Route {
     let prepared = db.prepare(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
-    prepared.route(params).unwrap_or_else(|e| panic!("{sql}: {e}"))
+    prepared
+        .route(params)
+        .unwrap_or_else(|e| panic!("{sql}: {e}"))
 }
 
 #[test]
@@ -55,11 +57,28 @@ fn equal_known_keys_are_one_slot() {
 #[test]
 fn anything_else_is_several_slots_or_everywhere() {
     let db = database();
-    assert_eq!(route(&db, "INSERT INTO b VALUES (1), (2), (1)", &[]), Route::Slots(vec![1, 2]));
-    assert_eq!(route(&db, "SELECT * FROM b WHERE k IN (7, 3)", &[]), Route::Slots(vec![3, 7]));
-    assert_eq!(route(&db, "UPDATE b SET k = 9 WHERE k = 8", &[]), Route::Slots(vec![8, 9]));
-    assert_eq!(route(&db, "SELECT * FROM a, b WHERE a.k = 1 AND b.k = 2", &[]), Route::Slots(vec![1, 2]));
-    for sql in ["SELECT * FROM a", "SELECT * FROM a WHERE n = 5", "SELECT * FROM a WHERE k > 5", "SELECT all_of(5)"] {
+    assert_eq!(
+        route(&db, "INSERT INTO b VALUES (1), (2), (1)", &[]),
+        Route::Slots(vec![1, 2])
+    );
+    assert_eq!(
+        route(&db, "SELECT * FROM b WHERE k IN (7, 3)", &[]),
+        Route::Slots(vec![3, 7])
+    );
+    assert_eq!(
+        route(&db, "UPDATE b SET k = 9 WHERE k = 8", &[]),
+        Route::Slots(vec![8, 9])
+    );
+    assert_eq!(
+        route(&db, "SELECT * FROM a, b WHERE a.k = 1 AND b.k = 2", &[]),
+        Route::Slots(vec![1, 2])
+    );
+    for sql in [
+        "SELECT * FROM a",
+        "SELECT * FROM a WHERE n = 5",
+        "SELECT * FROM a WHERE k > 5",
+        "SELECT all_of(5)",
+    ] {
         assert_eq!(route(&db, sql, &[]), Route::AllRead, "{sql}");
     }
     for sql in [
@@ -70,10 +89,19 @@ fn anything_else_is_several_slots_or_everywhere() {
     ] {
         assert_eq!(route(&db, sql, &[]), Route::AllRead, "{sql}");
     }
-    for sql in ["UPDATE a SET v = 'x'", "DELETE FROM loose", "UPDATE b SET k = k + 1 WHERE k = 5"] {
+    for sql in [
+        "UPDATE a SET v = 'x'",
+        "DELETE FROM loose",
+        "UPDATE b SET k = k + 1 WHERE k = 5",
+    ] {
         assert_eq!(route(&db, sql, &[]), Route::AllWrite, "{sql}");
     }
-    for sql in ["SELECT 1", "SELECT nextval('s')", "INSERT INTO loose VALUES (1)", "SELECT plain(5)"] {
+    for sql in [
+        "SELECT 1",
+        "SELECT nextval('s')",
+        "INSERT INTO loose VALUES (1)",
+        "SELECT plain(5)",
+    ] {
         assert_eq!(route(&db, sql, &[]), Route::Anywhere, "{sql}");
     }
     assert!(db.prepare("SELECT nextval('s')").unwrap().writes());
@@ -81,7 +109,10 @@ fn anything_else_is_several_slots_or_everywhere() {
     assert!(db.prepare("SELECT by_key(1, 'x')").unwrap().writes());
     assert!(!db.prepare("SELECT all_of(1)").unwrap().writes());
     assert_eq!(route(&db, "CREATE TABLE x (y int)", &[]), Route::Ddl);
-    assert_eq!(route(&db, "SET application_name TO 'x'", &[]), Route::Session);
+    assert_eq!(
+        route(&db, "SET application_name TO 'x'", &[]),
+        Route::Session
+    );
 }
 
 #[test]
@@ -89,9 +120,15 @@ fn parameters_take_their_types_from_their_places() {
     use kernel_db::sql::DataType::{Int4, Int8, Text};
     let db = database();
     for (sql, types) in [
-        ("SELECT * FROM a WHERE k = $1 AND v LIKE $2 AND n = $3", vec![Int8, Text, Int4]),
+        (
+            "SELECT * FROM a WHERE k = $1 AND v LIKE $2 AND n = $3",
+            vec![Int8, Text, Int4],
+        ),
         ("INSERT INTO b VALUES ($2, $1)", vec![Text, Int4]),
-        ("UPDATE a SET n = n + $1 WHERE k IN ($2, $3)", vec![Int4, Int8, Int8]),
+        (
+            "UPDATE a SET n = n + $1 WHERE k IN ($2, $3)",
+            vec![Int4, Int8, Int8],
+        ),
         ("SELECT $1", vec![Text]),
         ("SELECT by_key($1, $2) LIMIT $3", vec![Int4, Text, Int8]),
     ] {

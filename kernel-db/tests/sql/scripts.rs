@@ -36,7 +36,11 @@ impl DB for Script {
             Some(text) => text,
         };
         let types = vec![DefaultColumnType::Any; prepared.columns.len()];
-        let rows = outcome.rows.iter().map(|row| row.iter().map(cell).collect()).collect();
+        let rows = outcome
+            .rows
+            .iter()
+            .map(|row| row.iter().map(cell).collect())
+            .collect();
         Ok(DBOutput::Rows { types, rows })
     }
 
@@ -48,7 +52,10 @@ impl DB for Script {
 #[test]
 fn scripts_end_as_they_say() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slt");
-    let mut files: Vec<_> = std::fs::read_dir(folder).expect("folder").map(|f| f.expect("entry").path()).collect();
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .expect("folder")
+        .map(|f| f.expect("entry").path())
+        .collect();
     files.sort();
     assert!(files.len() >= 5, "scripts are missing");
     let mut failures = Vec::new();

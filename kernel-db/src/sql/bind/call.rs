@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use sqlparser::ast::{self, BinaryOperator, FunctionArg, FunctionArgExpr, FunctionArguments, UnaryOperator};
+use sqlparser::ast::{
+    self, BinaryOperator, FunctionArg, FunctionArgExpr, FunctionArguments, UnaryOperator,
+};
 
 use super::coerce::cast_expr;
 use super::{Binder, Typed, name_span, object_name, parse};
@@ -10,7 +12,9 @@ use crate::error::{Error, Result};
 use crate::sql::aggregate::{Aggregate, count_star, is_aggregate, resolve_aggregate};
 use crate::sql::cast::{CastContext, can_cast};
 use crate::sql::catalog::{FunctionDef, Sequence};
-use crate::sql::functions::{Function, does_not_exist, is_function, resolve_function, resolve_operator, resolve_unary};
+use crate::sql::functions::{
+    Function, does_not_exist, is_function, resolve_function, resolve_operator, resolve_unary,
+};
 use crate::sql::plan::{AggregateCall, CompareOp, Expr, RoutineCall};
 use crate::sql::{DataType, Value};
 
@@ -36,14 +40,27 @@ fn parts(call: &ast::Function) -> Result<Call<'_>> {
     if !call.within_group.is_empty() {
         return Err(Error::unsupported("WITHIN GROUP"));
     }
-    let mut parts = Call { name, args: Vec::new(), star: false, distinct: false, order: &[], filter: call.filter.as_deref() };
+    let mut parts = Call {
+        name,
+        args: Vec::new(),
+        star: false,
+        distinct: false,
+        order: &[],
+        filter: call.filter.as_deref(),
+    };
     let FunctionArguments::List(list) = &call.args else {
         return match &call.args {
             FunctionArguments::None => Ok(parts),
-            _ => Err(Error::new("42601", "a subquery as an argument needs its own parentheses")),
+            _ => Err(Error::new(
+                "42601",
+                "a subquery as an argument needs its own parentheses",
+            )),
         };
     };
-    parts.distinct = matches!(list.duplicate_treatment, Some(ast::DuplicateTreatment::Distinct));
+    parts.distinct = matches!(
+        list.duplicate_treatment,
+        Some(ast::DuplicateTreatment::Distinct)
+    );
     for arg in &list.args {
         match arg {
             FunctionArg::Unnamed(FunctionArgExpr::Expr(e)) => parts.args.push(e),
@@ -68,7 +85,8 @@ pub fn call_name(call: &ast::Function) -> String {
 impl Binder<'_> {
     pub(super) fn function(&mut self, call: &ast::Function) -> Result<Typed> {
         let call_parts = parts(call)?;
-        self.call(call_parts).map_err(|e| self.at(e, name_span(&call.name)))
+        self.call(call_parts)
+            .map_err(|e| self.at(e, name_span(&call.name)))
     }
 
     fn call(&mut self, call: Call<'_>) -> Result<Typed> {
@@ -107,20 +125,40 @@ impl Binder<'_> {
     fn apply(&mut self, function: Function, args: Vec<Typed>) -> Result<Typed> {
         let mut cast = Vec::with_capacity(args.len());
         for (arg, to) in args.into_iter().zip(function.args.clone()) {
-            let arg = if to == DataType::Unknown { self.settle(arg)? } else { arg };
+            let arg = if to == DataType::Unknown {
+                self.settle(arg)?
+            } else {
+                arg
+            };
             let (expr, from) = (arg.expr.clone(), arg.data_type);
             cast.push(match self.coerce(arg, to, CastContext::Explicit)? {
                 Some(expr) => expr,
                 // "Any": taken as it is.
                 None if matches!(to, DataType::Unknown | DataType::Record) => expr,
-                None => return Err(Error::new("42846", format!("cannot cast type {from} to {to}"))),
+                None => {
+                    return Err(Error::new(
+                        "42846",
+                        format!("cannot cast type {from} to {to}"),
+                    ));
+                }
             });
         }
         let ret = function.ret;
-        Ok(Typed::new(Expr::Function { function: Arc::new(function), args: cast }, ret))
+        Ok(Typed::new(
+            Expr::Function {
+                function: Arc::new(function),
+                args: cast,
+            },
+            ret,
+        ))
     }
 
-    pub(super) fn operator(&mut self, op: &BinaryOperator, left: Typed, right: Typed) -> Result<Typed> {
+    pub(super) fn operator(
+        &mut self,
+        op: &BinaryOperator,
+        left: Typed,
+        right: Typed,
+    ) -> Result<Typed> {
         let function = resolve_operator(op, left.data_type, right.data_type)?;
         self.apply(function, vec![left, right])
     }
@@ -146,17 +184,30 @@ impl Binder<'_> {
         use ast::Expr as E;
         let (name, list): (&str, Vec<&ast::Expr>) = match e {
             E::Extract { field, expr, .. } => {
-                let field = Typed::new(Expr::Const(Value::text(field.to_string().to_lowercase())), DataType::Text);
+                let field = Typed::new(
+                    Expr::Const(Value::text(field.to_string().to_lowercase())),
+                    DataType::Text,
+                );
                 let from = self.expr(expr)?;
                 return self.builtin("extract", vec![field, from]);
             }
             E::Ceil { expr, .. } => ("ceil", vec![expr]),
             E::Floor { expr, .. } => ("floor", vec![expr]),
             E::Position { expr, r#in } => ("strpos", vec![r#in, expr]),
-            E::Substring { expr, substring_from, substring_for, .. } => {
+            E::Substring {
+                expr,
+                substring_from,
+                substring_for,
+                ..
+            } => {
                 return self.substring(expr, substring_from.as_deref(), substring_for.as_deref());
             }
-            E::Trim { trim_where, trim_what, expr, trim_characters } => {
+            E::Trim {
+                trim_where,
+                trim_what,
+                expr,
+                trim_characters,
+            } => {
                 let name = match trim_where {
                     Some(ast::TrimWhereField::Leading) => "ltrim",
                     Some(ast::TrimWhereField::Trailing) => "rtrim",
@@ -176,7 +227,12 @@ impl Binder<'_> {
         self.builtin(name, args)
     }
 
-    fn substring(&mut self, expr: &ast::Expr, from: Option<&ast::Expr>, length: Option<&ast::Expr>) -> Result<Typed> {
+    fn substring(
+        &mut self,
+        expr: &ast::Expr,
+        from: Option<&ast::Expr>,
+        length: Option<&ast::Expr>,
+    ) -> Result<Typed> {
         let mut args = vec![self.expr(expr)?];
         args.push(match from {
             Some(from) => self.expr(from)?,
@@ -190,7 +246,10 @@ impl Binder<'_> {
 
     fn all_args(&mut self, call: &Call<'_>, least: usize) -> Result<(Vec<Expr>, DataType)> {
         if call.args.len() < least {
-            return Err(Error::new("42601", format!("{} needs arguments", call.name)));
+            return Err(Error::new(
+                "42601",
+                format!("{} needs arguments", call.name),
+            ));
         }
         let mut args = Vec::with_capacity(call.args.len());
         for arg in &call.args {
@@ -206,7 +265,13 @@ impl Binder<'_> {
 
     fn extreme(&mut self, call: &Call<'_>) -> Result<Typed> {
         let (args, data_type) = self.all_args(call, 1)?;
-        Ok(Typed::new(Expr::Extreme { greatest: call.name == "greatest", args }, data_type))
+        Ok(Typed::new(
+            Expr::Extreme {
+                greatest: call.name == "greatest",
+                args,
+            },
+            data_type,
+        ))
     }
 
     fn null_if(&mut self, call: &Call<'_>) -> Result<Typed> {
@@ -217,13 +282,24 @@ impl Binder<'_> {
         let right = self.expr(right)?;
         let own = left.data_type;
         let (left, right) = self.comparable("=", left, right)?;
-        let data_type = if own == DataType::Unknown { DataType::Text } else { own };
+        let data_type = if own == DataType::Unknown {
+            DataType::Text
+        } else {
+            own
+        };
         // The comparison may have widened the left side; the result keeps its own type.
         let left = match left {
-            Expr::Cast { expr, keeps_slot: true, .. } => *expr,
+            Expr::Cast {
+                expr,
+                keeps_slot: true,
+                ..
+            } => *expr,
             other => other,
         };
-        Ok(Typed::new(Expr::NullIf(Box::new(left), Box::new(right)), data_type))
+        Ok(Typed::new(
+            Expr::NullIf(Box::new(left), Box::new(right)),
+            data_type,
+        ))
     }
 
     fn row(&mut self, call: &Call<'_>) -> Result<Typed> {
@@ -237,7 +313,10 @@ impl Binder<'_> {
 
     fn sequence_call(&mut self, call: &Call<'_>) -> Result<Typed> {
         let [name] = call.args.as_slice() else {
-            return Err(Error::new("42883", format!("function {} takes the name of a sequence", call.name)));
+            return Err(Error::new(
+                "42883",
+                format!("function {} takes the name of a sequence", call.name),
+            ));
         };
         let bound = self.expr(name)?;
         let Expr::Const(Value::Text(name)) = bound.expr else {
@@ -245,12 +324,19 @@ impl Binder<'_> {
         };
         let sequence = self.sequence(&name)?;
         self.writes |= call.name == "nextval";
-        let expr = if call.name == "nextval" { Expr::NextVal(sequence) } else { Expr::CurrVal(sequence) };
+        let expr = if call.name == "nextval" {
+            Expr::NextVal(sequence)
+        } else {
+            Expr::CurrVal(sequence)
+        };
         Ok(Typed::new(expr, DataType::Int8))
     }
 
     fn sequence(&self, name: &str) -> Result<Arc<Sequence>> {
-        let plain = name.trim_start_matches("public.").trim_matches('"').to_lowercase();
+        let plain = name
+            .trim_start_matches("public.")
+            .trim_matches('"')
+            .to_lowercase();
         let found = self.catalog.sequence(&plain).cloned();
         found.ok_or_else(|| Error::new("42P01", format!("relation \"{name}\" does not exist")))
     }
@@ -258,19 +344,30 @@ impl Binder<'_> {
     /// dbos.partition_of('table', key): the partition that holds the key's rows.
     fn partition_of(&mut self, call: &Call<'_>) -> Result<Typed> {
         let [table, key] = call.args.as_slice() else {
-            return Err(Error::new("42883", "dbos.partition_of takes the name of a table and a key"));
+            return Err(Error::new(
+                "42883",
+                "dbos.partition_of takes the name of a table and a key",
+            ));
         };
         let table = self.expr(table)?;
         let Expr::Const(Value::Text(name)) = table.expr else {
             return Err(Error::unsupported("a computed table name"));
         };
         let found = self.catalog.table(None, &name).cloned();
-        let table = found.ok_or_else(|| Error::new("42P01", format!("relation \"{name}\" does not exist")))?;
+        let table = found
+            .ok_or_else(|| Error::new("42P01", format!("relation \"{name}\" does not exist")))?;
         let Some(column) = table.partition_column() else {
-            return Err(Error::new("42809", format!("\"{name}\" has no partition key")));
+            return Err(Error::new(
+                "42809",
+                format!("\"{name}\" has no partition key"),
+            ));
         };
         let key = self.expr(key)?;
-        let key = self.assign(key, table.columns[column].data_type, Some(&table.columns[column].name))?;
+        let key = self.assign(
+            key,
+            table.columns[column].data_type,
+            Some(&table.columns[column].name),
+        )?;
         Ok(Typed::new(Expr::PartitionOf(Box::new(key)), DataType::Int4))
     }
 
@@ -286,7 +383,9 @@ impl Binder<'_> {
             }
             let mut casts = 0;
             let fits = args.iter().zip(&inputs).all(|(arg, input)| {
-                casts += usize::from(arg.data_type != input.data_type && arg.data_type != DataType::Unknown);
+                casts += usize::from(
+                    arg.data_type != input.data_type && arg.data_type != DataType::Unknown,
+                );
                 arg.data_type == DataType::Unknown
                     || arg.data_type == input.data_type
                     || can_cast(arg.data_type, input.data_type, CastContext::Implicit)
@@ -314,12 +413,20 @@ impl Binder<'_> {
             cast.push(self.default_value(text, input.data_type, None)?);
         }
         let data_type = def.returns.data_type;
-        let call = RoutineCall { def: Arc::clone(def), args: cast };
+        let call = RoutineCall {
+            def: Arc::clone(def),
+            args: cast,
+        };
         Ok(Typed::new(Expr::Routine(Box::new(call)), data_type))
     }
 
     /// SQL text of the catalogue as a value of a type: column defaults, argument defaults.
-    pub(super) fn default_value(&mut self, text: &str, to: DataType, max_len: Option<u32>) -> Result<Expr> {
+    pub(super) fn default_value(
+        &mut self,
+        text: &str,
+        to: DataType,
+        max_len: Option<u32>,
+    ) -> Result<Expr> {
         let parsed = parse::parse_expression(text)?;
         let text = self.text.take();
         let bound = self.expr(&parsed);
@@ -333,10 +440,16 @@ impl Binder<'_> {
 
     fn aggregate(&mut self, call: &Call<'_>) -> Result<Typed> {
         let Some(level) = self.aggregates.last() else {
-            return Err(Error::new("42803", "aggregate functions are not allowed here"));
+            return Err(Error::new(
+                "42803",
+                "aggregate functions are not allowed here",
+            ));
         };
         if let Some(place) = level.forbidden {
-            return Err(Error::new("42803", format!("aggregate functions are not allowed in {place}")));
+            return Err(Error::new(
+                "42803",
+                format!("aggregate functions are not allowed in {place}"),
+            ));
         }
         if let Some(level) = self.aggregates.last_mut() {
             level.forbidden = Some("the arguments of an aggregate function");
@@ -367,13 +480,18 @@ impl Binder<'_> {
         let aggregate: Aggregate = if call.star {
             count_star()
         } else {
-            resolve_aggregate(&call.name, &types)?.ok_or_else(|| does_not_exist(&call.name, &types))?
+            resolve_aggregate(&call.name, &types)?
+                .ok_or_else(|| does_not_exist(&call.name, &types))?
         };
         let mut cast = Vec::with_capacity(args.len());
         for (arg, to) in args.into_iter().zip(aggregate.args.clone()) {
             let from = arg.data_type;
             let expr = self.coerce(arg, to, CastContext::Explicit)?;
-            cast.push(expr.ok_or_else(|| Error::new("42846", format!("cannot cast type {from} to {to}")))?);
+            cast.push(
+                expr.ok_or_else(|| {
+                    Error::new("42846", format!("cannot cast type {from} to {to}"))
+                })?,
+            );
         }
         let filter = match call.filter {
             Some(filter) => {
@@ -386,10 +504,21 @@ impl Binder<'_> {
         for key in call.order {
             let bound = self.expr(&key.expr)?;
             let desc = key.options.asc == Some(false);
-            order.push((self.settle(bound)?.expr, desc, key.options.nulls_first.unwrap_or(desc)));
+            order.push((
+                self.settle(bound)?.expr,
+                desc,
+                key.options.nulls_first.unwrap_or(desc),
+            ));
         }
         let data_type = aggregate.ret;
-        Ok(AggregateCall { aggregate, args: cast, distinct: call.distinct, filter, order, data_type })
+        Ok(AggregateCall {
+            aggregate,
+            args: cast,
+            distinct: call.distinct,
+            filter,
+            order,
+            data_type,
+        })
     }
 
     /// `left = ANY (subquery)` and the like are not built; equality of two bound values is.

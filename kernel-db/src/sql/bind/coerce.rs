@@ -9,7 +9,12 @@ use crate::sql::{DataType, Value};
 
 impl Binder<'_> {
     /// Makes `typed` a value of `to`, if it can be cast in `context`; 42804-free: the caller words the error.
-    pub(super) fn coerce(&mut self, typed: Typed, to: DataType, context: CastContext) -> Result<Option<Expr>> {
+    pub(super) fn coerce(
+        &mut self,
+        typed: Typed,
+        to: DataType,
+        context: CastContext,
+    ) -> Result<Option<Expr>> {
         let Typed { expr, data_type } = typed;
         if data_type == to || (data_type.is_string() && to.is_string()) {
             return Ok(Some(expr));
@@ -54,13 +59,22 @@ impl Binder<'_> {
     }
 
     /// A value stored into a column or variable of type `to`.
-    pub(super) fn assign(&mut self, typed: Typed, to: DataType, column: Option<&str>) -> Result<Expr> {
+    pub(super) fn assign(
+        &mut self,
+        typed: Typed,
+        to: DataType,
+        column: Option<&str>,
+    ) -> Result<Expr> {
         let from = typed.data_type;
         if let Some(expr) = self.coerce(typed, to, CastContext::Assignment)? {
             return Ok(expr);
         }
         let message = match column {
-            Some(column) => format!("column \"{column}\" is of type {} but expression is of type {}", to.name(), from.name()),
+            Some(column) => format!(
+                "column \"{column}\" is of type {} but expression is of type {}",
+                to.name(),
+                from.name()
+            ),
             None => format!("cannot cast type {} to {}", from.name(), to.name()),
         };
         let code = if column.is_some() { "42804" } else { "42846" };
@@ -87,7 +101,10 @@ impl Binder<'_> {
             Some(expr) => Ok(expr),
             None => Err(Error::new(
                 "42804",
-                format!("argument of {what} must be type boolean, not type {}", from.name()),
+                format!(
+                    "argument of {what} must be type boolean, not type {}",
+                    from.name()
+                ),
             )),
         }
     }
@@ -105,7 +122,11 @@ impl Binder<'_> {
             match self.coerce(typed, common, CastContext::Implicit)? {
                 Some(expr) => exprs.push(expr),
                 None => {
-                    let message = format!("{what} could not convert type {} to {}", from.name(), common.name());
+                    let message = format!(
+                        "{what} could not convert type {} to {}",
+                        from.name(),
+                        common.name()
+                    );
                     return Err(Error::new("42846", message));
                 }
             }
@@ -114,7 +135,12 @@ impl Binder<'_> {
     }
 
     /// Brings two sides of a comparison to types that compare.
-    pub(super) fn comparable(&mut self, symbol: &str, left: Typed, right: Typed) -> Result<(Expr, Expr)> {
+    pub(super) fn comparable(
+        &mut self,
+        symbol: &str,
+        left: Typed,
+        right: Typed,
+    ) -> Result<(Expr, Expr)> {
         let (l, r) = (left.data_type, right.data_type);
         if l == r && l != DataType::Unknown || (l.is_int() && r.is_int()) {
             return Ok((left.expr, right.expr));
@@ -137,7 +163,11 @@ impl Binder<'_> {
 
     pub(super) fn compare(&mut self, op: CompareOp, left: Typed, right: Typed) -> Result<Expr> {
         let (left, right) = self.comparable(op.symbol(), left, right)?;
-        Ok(Expr::Compare { op, left: Box::new(left), right: Box::new(right) })
+        Ok(Expr::Compare {
+            op,
+            left: Box::new(left),
+            right: Box::new(right),
+        })
     }
 }
 
@@ -148,7 +178,11 @@ pub fn no_operator(symbol: &str, left: DataType, right: DataType) -> Error {
 
 /// A cast; of a constant at once.
 pub fn cast_expr(expr: Expr, to: DataType, explicit: bool, max_len: Option<u32>) -> Result<Expr> {
-    let context = if explicit { CastContext::Explicit } else { CastContext::Assignment };
+    let context = if explicit {
+        CastContext::Explicit
+    } else {
+        CastContext::Assignment
+    };
     if let Expr::Const(value) = &expr {
         let value = cast::cast(value, to, context)?;
         return Ok(Expr::Const(match max_len {
@@ -156,5 +190,11 @@ pub fn cast_expr(expr: Expr, to: DataType, explicit: bool, max_len: Option<u32>)
             _ => value,
         }));
     }
-    Ok(Expr::Cast { expr: Box::new(expr), to, explicit, max_len, keeps_slot: false })
+    Ok(Expr::Cast {
+        expr: Box::new(expr),
+        to,
+        explicit,
+        max_len,
+        keeps_slot: false,
+    })
 }

@@ -6,7 +6,7 @@ use super::coerce::{cast_expr, no_operator};
 use super::{Binder, Typed};
 use crate::error::{Error, Result};
 use crate::sql::cast::{self, CastContext};
-use crate::sql::plan::{CompareOp, Expr, InList, SubqueryKind};
+use crate::sql::plan::{CompareOp, Expr, InList};
 use crate::sql::{DataType, Value};
 
 impl Binder<'_> {
@@ -26,35 +26,24 @@ impl Binder<'_> {
             E::Value(value) => self.literal(value),
             E::BinaryOp { left, op, right } => self.binary(left, op, right),
             E::UnaryOp { op, expr } => self.unary(*op, expr),
-            E::IsNull(x) | E::IsUnknown(x) => self.is_null(x, false),
-            E::IsNotNull(x) | E::IsNotUnknown(x) => self.is_null(x, true),
-            E::IsTrue(x) => self.is_bool(x, true, false),
-            E::IsNotTrue(x) => self.is_bool(x, true, true),
-            E::IsFalse(x) => self.is_bool(x, false, false),
-            E::IsNotFalse(x) => self.is_bool(x, false, true),
-            E::IsDistinctFrom(l, r) => self.distinct_from(l, r, false),
-            E::IsNotDistinctFrom(l, r) => self.distinct_from(l, r, true),
-            E::InList { expr, list, negated } => self.in_list(expr, list, *negated),
-            E::InSubquery { expr, subquery, negated } => self.in_subquery(expr, subquery, *negated),
-            E::Between { expr, negated, low, high } => self.between(expr, *negated, low, high),
-            E::Like { negated, any: false, expr, pattern, escape_char } => {
-                self.like(expr, pattern, escape_char.as_ref(), false, *negated)
-            }
-            E::ILike { negated, any: false, expr, pattern, escape_char } => {
-                self.like(expr, pattern, escape_char.as_ref(), true, *negated)
-            }
-            E::Cast { kind: ast::CastKind::Cast | ast::CastKind::DoubleColon, expr, data_type, .. } => {
-                self.cast(expr, data_type)
-            }
+            E::Cast {
+                kind: ast::CastKind::Cast | ast::CastKind::DoubleColon,
+                expr,
+                data_type,
+                ..
+            } => self.cast(expr, data_type),
             E::TypedString(typed) => {
                 let (to, _) = DataType::from_sql(&typed.data_type)?;
                 let text = self.literal(&typed.value)?;
                 Ok(Typed::new(cast_expr(text.expr, to, true, None)?, to))
             }
             E::Interval(interval) => self.interval(interval),
-            E::Case { operand, conditions, else_result, .. } => {
-                self.case(operand.as_deref(), conditions, else_result.as_deref())
-            }
+            E::Case {
+                operand,
+                conditions,
+                else_result,
+                ..
+            } => self.case(operand.as_deref(), conditions, else_result.as_deref()),
             E::Exists { subquery, negated } => self.exists(subquery, *negated),
             E::Subquery(query) => self.scalar_subquery(query),
             E::Function(call) => self.function(call),
@@ -63,9 +52,55 @@ impl Binder<'_> {
                 let name = collation.to_string().to_lowercase();
                 match name.trim_matches('"') {
                     "c" | "posix" | "default" => self.expr(expr),
-                    _ => Err(Error::unsupported(format!("collation {collation}")).hint("text sorts as COLLATE \"C\"")),
+                    _ => Err(Error::unsupported(format!("collation {collation}"))
+                        .hint("text sorts as COLLATE \"C\"")),
                 }
             }
+            other => self.predicate(other),
+        }
+    }
+
+    fn predicate(&mut self, e: &ast::Expr) -> Result<Typed> {
+        use ast::Expr as E;
+        match e {
+            E::IsNull(x) | E::IsUnknown(x) => self.is_null(x, false),
+            E::IsNotNull(x) | E::IsNotUnknown(x) => self.is_null(x, true),
+            E::IsTrue(x) => self.is_bool(x, true, false),
+            E::IsNotTrue(x) => self.is_bool(x, true, true),
+            E::IsFalse(x) => self.is_bool(x, false, false),
+            E::IsNotFalse(x) => self.is_bool(x, false, true),
+            E::IsDistinctFrom(l, r) => self.distinct_from(l, r, false),
+            E::IsNotDistinctFrom(l, r) => self.distinct_from(l, r, true),
+            E::InList {
+                expr,
+                list,
+                negated,
+            } => self.in_list(expr, list, *negated),
+            E::InSubquery {
+                expr,
+                subquery,
+                negated,
+            } => self.in_subquery(expr, subquery, *negated),
+            E::Between {
+                expr,
+                negated,
+                low,
+                high,
+            } => self.between(expr, *negated, low, high),
+            E::Like {
+                negated,
+                any: false,
+                expr,
+                pattern,
+                escape_char,
+            } => self.like(expr, pattern, escape_char.as_ref(), false, *negated),
+            E::ILike {
+                negated,
+                any: false,
+                expr,
+                pattern,
+                escape_char,
+            } => self.like(expr, pattern, escape_char.as_ref(), true, *negated),
             other => self.special_form(other),
         }
     }
@@ -75,7 +110,9 @@ impl Binder<'_> {
         let unknown = |s: &str| Typed::new(Expr::Const(Value::text(s)), DataType::Unknown);
         Ok(match &v.value {
             V::Number(digits, _) => number(digits).map_err(|e| self.at(e, v.span))?,
-            V::SingleQuotedString(s) | V::EscapedStringLiteral(s) | V::UnicodeStringLiteral(s) => unknown(s),
+            V::SingleQuotedString(s) | V::EscapedStringLiteral(s) | V::UnicodeStringLiteral(s) => {
+                unknown(s)
+            }
             V::DollarQuotedString(s) => unknown(&s.value),
             V::Boolean(b) => Typed::new(Expr::Const(Value::Bool(*b)), DataType::Bool),
             V::Null => Typed::new(Expr::Const(Value::Null), DataType::Unknown),
@@ -85,7 +122,10 @@ impl Binder<'_> {
     }
 
     fn placeholder(&mut self, name: &str) -> Result<Typed> {
-        let number = name.strip_prefix('$').and_then(|n| n.parse::<usize>().ok()).filter(|n| (1..=65_535).contains(n));
+        let number = name
+            .strip_prefix('$')
+            .and_then(|n| n.parse::<usize>().ok())
+            .filter(|n| (1..=65_535).contains(n));
         let Some(number) = number else {
             return Err(Error::new("42P02", format!("there is no parameter {name}")));
         };
@@ -96,15 +136,29 @@ impl Binder<'_> {
         let Some(&slot) = self.positional.get(number - 1) else {
             return Err(Error::new("42P02", format!("there is no parameter {name}")));
         };
-        let data_type = self.params.get(slot).copied().flatten().unwrap_or(DataType::Unknown);
+        let data_type = self
+            .params
+            .get(slot)
+            .copied()
+            .flatten()
+            .unwrap_or(DataType::Unknown);
         Ok(Typed::new(Expr::Param(slot), data_type))
     }
 
-    fn binary(&mut self, left: &ast::Expr, op: &BinaryOperator, right: &ast::Expr) -> Result<Typed> {
+    fn binary(
+        &mut self,
+        left: &ast::Expr,
+        op: &BinaryOperator,
+        right: &ast::Expr,
+    ) -> Result<Typed> {
         let bool_of = |expr| Ok(Typed::new(expr, DataType::Bool));
         match op {
             BinaryOperator::And | BinaryOperator::Or => {
-                let what = if *op == BinaryOperator::And { "AND" } else { "OR" };
+                let what = if *op == BinaryOperator::And {
+                    "AND"
+                } else {
+                    "OR"
+                };
                 let left = self.expr(left)?;
                 let left = self.condition(left, what)?;
                 let right = self.expr(right)?;
@@ -148,7 +202,11 @@ impl Binder<'_> {
                 Ok(Typed::new(Expr::Not(Box::new(expr)), DataType::Bool))
             }
             UnaryOperator::Minus => {
-                if let ast::Expr::Value(ast::ValueWithSpan { value: ast::Value::Number(digits, _), span }) = inner {
+                if let ast::Expr::Value(ast::ValueWithSpan {
+                    value: ast::Value::Number(digits, _),
+                    span,
+                }) = inner
+                {
                     return number(&format!("-{digits}")).map_err(|e| self.at(e, *span));
                 }
                 let bound = self.expr(inner)?;
@@ -169,19 +227,36 @@ impl Binder<'_> {
     fn is_null(&mut self, x: &ast::Expr, negated: bool) -> Result<Typed> {
         let bound = self.expr(x)?;
         let bound = self.settle(bound)?;
-        Ok(Typed::new(Expr::IsNull { expr: Box::new(bound.expr), negated }, DataType::Bool))
+        Ok(Typed::new(
+            Expr::IsNull {
+                expr: Box::new(bound.expr),
+                negated,
+            },
+            DataType::Bool,
+        ))
     }
 
     fn is_bool(&mut self, x: &ast::Expr, want: bool, negated: bool) -> Result<Typed> {
         let bound = self.expr(x)?;
         let expr = Box::new(self.condition(bound, if want { "IS TRUE" } else { "IS FALSE" })?);
-        Ok(Typed::new(Expr::IsBool { expr, want, negated }, DataType::Bool))
+        Ok(Typed::new(
+            Expr::IsBool {
+                expr,
+                want,
+                negated,
+            },
+            DataType::Bool,
+        ))
     }
 
     fn distinct_from(&mut self, l: &ast::Expr, r: &ast::Expr, negated: bool) -> Result<Typed> {
         let (l, r) = (self.expr(l)?, self.expr(r)?);
         let (left, right) = self.comparable("IS DISTINCT FROM", l, r)?;
-        let expr = Expr::Distinct { left: Box::new(left), right: Box::new(right), negated };
+        let expr = Expr::Distinct {
+            left: Box::new(left),
+            right: Box::new(right),
+            negated,
+        };
         Ok(Typed::new(expr, DataType::Bool))
     }
 
@@ -197,31 +272,60 @@ impl Binder<'_> {
         let types: Vec<DataType> = all.iter().map(|t| t.data_type).collect();
         if let Err(e) = cast::common_type(&types, "IN") {
             // Worded as the comparison that fails, as PostgreSQL does.
-            let other = types.iter().find(|t| **t != types[0] && **t != DataType::Unknown);
+            let other = types
+                .iter()
+                .find(|t| **t != types[0] && **t != DataType::Unknown);
             return Err(other.map_or(e, |t| no_operator("=", types[0], *t)));
         }
         let (mut exprs, _) = self.unify(all, "IN")?;
         let expr = exprs.remove(0);
-        let list = InList { expr, list: exprs, negated };
+        let list = InList {
+            expr,
+            list: exprs,
+            negated,
+        };
         Ok(Typed::new(Expr::In(Box::new(list)), DataType::Bool))
     }
 
     /// `(a, b) IN ((1, 2), ...)` is a chain of comparisons.
-    fn tuple_in_list(&mut self, left: &[ast::Expr], list: &[ast::Expr], negated: bool) -> Result<Typed> {
+    fn tuple_in_list(
+        &mut self,
+        left: &[ast::Expr],
+        list: &[ast::Expr],
+        negated: bool,
+    ) -> Result<Typed> {
         let mut any = Vec::with_capacity(list.len());
         for item in list {
             let ast::Expr::Tuple(right) = item else {
-                return Err(Error::new("42601", "IN needs a list of rows of the same length"));
+                return Err(Error::new(
+                    "42601",
+                    "IN needs a list of rows of the same length",
+                ));
             };
             any.push(self.compare_rows(CompareOp::Eq, left, right)?.expr);
         }
         let expr = Expr::Or(any);
-        Ok(Typed::new(if negated { Expr::Not(Box::new(expr)) } else { expr }, DataType::Bool))
+        Ok(Typed::new(
+            if negated {
+                Expr::Not(Box::new(expr))
+            } else {
+                expr
+            },
+            DataType::Bool,
+        ))
     }
 
-    fn compare_rows(&mut self, op: CompareOp, left: &[ast::Expr], right: &[ast::Expr]) -> Result<Typed> {
+    fn compare_rows(
+        &mut self,
+        op: CompareOp,
+        left: &[ast::Expr],
+        right: &[ast::Expr],
+    ) -> Result<Typed> {
         if left.len() != right.len() {
-            return Err(Error::new("42601", "unequal number of entries in row expressions"));
+            return Err(Error::new(
+                "42601",
+                "unequal number of entries in row expressions",
+            ));
         }
         let mut sides = Vec::with_capacity(left.len());
         for (l, r) in left.iter().zip(right) {
@@ -238,15 +342,20 @@ impl Binder<'_> {
             CompareOp::Ne => Expr::Or(sides.iter().map(|s| pair(CompareOp::Ne, s)).collect()),
             _ => {
                 // a < x OR (a = x AND (b < y OR ...)); only the last column decides on equality.
-                let strict = if matches!(op, CompareOp::Lt | CompareOp::Le) { CompareOp::Lt } else { CompareOp::Gt };
+                let strict = if matches!(op, CompareOp::Lt | CompareOp::Le) {
+                    CompareOp::Lt
+                } else {
+                    CompareOp::Gt
+                };
                 let last = sides.len().saturating_sub(1);
                 let mut built: Option<Expr> = None;
                 for (i, side) in sides.iter().enumerate().rev() {
                     built = Some(match built {
                         None => pair(if i == last { op } else { strict }, side),
-                        Some(rest) => {
-                            Expr::Or(vec![pair(strict, side), Expr::And(vec![pair(CompareOp::Eq, side), rest])])
-                        }
+                        Some(rest) => Expr::Or(vec![
+                            pair(strict, side),
+                            Expr::And(vec![pair(CompareOp::Eq, side), rest]),
+                        ]),
                     });
                 }
                 built.ok_or_else(|| Error::new("42601", "cannot compare rows of zero length"))?
@@ -255,7 +364,13 @@ impl Binder<'_> {
         Ok(Typed::new(expr, DataType::Bool))
     }
 
-    fn between(&mut self, x: &ast::Expr, negated: bool, low: &ast::Expr, high: &ast::Expr) -> Result<Typed> {
+    fn between(
+        &mut self,
+        x: &ast::Expr,
+        negated: bool,
+        low: &ast::Expr,
+        high: &ast::Expr,
+    ) -> Result<Typed> {
         let value = self.expr(x)?;
         let low = self.expr(low)?;
         let above = self.compare(CompareOp::Ge, value, low)?;
@@ -263,7 +378,14 @@ impl Binder<'_> {
         let high = self.expr(high)?;
         let below = self.compare(CompareOp::Le, value, high)?;
         let expr = Expr::And(vec![above, below]);
-        Ok(Typed::new(if negated { Expr::Not(Box::new(expr)) } else { expr }, DataType::Bool))
+        Ok(Typed::new(
+            if negated {
+                Expr::Not(Box::new(expr))
+            } else {
+                expr
+            },
+            DataType::Bool,
+        ))
     }
 
     fn like(
@@ -282,7 +404,10 @@ impl Binder<'_> {
                 let mut chars = s.chars();
                 match (chars.next(), chars.next()) {
                     (first, None) => first,
-                    _ => return Err(Error::new("22019", "invalid escape string").hint("Escape string must be empty or one character.")),
+                    _ => {
+                        return Err(Error::new("22019", "invalid escape string")
+                            .hint("Escape string must be empty or one character."));
+                    }
                 }
             }
             Some(other) => return Err(Error::unsupported(format!("escape {other}"))),
@@ -313,7 +438,13 @@ impl Binder<'_> {
         let x = self.settle(x)?.expr;
         let pattern = self.settle(pattern)?.expr;
         let escape = escape.unwrap_or(Some('\\'));
-        let expr = Expr::Like { expr: Box::new(x), pattern: Box::new(pattern), escape, insensitive, negated };
+        let expr = Expr::Like {
+            expr: Box::new(x),
+            pattern: Box::new(pattern),
+            escape,
+            insensitive,
+            negated,
+        };
         Ok(Typed::new(expr, DataType::Bool))
     }
 
@@ -322,7 +453,10 @@ impl Binder<'_> {
         let bound = self.expr(inner)?;
         let from = bound.data_type;
         let Some(expr) = self.coerce(bound, to, CastContext::Explicit)? else {
-            return Err(Error::new("42846", format!("cannot cast type {} to {}", from.name(), to.name())));
+            return Err(Error::new(
+                "42846",
+                format!("cannot cast type {} to {}", from.name(), to.name()),
+            ));
         };
         match max_len {
             Some(_) => Ok(Typed::new(cast_expr(expr, to, true, max_len)?, to)),
@@ -342,7 +476,11 @@ impl Binder<'_> {
             Some(field) => format!("{text} {}", field.to_string().to_lowercase()),
             None => text.to_string(),
         };
-        let value = cast::cast(&Value::text(text.as_str()), DataType::Interval, CastContext::Explicit)?;
+        let value = cast::cast(
+            &Value::text(text.as_str()),
+            DataType::Interval,
+            CastContext::Explicit,
+        )?;
         Ok(Typed::new(Expr::Const(value), DataType::Interval))
     }
 
@@ -382,37 +520,6 @@ impl Binder<'_> {
         }
         Ok(Typed::new(Expr::Row(fields), DataType::Record))
     }
-
-    fn exists(&mut self, query: &ast::Query, negated: bool) -> Result<Typed> {
-        let query = Box::new(self.query(query)?);
-        let expr = Expr::Subquery { kind: SubqueryKind::Exists, query };
-        Ok(Typed::new(if negated { Expr::Not(Box::new(expr)) } else { expr }, DataType::Bool))
-    }
-
-    fn scalar_subquery(&mut self, query: &ast::Query) -> Result<Typed> {
-        let query = self.query(query)?;
-        let [column] = query.columns.as_slice() else {
-            return Err(Error::new("42601", "subquery must return only one column"));
-        };
-        let data_type = column.data_type;
-        Ok(Typed::new(Expr::Subquery { kind: SubqueryKind::Scalar, query: Box::new(query) }, data_type))
-    }
-
-    fn in_subquery(&mut self, x: &ast::Expr, query: &ast::Query, negated: bool) -> Result<Typed> {
-        let x = self.expr(x)?;
-        let mut query = self.query(query)?;
-        let [column] = query.columns.as_slice() else {
-            return Err(Error::new("42601", "subquery has too many columns"));
-        };
-        let right = column.data_type;
-        let placeholder = Typed::new(Expr::Column(0), right);
-        let (expr, as_right) = self.comparable("=", x, placeholder)?;
-        if let Expr::Cast { to, .. } = as_right {
-            query = super::select::cast_output(query, to);
-        }
-        let kind = SubqueryKind::In { expr: Box::new(expr), negated };
-        Ok(Typed::new(Expr::Subquery { kind, query: Box::new(query) }, DataType::Bool))
-    }
 }
 
 /// A number literal: the smallest of int4, int8 and numeric that holds it.
@@ -423,7 +530,11 @@ fn number(digits: &str) -> Result<Typed> {
     if let Ok(value) = digits.parse::<i64>() {
         return Ok(Typed::new(Expr::Const(Value::Int8(value)), DataType::Int8));
     }
-    let value = cast::cast(&Value::text(digits), DataType::Numeric, CastContext::Explicit)?;
+    let value = cast::cast(
+        &Value::text(digits),
+        DataType::Numeric,
+        CastContext::Explicit,
+    )?;
     Ok(Typed::new(Expr::Const(value), DataType::Numeric))
 }
 

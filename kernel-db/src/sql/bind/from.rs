@@ -49,7 +49,11 @@ impl Binder<'_> {
     }
 
     fn relation(&mut self, relation: &TableFactor, kind: JoinKind, from: &mut From) -> Result<()> {
-        if let TableFactor::NestedJoin { table_with_joins, alias: None } = relation {
+        if let TableFactor::NestedJoin {
+            table_with_joins,
+            alias: None,
+        } = relation
+        {
             if kind == JoinKind::Inner {
                 return self.table_with_joins(table_with_joins, from);
             }
@@ -65,15 +69,26 @@ impl Binder<'_> {
 
     fn add(&mut self, factor: Factor, kind: JoinKind, from: &mut From) -> Result<()> {
         if from.steps.len() >= TABLES_MAX {
-            return Err(Error::new("54000", format!("more than {TABLES_MAX} tables in one FROM")));
+            return Err(Error::new(
+                "54000",
+                format!("more than {TABLES_MAX} tables in one FROM"),
+            ));
         }
         let scope = self.scope()?;
         if scope.tables.iter().any(|t| t.alias == factor.alias) {
-            return Err(Error::new("42712", format!("table name \"{}\" specified more than once", factor.alias)));
+            return Err(Error::new(
+                "42712",
+                format!("table name \"{}\" specified more than once", factor.alias),
+            ));
         }
         let offset = scope.width();
         let width = factor.columns.len();
-        scope.tables.push(ScopeTable { alias: factor.alias, columns: factor.columns, visible: factor.visible, offset });
+        scope.tables.push(ScopeTable {
+            alias: factor.alias,
+            columns: factor.columns,
+            visible: factor.visible,
+            offset,
+        });
         from.steps.push(Step {
             source: factor.source,
             kind,
@@ -90,10 +105,13 @@ impl Binder<'_> {
 
     fn join(&mut self, join: &ast::Join, from: &mut From) -> Result<()> {
         let (kind, constraint) = match &join.join_operator {
-            JoinOperator::Join(c) | JoinOperator::Inner(c) | JoinOperator::CrossJoin(c) => (JoinKind::Inner, c),
+            JoinOperator::Join(c) | JoinOperator::Inner(c) | JoinOperator::CrossJoin(c) => {
+                (JoinKind::Inner, c)
+            }
             JoinOperator::Left(c) | JoinOperator::LeftOuter(c) => (JoinKind::Left, c),
             JoinOperator::Right(_) | JoinOperator::RightOuter(_) => {
-                return Err(Error::unsupported("RIGHT JOIN").hint("exchange the tables and write LEFT JOIN"));
+                return Err(Error::unsupported("RIGHT JOIN")
+                    .hint("exchange the tables and write LEFT JOIN"));
             }
             JoinOperator::FullOuter(_) => return Err(Error::unsupported("FULL JOIN")),
             _ => return Err(Error::unsupported("this kind of join")),
@@ -118,7 +136,9 @@ impl Binder<'_> {
             }
             JoinConstraint::None => None,
         };
-        let Some(condition) = condition else { return Ok(()) };
+        let Some(condition) = condition else {
+            return Ok(());
+        };
         match (kind, from.steps.last_mut()) {
             (JoinKind::Left, Some(step)) => step.on = Some(condition),
             _ => from.conditions.extend(condition.conjuncts()),
@@ -128,9 +148,18 @@ impl Binder<'_> {
 
     fn shared_columns(&mut self, left_tables: usize) -> Result<Vec<String>> {
         let scope = self.scope()?;
-        let right = scope.tables[left_tables..].iter().flat_map(|t| &t.columns[..t.visible]);
-        let has = |name: &String| scope.tables[..left_tables].iter().any(|t| t.columns.iter().any(|(n, _)| n == name));
-        Ok(right.filter(|(n, _)| has(n)).map(|(n, _)| n.clone()).collect())
+        let right = scope.tables[left_tables..]
+            .iter()
+            .flat_map(|t| &t.columns[..t.visible]);
+        let has = |name: &String| {
+            scope.tables[..left_tables]
+                .iter()
+                .any(|t| t.columns.iter().any(|(n, _)| n == name))
+        };
+        Ok(right
+            .filter(|(n, _)| has(n))
+            .map(|(n, _)| n.clone())
+            .collect())
     }
 
     fn using(&mut self, columns: &[String], left_tables: usize) -> Result<Expr> {
@@ -144,9 +173,15 @@ impl Binder<'_> {
                 })
             };
             let missing = |side: &str| {
-                Error::new("42703", format!("column \"{name}\" specified in USING clause does not exist in {side} table"))
+                Error::new(
+                    "42703",
+                    format!(
+                        "column \"{name}\" specified in USING clause does not exist in {side} table"
+                    ),
+                )
             };
-            let left = find(&scope.tables[..left_tables], &scope.merged).ok_or_else(|| missing("left"))?;
+            let left =
+                find(&scope.tables[..left_tables], &scope.merged).ok_or_else(|| missing("left"))?;
             let right = find(&scope.tables[left_tables..], &[]).ok_or_else(|| missing("right"))?;
             scope.merged.push(right.0);
             let typed = |(place, data_type)| Typed::new(Expr::Column(place), data_type);
@@ -157,21 +192,43 @@ impl Binder<'_> {
 
     fn factor(&mut self, relation: &TableFactor) -> Result<Factor> {
         match relation {
-            TableFactor::Table { name, alias, args: None, sample: None, version: None, .. } => {
-                self.named_table(name, alias.as_ref())
-            }
-            TableFactor::Table { name, alias, args: Some(args), with_ordinality: false, .. } => {
-                self.table_function(name, &args.args, alias.as_ref())
-            }
-            TableFactor::Function { name, alias, args, with_ordinality: false, .. } => {
-                self.table_function(name, args, alias.as_ref())
-            }
-            TableFactor::Derived { lateral, subquery, alias, .. } => self.derived(subquery, *lateral, alias.as_ref()),
+            TableFactor::Table {
+                name,
+                alias,
+                args: None,
+                sample: None,
+                version: None,
+                ..
+            } => self.named_table(name, alias.as_ref()),
+            TableFactor::Table {
+                name,
+                alias,
+                args: Some(args),
+                with_ordinality: false,
+                ..
+            } => self.table_function(name, &args.args, alias.as_ref()),
+            TableFactor::Function {
+                name,
+                alias,
+                args,
+                with_ordinality: false,
+                ..
+            } => self.table_function(name, args, alias.as_ref()),
+            TableFactor::Derived {
+                lateral,
+                subquery,
+                alias,
+                ..
+            } => self.derived(subquery, *lateral, alias.as_ref()),
             other => Err(Error::unsupported(format!("FROM {other}"))),
         }
     }
 
-    fn named_table(&mut self, name: &ast::ObjectName, alias: Option<&ast::TableAlias>) -> Result<Factor> {
+    fn named_table(
+        &mut self,
+        name: &ast::ObjectName,
+        alias: Option<&ast::TableAlias>,
+    ) -> Result<Factor> {
         let (schema, plain) = object_name(name)?;
         if schema.is_none()
             && let Some(position) = self.ctes.iter().rposition(|(n, _)| *n == plain)
@@ -181,15 +238,29 @@ impl Binder<'_> {
         let Some(table) = self.catalog.table(schema.as_deref(), &plain).cloned() else {
             return Err(self.no_table(name, schema.as_deref(), &plain));
         };
-        let columns = table.columns.iter().map(|c| (c.name.clone(), c.data_type)).collect();
+        let columns = table
+            .columns
+            .iter()
+            .map(|c| (c.name.clone(), c.data_type))
+            .collect();
         let visible = table.visible_columns().len();
         let source = if table.is_system {
             Source::System { table }
         } else {
             let shown = alias.map_or_else(|| plain.clone(), |a| ident(&a.name));
-            Source::Table { types: table.types(), table, alias: shown, access: Access::full() }
+            Source::Table {
+                types: table.types(),
+                table,
+                alias: shown,
+                access: Access::full(),
+            }
         };
-        let mut factor = Factor { source, alias: plain, columns, visible };
+        let mut factor = Factor {
+            source,
+            alias: plain,
+            columns,
+            visible,
+        };
         rename(&mut factor, alias)?;
         Ok(factor)
     }
@@ -201,7 +272,10 @@ impl Binder<'_> {
             return self.at(error, name_span(name));
         }
         let shown = schema.map_or_else(|| plain.to_string(), |s| format!("{s}.{plain}"));
-        self.at(Error::new("42P01", format!("relation \"{shown}\" does not exist")), name_span(name))
+        self.at(
+            Error::new("42P01", format!("relation \"{shown}\" does not exist")),
+            name_span(name),
+        )
     }
 
     /// A WITH query is bound anew at each use; it sees only those before it.
@@ -215,18 +289,36 @@ impl Binder<'_> {
         Ok(factor)
     }
 
-    fn derived(&mut self, query: &ast::Query, lateral: bool, alias: Option<&ast::TableAlias>) -> Result<Factor> {
+    fn derived(
+        &mut self,
+        query: &ast::Query,
+        lateral: bool,
+        alias: Option<&ast::TableAlias>,
+    ) -> Result<Factor> {
         // Without LATERAL the tables beside it are not seen.
-        let beside = if lateral { None } else { Some(std::mem::take(self.scope()?)) };
+        let beside = if lateral {
+            None
+        } else {
+            Some(std::mem::take(self.scope()?))
+        };
         let bound = self.query(query);
         if let Some(beside) = beside {
             *self.scope()? = beside;
         }
         let query: Query = bound?;
-        let columns: Vec<(String, DataType)> = query.columns.iter().map(|c| (c.name.clone(), c.data_type)).collect();
+        let columns: Vec<(String, DataType)> = query
+            .columns
+            .iter()
+            .map(|c| (c.name.clone(), c.data_type))
+            .collect();
         let visible = columns.len();
         let unnamed = format!("*SELECT* {}", self.scope()?.tables.len());
-        let mut factor = Factor { source: Source::Query(Box::new(query)), alias: unnamed, columns, visible };
+        let mut factor = Factor {
+            source: Source::Query(Box::new(query)),
+            alias: unnamed,
+            columns,
+            visible,
+        };
         rename(&mut factor, alias)?;
         Ok(factor)
     }
@@ -245,7 +337,11 @@ impl Binder<'_> {
                 other => return Err(Error::unsupported(format!("argument {other}"))),
             }
         }
-        let mut factor = if plain == "generate_series" { self.series(&exprs)? } else { self.routine_table(name, args)? };
+        let mut factor = if plain == "generate_series" {
+            self.series(&exprs)?
+        } else {
+            self.routine_table(name, args)?
+        };
         let scalar = factor.columns.len() == 1;
         rename(&mut factor, alias)?;
         // A function with one unnamed column: its column is called like the table.
@@ -257,7 +353,10 @@ impl Binder<'_> {
 
     fn series(&mut self, args: &[&ast::Expr]) -> Result<Factor> {
         if !(2..=3).contains(&args.len()) {
-            return Err(Error::new("42883", "generate_series takes two or three arguments"));
+            return Err(Error::new(
+                "42883",
+                "generate_series takes two or three arguments",
+            ));
         }
         let mut bound = Vec::with_capacity(args.len());
         for arg in args {
@@ -268,24 +367,45 @@ impl Binder<'_> {
             DataType::Timestamptz
         } else if types.contains(&DataType::Int8) {
             DataType::Int8
-        } else if types.iter().all(|t| matches!(t, DataType::Int4 | DataType::Int2 | DataType::Unknown)) {
+        } else if types
+            .iter()
+            .all(|t| matches!(t, DataType::Int4 | DataType::Int2 | DataType::Unknown))
+        {
             DataType::Int4
         } else {
-            return Err(Error::unsupported(format!("generate_series over {}", types[0])));
+            return Err(Error::unsupported(format!(
+                "generate_series over {}",
+                types[0]
+            )));
         };
         let mut exprs = Vec::with_capacity(bound.len());
         for (i, arg) in bound.into_iter().enumerate() {
-            let to = if i == 2 && data_type == DataType::Timestamptz { DataType::Interval } else { data_type };
+            let to = if i == 2 && data_type == DataType::Timestamptz {
+                DataType::Interval
+            } else {
+                data_type
+            };
             let from = arg.data_type;
             let expr = self.coerce(arg, to, CastContext::Implicit)?;
-            exprs.push(expr.ok_or_else(|| Error::new("42883", format!("generate_series does not take {from}")))?);
+            exprs.push(expr.ok_or_else(|| {
+                Error::new("42883", format!("generate_series does not take {from}"))
+            })?);
         }
         let columns = vec![("generate_series".to_string(), data_type)];
-        Ok(Factor { source: Source::Series(exprs), alias: "generate_series".to_string(), columns, visible: 1 })
+        Ok(Factor {
+            source: Source::Series(exprs),
+            alias: "generate_series".to_string(),
+            columns,
+            visible: 1,
+        })
     }
 
     /// A function as a table: the rows of a set, or one row.
-    fn routine_table(&mut self, name: &ast::ObjectName, args: &[ast::FunctionArg]) -> Result<Factor> {
+    fn routine_table(
+        &mut self,
+        name: &ast::ObjectName,
+        args: &[ast::FunctionArg],
+    ) -> Result<Factor> {
         let call = ast::Function {
             name: name.clone(),
             uses_odbc_syntax: false,
@@ -306,18 +426,36 @@ impl Binder<'_> {
         if let Expr::Routine(call) = &bound.expr
             && !call.def.returns.columns.is_empty()
         {
-            columns = call.def.returns.columns.iter().map(|(n, t)| (n.clone(), t.0)).collect();
+            columns = call
+                .def
+                .returns
+                .columns
+                .iter()
+                .map(|(n, t)| (n.clone(), t.0))
+                .collect();
         }
         let width = columns.len();
-        let source = Source::Routine { call: bound.expr, columns: width };
-        Ok(Factor { source, alias: plain, columns, visible: width })
+        let source = Source::Routine {
+            call: bound.expr,
+            columns: width,
+        };
+        Ok(Factor {
+            source,
+            alias: plain,
+            columns,
+            visible: width,
+        })
     }
 
     /// Scope of the table a statement writes to.
     pub(super) fn target_scope(table: &Table, alias: String, offset: usize) -> ScopeTable {
         ScopeTable {
             alias,
-            columns: table.columns.iter().map(|c| (c.name.clone(), c.data_type)).collect(),
+            columns: table
+                .columns
+                .iter()
+                .map(|c| (c.name.clone(), c.data_type))
+                .collect(),
             visible: table.visible_columns().len(),
             offset,
         }
@@ -330,7 +468,10 @@ impl Binder<'_> {
             return Err(self.no_table(name, schema.as_deref(), &plain));
         };
         if table.is_system {
-            let message = format!("cannot write to {}.{}: it shows the system's state", table.schema, table.name);
+            let message = format!(
+                "cannot write to {}.{}: it shows the system's state",
+                table.schema, table.name
+            );
             return Err(Error::new("42809", message));
         }
         Ok(Arc::clone(table))

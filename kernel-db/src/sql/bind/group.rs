@@ -6,11 +6,20 @@ use crate::sql::plan::{Expr, Source, Step, SubqueryKind};
 
 impl Binder<'_> {
     /// Places that are decided by the keys because they contain their table's whole primary key.
-    pub(super) fn dependent_columns(&mut self, steps: &[Step], keys: &[Expr]) -> Result<Vec<usize>> {
+    pub(super) fn dependent_columns(
+        &mut self,
+        steps: &[Step],
+        keys: &[Expr],
+    ) -> Result<Vec<usize>> {
         let mut found = Vec::new();
         for step in steps {
-            let Source::Table { table, .. } = &step.source else { continue };
-            let is_key = |c: &usize| keys.iter().any(|k| matches!(k, Expr::Column(p) if *p == step.offset + c));
+            let Source::Table { table, .. } = &step.source else {
+                continue;
+            };
+            let is_key = |c: &usize| {
+                keys.iter()
+                    .any(|k| matches!(k, Expr::Column(p) if *p == step.offset + c))
+            };
             if !table.primary_key.is_empty() && table.primary_key.iter().all(is_key) {
                 found.extend(step.offset..step.offset + step.width);
             }
@@ -30,7 +39,9 @@ pub fn regroup<'e>(
     let mut subquery = false;
     for expr in &exprs {
         expr.columns(&mut |c| {
-            if dependent.contains(&c) && !keys.iter().any(|k| matches!(k, Expr::Column(p) if *p == c)) {
+            if dependent.contains(&c)
+                && !keys.iter().any(|k| matches!(k, Expr::Column(p) if *p == c))
+            {
                 keys.push(Expr::Column(c));
             }
         });
@@ -71,7 +82,10 @@ fn rewrite(expr: &mut Expr, keys: &[String], name: &dyn Fn(usize) -> String) -> 
             if let Some(column) = failed {
                 return Err(Error::new(
                     "42803",
-                    format!("subquery uses ungrouped column \"{}\" from outer query", name(column)),
+                    format!(
+                        "subquery uses ungrouped column \"{}\" from outer query",
+                        name(column)
+                    ),
                 ));
             }
         }
@@ -91,6 +105,8 @@ fn rewrite(expr: &mut Expr, keys: &[String], name: &dyn Fn(usize) -> String) -> 
 fn not_grouped(name: &str) -> Error {
     Error::new(
         "42803",
-        format!("column \"{name}\" must appear in the GROUP BY clause or be used in an aggregate function"),
+        format!(
+            "column \"{name}\" must appear in the GROUP BY clause or be used in an aggregate function"
+        ),
     )
 }

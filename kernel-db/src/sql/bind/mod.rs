@@ -8,10 +8,13 @@ mod coerce;
 mod expr;
 mod from;
 mod group;
+mod names;
 pub mod parse;
+mod query;
 mod scope;
 mod select;
 mod session;
+mod subquery;
 mod write;
 
 use std::collections::HashMap;
@@ -67,10 +70,17 @@ pub(super) struct Binder<'a> {
 }
 
 /// Prepares the one statement in `text`.
-pub fn prepare_text(catalog: &Arc<Catalog>, text: &str, types: &[Option<DataType>]) -> Result<Prepared> {
+pub fn prepare_text(
+    catalog: &Arc<Catalog>,
+    text: &str,
+    types: &[Option<DataType>],
+) -> Result<Prepared> {
     let mut statements = parse::parse_many(text)?;
     if statements.len() > 1 {
-        return Err(Error::new("42601", "cannot insert multiple commands into a prepared statement"));
+        return Err(Error::new(
+            "42601",
+            "cannot insert multiple commands into a prepared statement",
+        ));
     }
     let names = HashMap::new();
     let mut binder = Binder::new(catalog, types.to_vec(), &names, (0..types.len()).collect());
@@ -82,8 +92,17 @@ pub fn prepare_text(catalog: &Arc<Catalog>, text: &str, types: &[Option<DataType
     }
 }
 
-pub fn prepare_statement(catalog: &Arc<Catalog>, statement: &Statement, scope: &ParamScope) -> Result<Prepared> {
-    let binder = Binder::new(catalog, scope.types.clone(), &scope.names, scope.positional.clone());
+pub fn prepare_statement(
+    catalog: &Arc<Catalog>,
+    statement: &Statement,
+    scope: &ParamScope,
+) -> Result<Prepared> {
+    let binder = Binder::new(
+        catalog,
+        scope.types.clone(),
+        &scope.names,
+        scope.positional.clone(),
+    );
     binder.statement(statement, &statement.to_string())
 }
 
@@ -93,7 +112,12 @@ pub fn prepare_expression(
     scope: &ParamScope,
     want: Option<DataType>,
 ) -> Result<PreparedExpr> {
-    let mut binder = Binder::new(catalog, scope.types.clone(), &scope.names, scope.positional.clone());
+    let mut binder = Binder::new(
+        catalog,
+        scope.types.clone(),
+        &scope.names,
+        scope.positional.clone(),
+    );
     let bound = binder.expr(expr)?;
     let (expr, data_type) = match want {
         Some(want) => (binder.assign(bound, want, None)?, want),
@@ -105,18 +129,32 @@ pub fn prepare_expression(
     let mut found = sites::Found::new(binder.catalog);
     found.expr(&expr);
     let (routing, writes) = found.finish();
-    Ok(PreparedExpr { data_type, expr, routing, writes: writes || binder.writes })
+    Ok(PreparedExpr {
+        data_type,
+        expr,
+        routing,
+        writes: writes || binder.writes,
+    })
 }
 
 /// Binds SQL text of the catalogue (a check) over the columns of `table`.
-pub fn bind_check(catalog: &Arc<Catalog>, table: &super::catalog::Table, text: &str) -> Result<Expr> {
+pub fn bind_check(
+    catalog: &Arc<Catalog>,
+    table: &super::catalog::Table,
+    text: &str,
+) -> Result<Expr> {
     let names = HashMap::new();
     let mut binder = Binder::new(catalog, Vec::new(), &names, Vec::new());
     binder.check(table, text)
 }
 
 /// Binds SQL text of the catalogue (a default) as a value of `to`.
-pub fn bind_default(catalog: &Arc<Catalog>, text: &str, to: DataType, max_len: Option<u32>) -> Result<Expr> {
+pub fn bind_default(
+    catalog: &Arc<Catalog>,
+    text: &str,
+    to: DataType,
+    max_len: Option<u32>,
+) -> Result<Expr> {
     let names = HashMap::new();
     let mut binder = Binder::new(catalog, Vec::new(), &names, Vec::new());
     binder.default_value(text, to, max_len)
@@ -152,7 +190,10 @@ impl<'a> Binder<'a> {
     fn enter(&mut self) -> Result<()> {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
-            return Err(Error::new("54001", "stack depth limit exceeded: the statement is nested too deeply"));
+            return Err(Error::new(
+                "54001",
+                "stack depth limit exceeded: the statement is nested too deeply",
+            ));
         }
         Ok(())
     }
@@ -176,7 +217,9 @@ impl<'a> Binder<'a> {
                 let (delete, columns) = self.delete(delete)?;
                 Ok(self.finish(Kind::Delete, Plan::Delete(delete), columns))
             }
-            Statement::Explain { statement, analyze, .. } => self.explain(statement, *analyze),
+            Statement::Explain {
+                statement, analyze, ..
+            } => self.explain(statement, *analyze),
             other if super::ddl::is_ddl(other) => {
                 Ok(self.finish(Kind::Ddl(own_text.to_string()), Plan::Nothing, Vec::new()))
             }
@@ -192,12 +235,22 @@ impl<'a> Binder<'a> {
             return Err(Error::unsupported("EXPLAIN ANALYZE").hint("use EXPLAIN"));
         }
         let catalog = self.catalog;
-        let inner = Binder { depth: self.depth, ..self }.statement(statement, "")?;
+        let inner = Binder {
+            depth: self.depth,
+            ..self
+        }
+        .statement(statement, "")?;
         if matches!(inner.kind, Kind::Ddl(_) | Kind::Session(_) | Kind::Empty) {
-            return Err(Error::new("42601", "EXPLAIN takes SELECT, INSERT, UPDATE or DELETE"));
+            return Err(Error::new(
+                "42601",
+                "EXPLAIN takes SELECT, INSERT, UPDATE or DELETE",
+            ));
         }
         let lines = explain::lines(&inner);
-        let columns = vec![Column { name: "QUERY PLAN".to_string(), data_type: DataType::Text }];
+        let columns = vec![Column {
+            name: "QUERY PLAN".to_string(),
+            data_type: DataType::Text,
+        }];
         Ok(Prepared {
             params: inner.params,
             columns,
@@ -214,9 +267,14 @@ impl<'a> Binder<'a> {
         let mut found = sites::Found::new(self.catalog);
         found.plan(&plan);
         let (routing, writes) = found.finish();
-        let writes = writes || self.writes || matches!(kind, Kind::Insert | Kind::Update | Kind::Delete);
+        let writes =
+            writes || self.writes || matches!(kind, Kind::Insert | Kind::Update | Kind::Delete);
         Prepared {
-            params: self.params.iter().map(|t| t.unwrap_or(DataType::Text)).collect(),
+            params: self
+                .params
+                .iter()
+                .map(|t| t.unwrap_or(DataType::Text))
+                .collect(),
             columns,
             kind,
             version: self.catalog.version,
@@ -230,7 +288,11 @@ impl<'a> Binder<'a> {
 
 /// An identifier as PostgreSQL reads it: lower case unless quoted.
 pub fn ident(ident: &ast::Ident) -> String {
-    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
+    if ident.quote_style.is_some() {
+        ident.value.clone()
+    } else {
+        ident.value.to_lowercase()
+    }
 }
 
 /// Schema, if given, and name.
@@ -239,10 +301,14 @@ pub fn object_name(name: &ast::ObjectName) -> Result<(Option<String>, String)> {
     for part in &name.0 {
         match part {
             ast::ObjectNamePart::Identifier(i) => parts.push(ident(i)),
-            ast::ObjectNamePart::Function(_) => return Err(Error::new("42601", format!("invalid name {name}"))),
+            ast::ObjectNamePart::Function(_) => {
+                return Err(Error::new("42601", format!("invalid name {name}")));
+            }
         }
     }
-    let last = parts.pop().ok_or_else(|| Error::new("42601", "a name is missing"))?;
+    let last = parts
+        .pop()
+        .ok_or_else(|| Error::new("42601", "a name is missing"))?;
     let schema = parts.pop();
     Ok((schema, last))
 }

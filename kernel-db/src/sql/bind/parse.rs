@@ -16,7 +16,10 @@ const DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
 /// Splits `text` into statements, each with its own text.
 pub fn parse_many(text: &str) -> Result<Vec<(Statement, String)>> {
     if text.len() > TEXT_BYTES_MAX {
-        return Err(Error::new("54000", format!("statement text is longer than {TEXT_BYTES_MAX} bytes")));
+        return Err(Error::new(
+            "54000",
+            format!("statement text is longer than {TEXT_BYTES_MAX} bytes"),
+        ));
     }
     let mut tokens = Tokenizer::new(&DIALECT, text)
         .tokenize_with_location()
@@ -32,15 +35,24 @@ pub fn parse_many(text: &str) -> Result<Vec<(Statement, String)>> {
     let mut statements = Vec::new();
     let mut start = 0;
     while start < tokens.len() {
-        let length = tokens[start..].iter().position(|t| t.token == Token::SemiColon).unwrap_or(tokens.len() - start);
+        let length = tokens[start..]
+            .iter()
+            .position(|t| t.token == Token::SemiColon)
+            .unwrap_or(tokens.len() - start);
         let end = start + length;
         let part = &tokens[start..end];
         start = end + 1;
-        let Some(first) = part.iter().find(|t| !is_blank(t)) else { continue };
+        let Some(first) = part.iter().find(|t| !is_blank(t)) else {
+            continue;
+        };
         let from = byte_offset(text, first.span.start);
-        let to = tokens.get(end).map_or(text.len(), |t| byte_offset(text, t.span.start));
+        let to = tokens
+            .get(end)
+            .map_or(text.len(), |t| byte_offset(text, t.span.start));
         let mut parser = Parser::new(&DIALECT).with_tokens_with_locations(part.to_vec());
-        let statement = parser.parse_statement().map_err(|e| syntax_error(text, &e))?;
+        let statement = parser
+            .parse_statement()
+            .map_err(|e| syntax_error(text, &e))?;
         let next = parser.next_token();
         if next.token != Token::EOF {
             return Err(near(text, &next.token.to_string(), Some(next.span.start)));
@@ -56,17 +68,26 @@ fn is_blank(token: &TokenWithSpan) -> bool {
 
 /// The expression in `text`, alone: defaults, checks, procedure expressions.
 pub fn parse_expression(text: &str) -> Result<sqlparser::ast::Expr> {
-    let mut parser = Parser::new(&DIALECT).try_with_sql(text).map_err(|e| syntax_error(text, &e))?;
+    let mut parser = Parser::new(&DIALECT)
+        .try_with_sql(text)
+        .map_err(|e| syntax_error(text, &e))?;
     let expr = parser.parse_expr().map_err(|e| syntax_error(text, &e))?;
     let next = parser.next_token();
-    if next.token == Token::EOF { Ok(expr) } else { Err(near(text, &next.token.to_string(), Some(next.span.start))) }
+    if next.token == Token::EOF {
+        Ok(expr)
+    } else {
+        Err(near(text, &next.token.to_string(), Some(next.span.start)))
+    }
 }
 
 /// sqlparser's message ends in "found: X at Line: l, Column: c".
 fn syntax_error(text: &str, error: &ParserError) -> Error {
     let message = match error {
         ParserError::RecursionLimitExceeded => {
-            return Error::new("54001", "stack depth limit exceeded: the statement is nested too deeply");
+            return Error::new(
+                "54001",
+                "stack depth limit exceeded: the statement is nested too deeply",
+            );
         }
         ParserError::TokenizerError(m) | ParserError::ParserError(m) => m.as_str(),
     };
@@ -76,12 +97,18 @@ fn syntax_error(text: &str, error: &ParserError) -> Error {
         let error = Error::new("42601", format!("syntax error: {what}"));
         return location.map_or(error.clone(), |l| error.at(position(text, l)));
     }
-    let found = message.rsplit_once("found: ").map(|(_, rest)| rest.split(" at Line:").next().unwrap_or(rest));
+    let found = message
+        .rsplit_once("found: ")
+        .map(|(_, rest)| rest.split(" at Line:").next().unwrap_or(rest));
     match found {
         Some("EOF") => near(text, "EOF", None),
         None if location.is_none() => Error::new("42601", format!("syntax error: {message}")),
         Some(token) => near(text, token, location),
-        None => near(text, message.split(" at Line:").next().unwrap_or(message), location),
+        None => near(
+            text,
+            message.split(" at Line:").next().unwrap_or(message),
+            location,
+        ),
     }
 }
 
@@ -101,7 +128,10 @@ fn location_in(message: &str) -> Option<Location> {
     let (_, rest) = message.rsplit_once("Line: ")?;
     let (line, column) = rest.split_once(", Column: ")?;
     let digits: String = column.chars().take_while(char::is_ascii_digit).collect();
-    Some(Location { line: line.trim().parse().ok()?, column: digits.parse().ok()? })
+    Some(Location {
+        line: line.trim().parse().ok()?,
+        column: digits.parse().ok()?,
+    })
 }
 
 /// Characters from the text's start, from 1, as PostgreSQL counts.
@@ -120,7 +150,10 @@ fn byte_offset(text: &str, location: Location) -> usize {
             None => return text.len(),
         }
     }
-    text[start..].char_indices().nth(column - 1).map_or(text.len(), |(i, _)| start + i)
+    text[start..]
+        .char_indices()
+        .nth(column - 1)
+        .map_or(text.len(), |(i, _)| start + i)
 }
 
 /// Adds the position of `span` to an error, if the text and the place are known.

@@ -41,7 +41,10 @@ impl Scope {
                     continue;
                 }
                 if found.is_some() {
-                    return Err(Error::new("42702", format!("column reference \"{name}\" is ambiguous")));
+                    return Err(Error::new(
+                        "42702",
+                        format!("column reference \"{name}\" is ambiguous"),
+                    ));
                 }
                 found = Some((place, *data_type));
             }
@@ -52,18 +55,29 @@ impl Scope {
 
 impl Binder<'_> {
     pub(super) fn scope(&mut self) -> Result<&mut Scope> {
-        self.scopes.last_mut().ok_or_else(|| Error::internal("no query level"))
+        self.scopes
+            .last_mut()
+            .ok_or_else(|| Error::internal("no query level"))
     }
 
     fn place(depth: usize, column: usize, data_type: DataType) -> Typed {
-        let expr = if depth == 0 { Expr::Column(column) } else { Expr::Outer { depth, column } };
+        let expr = if depth == 0 {
+            Expr::Column(column)
+        } else {
+            Expr::Outer { depth, column }
+        };
         Typed::new(expr, data_type)
     }
 
     /// A variable of the procedure.
     fn variable(&self, name: &str) -> Option<Typed> {
         let slot = *self.names.get(name)?;
-        let data_type = self.params.get(slot).copied().flatten().unwrap_or(DataType::Unknown);
+        let data_type = self
+            .params
+            .get(slot)
+            .copied()
+            .flatten()
+            .unwrap_or(DataType::Unknown);
         Some(Typed::new(Expr::Param(slot), data_type))
     }
 
@@ -80,8 +94,9 @@ impl Binder<'_> {
         }
         match (column, self.variable(&name)) {
             (Some(_), Some(_)) => {
-                let error = Error::new("42702", format!("column reference \"{name}\" is ambiguous"))
-                    .detail("It could refer to either a PL/pgSQL variable or a table column.");
+                let error =
+                    Error::new("42702", format!("column reference \"{name}\" is ambiguous"))
+                        .detail("It could refer to either a PL/pgSQL variable or a table column.");
                 Err(self.at(error, id.span))
             }
             (Some(found), None) | (None, Some(found)) => Ok(found),
@@ -99,7 +114,8 @@ impl Binder<'_> {
     fn whole_row(&self, name: &str) -> Option<Typed> {
         for (depth, scope) in self.scopes.iter().rev().enumerate() {
             if let Some(table) = scope.tables.iter().find(|t| t.alias == name) {
-                let fields = (0..table.visible).map(|i| Self::place(depth, table.offset + i, table.columns[i].1).expr);
+                let fields = (0..table.visible)
+                    .map(|i| Self::place(depth, table.offset + i, table.columns[i].1).expr);
                 return Some(Typed::new(Expr::Row(fields.collect()), DataType::Record));
             }
         }
@@ -109,12 +125,16 @@ impl Binder<'_> {
     /// `table.column`, `record.field` or `label.variable`.
     pub(super) fn qualified_name(&mut self, parts: &[ast::Ident]) -> Result<Typed> {
         let names: Vec<String> = parts.iter().map(ident).collect();
-        let (Some(column), Some(table)) = (names.last(), names.len().checked_sub(2).map(|i| &names[i])) else {
+        let (Some(column), Some(table)) =
+            (names.last(), names.len().checked_sub(2).map(|i| &names[i]))
+        else {
             return Err(Error::new("42601", "a name is missing"));
         };
         let span = parts[0].span;
         for (depth, scope) in self.scopes.iter().rev().enumerate() {
-            let Some(found) = scope.tables.iter().find(|t| t.alias == *table) else { continue };
+            let Some(found) = scope.tables.iter().find(|t| t.alias == *table) else {
+                continue;
+            };
             let Some(i) = found.columns.iter().position(|(n, _)| n == column) else {
                 let error = Error::new("42703", format!("column {table}.{column} does not exist"));
                 return Err(self.at(error, span));
@@ -124,7 +144,10 @@ impl Binder<'_> {
         if let Some(variable) = self.variable(&names.join(".")) {
             return Ok(variable);
         }
-        let error = Error::new("42P01", format!("missing FROM-clause entry for table \"{table}\""));
+        let error = Error::new(
+            "42P01",
+            format!("missing FROM-clause entry for table \"{table}\""),
+        );
         Err(self.at(error, span))
     }
 }

@@ -18,26 +18,36 @@ pub fn command(statement: &Statement) -> Result<(SessionCommand, Vec<Column>)> {
                 "time.zone" => "timezone".to_string(),
                 _ => name,
             };
-            let column = Column { name: name.clone(), data_type: DataType::Text };
+            let column = Column {
+                name: name.clone(),
+                data_type: DataType::Text,
+            };
             return Ok((SessionCommand::Show { name }, vec![column]));
         }
         Statement::Reset(reset) => match &reset.reset {
             ast::Reset::ALL => SessionCommand::Reset { name: None },
-            ast::Reset::ConfigurationParameter(name) => SessionCommand::Reset { name: Some(variable(name)?) },
+            ast::Reset::ConfigurationParameter(name) => SessionCommand::Reset {
+                name: Some(variable(name)?),
+            },
         },
         Statement::StartTransaction { .. } => SessionCommand::Begin,
         Statement::Commit { .. } => SessionCommand::Commit,
-        Statement::Rollback { savepoint: None, .. } => SessionCommand::Rollback,
-        Statement::Rollback { .. } | Statement::Savepoint { .. } | Statement::ReleaseSavepoint { .. } => {
-            SessionCommand::Savepoint
-        }
+        Statement::Rollback {
+            savepoint: None, ..
+        } => SessionCommand::Rollback,
+        Statement::Rollback { .. }
+        | Statement::Savepoint { .. }
+        | Statement::ReleaseSavepoint { .. } => SessionCommand::Savepoint,
         Statement::Discard { .. } => SessionCommand::DiscardAll,
         Statement::Deallocate { name, .. } => {
             let name = ident(name);
-            SessionCommand::Deallocate { name: (name != "all").then_some(name) }
+            SessionCommand::Deallocate {
+                name: (name != "all").then_some(name),
+            }
         }
         Statement::Copy { .. } => {
-            return Err(Error::unsupported("COPY").hint("use INSERT with several rows, or pipelined inserts"));
+            return Err(Error::unsupported("COPY")
+                .hint("use INSERT with several rows, or pipelined inserts"));
         }
         other => {
             let shown = other.to_string();
@@ -55,21 +65,32 @@ fn variable(name: &ast::ObjectName) -> Result<String> {
 
 fn set_command(set: &Set) -> Result<SessionCommand> {
     match set {
-        Set::SingleAssignment { variable: name, values, .. } => {
+        Set::SingleAssignment {
+            variable: name,
+            values,
+            ..
+        } => {
             let texts: Vec<String> = values.iter().map(setting).collect();
             let text = texts.join(", ");
-            let is_default = matches!(values.as_slice(), [ast::Expr::Identifier(id)] if ident(id) == "default");
-            Ok(SessionCommand::Set { name: variable(name)?, value: (!is_default).then_some(text) })
+            let is_default =
+                matches!(values.as_slice(), [ast::Expr::Identifier(id)] if ident(id) == "default");
+            Ok(SessionCommand::Set {
+                name: variable(name)?,
+                value: (!is_default).then_some(text),
+            })
         }
-        Set::SetTimeZone { value, .. } => {
-            Ok(SessionCommand::Set { name: "timezone".to_string(), value: Some(setting(value)) })
-        }
-        Set::SetNames { charset_name, .. } => {
-            Ok(SessionCommand::Set { name: "client_encoding".to_string(), value: Some(charset_name.value.clone()) })
-        }
-        Set::SetTransaction { .. } => {
-            Ok(SessionCommand::Set { name: "transaction_isolation".to_string(), value: Some("serializable".to_string()) })
-        }
+        Set::SetTimeZone { value, .. } => Ok(SessionCommand::Set {
+            name: "timezone".to_string(),
+            value: Some(setting(value)),
+        }),
+        Set::SetNames { charset_name, .. } => Ok(SessionCommand::Set {
+            name: "client_encoding".to_string(),
+            value: Some(charset_name.value.clone()),
+        }),
+        Set::SetTransaction { .. } => Ok(SessionCommand::Set {
+            name: "transaction_isolation".to_string(),
+            value: Some("serializable".to_string()),
+        }),
         other => Err(Error::unsupported(other.to_string())),
     }
 }

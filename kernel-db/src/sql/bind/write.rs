@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::sql::catalog::Table;
 use crate::sql::plan::choose::{self, Planned};
 use crate::sql::plan::{
-    Access, Assignment, Conflict, ConflictAction, ConflictTarget, Delete, Expr, Insert, InsertSource, JoinKind, RowRules,
-    Source, Step, Update,
+    Access, Assignment, Conflict, ConflictAction, ConflictTarget, Delete, Expr, Insert,
+    InsertSource, JoinKind, RowRules, Source, Step, Update,
 };
 use crate::sql::prepare::Column;
 use crate::sql::{DataType, Value};
@@ -23,14 +23,25 @@ impl Binder<'_> {
         for check in &table.checks {
             checks.push((check.name.clone(), self.check(table, &check.expr)?));
         }
-        Ok(RowRules { table: Arc::clone(table), types: table.types(), checks })
+        Ok(RowRules {
+            table: Arc::clone(table),
+            types: table.types(),
+            checks,
+        })
     }
 
     /// SQL text of the catalogue as a condition over a table's columns.
     pub(super) fn check(&mut self, table: &Table, text: &str) -> Result<Expr> {
         let parsed = parse::parse_expression(text)?;
-        let outer = (std::mem::take(&mut self.scopes), self.text.take(), std::mem::take(&mut self.aggregates));
-        self.scopes.push(Scope { tables: vec![Self::target_scope(table, table.name.clone(), 0)], merged: Vec::new() });
+        let outer = (
+            std::mem::take(&mut self.scopes),
+            self.text.take(),
+            std::mem::take(&mut self.aggregates),
+        );
+        self.scopes.push(Scope {
+            tables: vec![Self::target_scope(table, table.name.clone(), 0)],
+            merged: Vec::new(),
+        });
         let bound = self.expr(&parsed).and_then(|b| self.condition(b, "CHECK"));
         (self.scopes, self.text, self.aggregates) = outer;
         bound
@@ -40,24 +51,48 @@ impl Binder<'_> {
         let ast::TableObject::TableName(name) = &insert.table else {
             return Err(Error::unsupported("INSERT into anything but a table"));
         };
-        if insert.or.is_some() || insert.overwrite || insert.replace_into || !insert.assignments.is_empty() {
-            return Err(Error::new("42601", "this form of INSERT is not PostgreSQL's"));
+        if insert.or.is_some()
+            || insert.overwrite
+            || insert.replace_into
+            || !insert.assignments.is_empty()
+        {
+            return Err(Error::new(
+                "42601",
+                "this form of INSERT is not PostgreSQL's",
+            ));
         }
         let table = self.target(name)?;
         let targets = self.insert_columns(&table, &insert.columns)?;
         let source = match insert.source.as_deref() {
             None => InsertSource::Values(vec![self.full_row(&table, &targets, false, None)?]),
-            Some(query) => self.insert_source(&table, &targets, !insert.columns.is_empty(), query)?,
+            Some(query) => {
+                self.insert_source(&table, &targets, !insert.columns.is_empty(), query)?
+            }
         };
-        let alias = insert.table_alias.as_ref().map_or_else(|| table.name.clone(), |a| ident(&a.alias));
+        let alias = insert
+            .table_alias
+            .as_ref()
+            .map_or_else(|| table.name.clone(), |a| ident(&a.alias));
         let conflict = match &insert.on {
             None => None,
             Some(ast::OnInsert::OnConflict(on)) => Some(self.on_conflict(&table, &alias, on)?),
-            Some(_) => return Err(Error::new("42601", "ON DUPLICATE KEY is not PostgreSQL's").hint("use ON CONFLICT")),
+            Some(_) => {
+                return Err(Error::new("42601", "ON DUPLICATE KEY is not PostgreSQL's")
+                    .hint("use ON CONFLICT"));
+            }
         };
         let rules = self.rules(&table)?;
-        let (returning, columns) = self.returning_of(&table, &alias, insert.returning.as_deref())?;
-        Ok((Insert { rules, source, conflict, returning }, columns))
+        let (returning, columns) =
+            self.returning_of(&table, &alias, insert.returning.as_deref())?;
+        Ok((
+            Insert {
+                rules,
+                source,
+                conflict,
+                returning,
+            },
+            columns,
+        ))
     }
 
     fn returning_of(
@@ -66,9 +101,17 @@ impl Binder<'_> {
         alias: &str,
         items: Option<&[ast::SelectItem]>,
     ) -> Result<(Option<Vec<Expr>>, Vec<Column>)> {
-        let Some(items) = items else { return Ok((None, Vec::new())) };
-        self.scopes.push(Scope { tables: vec![Self::target_scope(table, alias.to_string(), 0)], merged: Vec::new() });
-        self.aggregates.push(Aggregates { forbidden: Some("RETURNING"), ..Aggregates::default() });
+        let Some(items) = items else {
+            return Ok((None, Vec::new()));
+        };
+        self.scopes.push(Scope {
+            tables: vec![Self::target_scope(table, alias.to_string(), 0)],
+            merged: Vec::new(),
+        });
+        self.aggregates.push(Aggregates {
+            forbidden: Some("RETURNING"),
+            ..Aggregates::default()
+        });
         let bound = self.returning(items);
         self.aggregates.pop();
         self.scopes.pop();
@@ -84,19 +127,31 @@ impl Binder<'_> {
         let mut targets = Vec::with_capacity(names.len());
         for name in names {
             let (_, column) = object_name(name)?;
-            let Some(place) = table.column(&column).filter(|p| *p < table.visible_columns().len()) else {
+            let Some(place) = table
+                .column(&column)
+                .filter(|p| *p < table.visible_columns().len())
+            else {
                 let error = no_column(table, &column);
                 return Err(self.at(error, super::name_span(name)));
             };
             if targets.contains(&place) {
-                return Err(Error::new("42701", format!("column \"{column}\" specified more than once")));
+                return Err(Error::new(
+                    "42701",
+                    format!("column \"{column}\" specified more than once"),
+                ));
             }
             targets.push(place);
         }
         Ok(targets)
     }
 
-    fn insert_source(&mut self, table: &Table, targets: &[usize], named: bool, query: &ast::Query) -> Result<InsertSource> {
+    fn insert_source(
+        &mut self,
+        table: &Table,
+        targets: &[usize],
+        named: bool,
+        query: &ast::Query,
+    ) -> Result<InsertSource> {
         if let ast::SetExpr::Values(values) = query.body.as_ref()
             && query.order_by.is_none()
             && query.limit_clause.is_none()
@@ -121,28 +176,45 @@ impl Binder<'_> {
         check_count(types.len(), targets.len(), named)?;
         let mut columns = Vec::with_capacity(table.columns.len());
         for (place, column) in table.columns.iter().enumerate() {
-            columns.push(match targets.iter().take(types.len()).position(|t| *t == place) {
-                Some(i) => self.assign_column(super::Typed::new(Expr::Column(i), types[i]), column)?,
-                None => self.column_default(column)?,
-            });
+            columns.push(
+                match targets.iter().take(types.len()).position(|t| *t == place) {
+                    Some(i) => {
+                        self.assign_column(super::Typed::new(Expr::Column(i), types[i]), column)?
+                    }
+                    None => self.column_default(column)?,
+                },
+            );
         }
-        Ok(InsertSource::Query { query: Box::new(query), columns })
+        Ok(InsertSource::Query {
+            query: Box::new(query),
+            columns,
+        })
     }
 
     /// One row of VALUES as an expression per column of the table.
-    fn full_row(&mut self, table: &Table, targets: &[usize], named: bool, row: Option<&[ast::Expr]>) -> Result<Vec<Expr>> {
+    fn full_row(
+        &mut self,
+        table: &Table,
+        targets: &[usize],
+        named: bool,
+        row: Option<&[ast::Expr]>,
+    ) -> Result<Vec<Expr>> {
         let given = row.unwrap_or_default();
         if row.is_some() {
             check_count(given.len(), targets.len(), named)?;
         }
         let mut full = Vec::with_capacity(table.columns.len());
         for (place, column) in table.columns.iter().enumerate() {
-            let value = targets.iter().position(|t| *t == place).and_then(|i| given.get(i));
+            let value = targets
+                .iter()
+                .position(|t| *t == place)
+                .and_then(|i| given.get(i));
             full.push(match value {
                 Some(e) if !is_default(e) => {
                     let bound = self.expr(e)?;
                     let span = ast::Spanned::span(e);
-                    self.assign_column(bound, column).map_err(|e| self.at(e, span))?
+                    self.assign_column(bound, column)
+                        .map_err(|e| self.at(e, span))?
                 }
                 _ => self.column_default(column)?,
             });
@@ -157,7 +229,12 @@ impl Binder<'_> {
         }
     }
 
-    fn on_conflict(&mut self, table: &Arc<Table>, alias: &str, on: &ast::OnConflict) -> Result<Conflict> {
+    fn on_conflict(
+        &mut self,
+        table: &Arc<Table>,
+        alias: &str,
+        on: &ast::OnConflict,
+    ) -> Result<Conflict> {
         let target = match &on.conflict_target {
             None => ConflictTarget::Any,
             Some(ast::ConflictTarget::Columns(columns)) => conflict_columns(table, columns)?,
@@ -166,9 +243,18 @@ impl Binder<'_> {
                 if name == table.primary_key_name {
                     ConflictTarget::PrimaryKey
                 } else {
-                    let index = table.indexes.iter().position(|i| i.unique && i.name == name);
+                    let index = table
+                        .indexes
+                        .iter()
+                        .position(|i| i.unique && i.name == name);
                     ConflictTarget::Index(index.ok_or_else(|| {
-                        Error::new("42704", format!("constraint \"{name}\" for table \"{}\" does not exist", table.name))
+                        Error::new(
+                            "42704",
+                            format!(
+                                "constraint \"{name}\" for table \"{}\" does not exist",
+                                table.name
+                            ),
+                        )
                     })?)
                 }
             }
@@ -208,28 +294,46 @@ impl Binder<'_> {
             }
             None => None,
         };
-        Ok(ConflictAction::Update { assignments, filter })
+        Ok(ConflictAction::Update {
+            assignments,
+            filter,
+        })
     }
 
     fn assignments(&mut self, table: &Table, list: &[ast::Assignment]) -> Result<Vec<Assignment>> {
         let mut made: Vec<Assignment> = Vec::with_capacity(list.len());
         for assignment in list {
-            let pairs: Vec<(&ast::ObjectName, &ast::Expr)> = match (&assignment.target, &assignment.value) {
-                (ast::AssignmentTarget::ColumnName(name), value) => vec![(name, value)],
-                (ast::AssignmentTarget::Tuple(names), ast::Expr::Tuple(values)) if names.len() == values.len() => {
-                    names.iter().zip(values).collect()
-                }
-                (ast::AssignmentTarget::Tuple(names), value) if names.len() == 1 => vec![(&names[0], value)],
-                _ => return Err(Error::unsupported("assigning a subquery to several columns")),
-            };
+            let pairs: Vec<(&ast::ObjectName, &ast::Expr)> =
+                match (&assignment.target, &assignment.value) {
+                    (ast::AssignmentTarget::ColumnName(name), value) => vec![(name, value)],
+                    (ast::AssignmentTarget::Tuple(names), ast::Expr::Tuple(values))
+                        if names.len() == values.len() =>
+                    {
+                        names.iter().zip(values).collect()
+                    }
+                    (ast::AssignmentTarget::Tuple(names), value) if names.len() == 1 => {
+                        vec![(&names[0], value)]
+                    }
+                    _ => {
+                        return Err(Error::unsupported(
+                            "assigning a subquery to several columns",
+                        ));
+                    }
+                };
             for (name, value) in pairs {
                 let (_, column) = object_name(name)?;
-                let Some(place) = table.column(&column).filter(|p| *p < table.visible_columns().len()) else {
+                let Some(place) = table
+                    .column(&column)
+                    .filter(|p| *p < table.visible_columns().len())
+                else {
                     let error = no_column(table, &column);
                     return Err(self.at(error, super::name_span(name)));
                 };
                 if made.iter().any(|a| a.column == place) {
-                    return Err(Error::new("42601", format!("multiple assignments to same column \"{column}\"")));
+                    return Err(Error::new(
+                        "42601",
+                        format!("multiple assignments to same column \"{column}\""),
+                    ));
                 }
                 let def = &table.columns[place];
                 let value = if is_default(value) {
@@ -237,9 +341,13 @@ impl Binder<'_> {
                 } else {
                     let bound = self.expr(value)?;
                     let span = ast::Spanned::span(value);
-                    self.assign_column(bound, def).map_err(|e| self.at(e, span))?
+                    self.assign_column(bound, def)
+                        .map_err(|e| self.at(e, span))?
                 };
-                made.push(Assignment { column: place, value });
+                made.push(Assignment {
+                    column: place,
+                    value,
+                });
             }
         }
         Ok(made)
@@ -254,9 +362,16 @@ impl Binder<'_> {
         selection: Option<&ast::Expr>,
     ) -> Result<(Vec<Step>, Planned)> {
         let scope = self.scope()?;
-        scope.tables.push(Self::target_scope(table, alias.clone(), 0));
+        scope
+            .tables
+            .push(Self::target_scope(table, alias.clone(), 0));
         let width = table.columns.len();
-        let source = Source::Table { table: Arc::clone(table), alias, types: table.types(), access: Access::full() };
+        let source = Source::Table {
+            table: Arc::clone(table),
+            alias,
+            types: table.types(),
+            access: Access::full(),
+        };
         let first = Step {
             source,
             kind: JoinKind::Inner,
@@ -269,21 +384,27 @@ impl Binder<'_> {
             site: None,
         };
         let rest = self.from(others)?;
-        let mut from = From { steps: vec![first], conditions: rest.conditions };
+        let mut from = From {
+            steps: vec![first],
+            conditions: rest.conditions,
+        };
         from.steps.extend(rest.steps);
         if let Some(selection) = selection {
             let bound = self.expr(selection)?;
-            from.conditions.extend(self.condition(bound, "WHERE")?.conjuncts());
+            from.conditions
+                .extend(self.condition(bound, "WHERE")?.conjuncts());
         }
-        let types: Vec<DataType> =
-            self.scope()?.tables.iter().flat_map(|t| t.columns.iter().map(|(_, d)| *d)).collect();
+        let types = self.row_types()?;
         let planned = choose::plan(&mut from.steps, from.conditions, None, false, &types);
         Ok((from.steps, planned))
     }
 
     fn write_scope<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.scopes.push(Scope::default());
-        self.aggregates.push(Aggregates { forbidden: Some("UPDATE and DELETE"), ..Aggregates::default() });
+        self.aggregates.push(Aggregates {
+            forbidden: Some("UPDATE and DELETE"),
+            ..Aggregates::default()
+        });
         let made = f(self);
         self.aggregates.pop();
         self.scopes.pop();
@@ -292,16 +413,23 @@ impl Binder<'_> {
 
     pub(super) fn update(&mut self, update: &ast::Update) -> Result<(Update, Vec<Column>)> {
         if !update.table.joins.is_empty() || !update.order_by.is_empty() || update.limit.is_some() {
-            return Err(Error::new("42601", "this form of UPDATE is not PostgreSQL's"));
+            return Err(Error::new(
+                "42601",
+                "this form of UPDATE is not PostgreSQL's",
+            ));
         }
         let (table, alias) = self.written_table(&update.table.relation)?;
         let others: &[ast::TableWithJoins] = match &update.from {
             None => &[],
-            Some(ast::UpdateTableFromKind::AfterSet(list) | ast::UpdateTableFromKind::BeforeSet(list)) => list,
+            Some(
+                ast::UpdateTableFromKind::AfterSet(list)
+                | ast::UpdateTableFromKind::BeforeSet(list),
+            ) => list,
         };
         let rules = self.rules(&table)?;
         self.write_scope(|binder| {
-            let (steps, planned) = binder.targets(&table, alias, others, update.selection.as_ref())?;
+            let (steps, planned) =
+                binder.targets(&table, alias, others, update.selection.as_ref())?;
             let assignments = binder.assignments(&table, &update.assignments)?;
             let (returning, columns) = match &update.returning {
                 Some(items) => {
@@ -311,23 +439,46 @@ impl Binder<'_> {
                 None => (None, Vec::new()),
             };
             let (filter, known) = (planned.filter, planned.known);
-            Ok((Update { rules, steps, filter, known, assignments, returning }, columns))
+            Ok((
+                Update {
+                    rules,
+                    steps,
+                    filter,
+                    known,
+                    assignments,
+                    returning,
+                },
+                columns,
+            ))
         })
     }
 
     pub(super) fn delete(&mut self, delete: &ast::Delete) -> Result<(Delete, Vec<Column>)> {
-        let (ast::FromTable::WithFromKeyword(list) | ast::FromTable::WithoutKeyword(list)) = &delete.from;
+        let (ast::FromTable::WithFromKeyword(list) | ast::FromTable::WithoutKeyword(list)) =
+            &delete.from;
         let [target] = list.as_slice() else {
             return Err(Error::new("42601", "DELETE takes one table"));
         };
-        if !target.joins.is_empty() || !delete.tables.is_empty() || !delete.order_by.is_empty() || delete.limit.is_some() {
-            return Err(Error::new("42601", "this form of DELETE is not PostgreSQL's"));
+        if !target.joins.is_empty()
+            || !delete.tables.is_empty()
+            || !delete.order_by.is_empty()
+            || delete.limit.is_some()
+        {
+            return Err(Error::new(
+                "42601",
+                "this form of DELETE is not PostgreSQL's",
+            ));
         }
         let (table, alias) = self.written_table(&target.relation)?;
-        let rules = RowRules { table: Arc::clone(&table), types: table.types(), checks: Vec::new() };
+        let rules = RowRules {
+            table: Arc::clone(&table),
+            types: table.types(),
+            checks: Vec::new(),
+        };
         self.write_scope(|binder| {
             let others = delete.using.as_deref().unwrap_or_default();
-            let (steps, planned) = binder.targets(&table, alias, others, delete.selection.as_ref())?;
+            let (steps, planned) =
+                binder.targets(&table, alias, others, delete.selection.as_ref())?;
             let (returning, columns) = match &delete.returning {
                 Some(items) => {
                     let (exprs, columns) = binder.returning(items)?;
@@ -335,16 +486,33 @@ impl Binder<'_> {
                 }
                 None => (None, Vec::new()),
             };
-            Ok((Delete { rules, steps, filter: planned.filter, known: planned.known, returning }, columns))
+            Ok((
+                Delete {
+                    rules,
+                    steps,
+                    filter: planned.filter,
+                    known: planned.known,
+                    returning,
+                },
+                columns,
+            ))
         })
     }
 
     fn written_table(&mut self, relation: &ast::TableFactor) -> Result<(Arc<Table>, String)> {
-        let ast::TableFactor::Table { name, alias, args: None, .. } = relation else {
+        let ast::TableFactor::Table {
+            name,
+            alias,
+            args: None,
+            ..
+        } = relation
+        else {
             return Err(Error::new("42601", "UPDATE and DELETE take a table"));
         };
         let table = self.target(name)?;
-        let alias = alias.as_ref().map_or_else(|| table.name.clone(), |a| ident(&a.name));
+        let alias = alias
+            .as_ref()
+            .map_or_else(|| table.name.clone(), |a| ident(&a.name));
         Ok((table, alias))
     }
 }
@@ -364,21 +532,36 @@ fn conflict_columns(table: &Table, columns: &[ast::Ident]) -> Result<ConflictTar
         i.unique && same(&key)
     });
     index.map(ConflictTarget::Index).ok_or_else(|| {
-        Error::new("42P10", "there is no unique or exclusion constraint matching the ON CONFLICT specification")
+        Error::new(
+            "42P10",
+            "there is no unique or exclusion constraint matching the ON CONFLICT specification",
+        )
     })
 }
 
 fn no_column(table: &Table, column: &str) -> Error {
-    Error::new("42703", format!("column \"{column}\" of relation \"{}\" does not exist", table.name))
+    Error::new(
+        "42703",
+        format!(
+            "column \"{column}\" of relation \"{}\" does not exist",
+            table.name
+        ),
+    )
 }
 
 /// Too many values; or too few, when the INSERT names its columns.
 fn check_count(given: usize, targets: usize, named: bool) -> Result<()> {
     if named && given < targets {
-        return Err(Error::new("42601", "INSERT has more target columns than expressions"));
+        return Err(Error::new(
+            "42601",
+            "INSERT has more target columns than expressions",
+        ));
     }
     if given > targets {
-        return Err(Error::new("42601", "INSERT has more expressions than target columns"));
+        return Err(Error::new(
+            "42601",
+            "INSERT has more expressions than target columns",
+        ));
     }
     Ok(())
 }

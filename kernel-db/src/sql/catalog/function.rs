@@ -90,7 +90,6 @@ pub enum Returned {
 }
 
 impl FunctionDef {
-    #[expect(clippy::too_many_arguments, reason = "the parts of CREATE FUNCTION")]
     pub fn new(
         id: u32,
         name: String,
@@ -100,12 +99,23 @@ impl FunctionDef {
         body: String,
         strict: bool,
     ) -> Self {
-        Self { id, name, args, returns, language, body, strict, compiled: OnceLock::new() }
+        Self {
+            id,
+            name,
+            args,
+            returns,
+            language,
+            body,
+            strict,
+            compiled: OnceLock::new(),
+        }
     }
 
     /// Arguments a caller passes.
     pub fn inputs(&self) -> impl Iterator<Item = &FunctionArg> {
-        self.args.iter().filter(|a| matches!(a.mode, ArgMode::In | ArgMode::InOut))
+        self.args
+            .iter()
+            .filter(|a| matches!(a.mode, ArgMode::In | ArgMode::InOut))
     }
 
     /// Types of the input arguments: what tells overloads apart.

@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use function::{ArgMode, ColumnType, FunctionArg, FunctionDef, Language, Procedure, Returned, Returns};
+pub use function::{
+    ArgMode, ColumnType, FunctionArg, FunctionDef, Language, Procedure, Returned, Returns,
+};
 pub use system::{SystemTables, rows as system_rows};
 pub use table::{CheckDef, ColumnDef, Index, IndexColumn, IndexState, Sequence, Table};
 
@@ -73,8 +75,14 @@ impl Catalog {
     /// Looks `name` up as `schema.name` or along the search path.
     pub fn table(&self, schema: Option<&str>, name: &str) -> Option<&Arc<Table>> {
         match schema {
-            Some(schema) => self.tables.get(&qualified(schema, name)).or_else(|| system::table(schema, name)),
-            None => self.tables.get(&qualified("public", name)).or_else(|| system::table_on_path(name)),
+            Some(schema) => self
+                .tables
+                .get(&qualified(schema, name))
+                .or_else(|| system::table(schema, name)),
+            None => self
+                .tables
+                .get(&qualified("public", name))
+                .or_else(|| system::table_on_path(name)),
         }
     }
 
@@ -92,7 +100,9 @@ impl Catalog {
 
     /// Overloads of `name` (schema `public`).
     pub fn functions_named(&self, name: &str) -> &[Arc<FunctionDef>] {
-        self.functions.get(&with_schema(name)).map_or(&[], Vec::as_slice)
+        self.functions
+            .get(&with_schema(name))
+            .map_or(&[], Vec::as_slice)
     }
 
     pub fn functions(&self) -> impl Iterator<Item = &Arc<FunctionDef>> {
@@ -101,14 +111,20 @@ impl Catalog {
 
     /// The table an index belongs to, and the index.
     pub fn index(&self, name: &str) -> Option<(&Arc<Table>, &Index)> {
-        self.tables.values().find_map(|t| t.indexes.iter().find(|i| i.name == name).map(|i| (t, i)))
+        self.tables
+            .values()
+            .find_map(|t| t.indexes.iter().find(|i| i.name == name).map(|i| (t, i)))
     }
 
     /// Indexes that still have to be filled: (table, index).
     pub fn unfinished_indexes(&self) -> Vec<(Arc<Table>, u16)> {
         let mut found = Vec::new();
         for table in self.tables.values() {
-            for index in table.indexes.iter().filter(|i| i.state == IndexState::WriteOnly) {
+            for index in table
+                .indexes
+                .iter()
+                .filter(|i| i.state == IndexState::WriteOnly)
+            {
                 found.push((Arc::clone(table), index.id));
             }
         }
@@ -121,7 +137,8 @@ impl Catalog {
     }
 
     pub(crate) fn put_table(&mut self, table: Table) {
-        self.tables.insert(qualified(&table.schema, &table.name), Arc::new(table));
+        self.tables
+            .insert(qualified(&table.schema, &table.name), Arc::new(table));
     }
 
     pub(crate) fn remove_table(&mut self, schema: &str, name: &str) -> Option<Arc<Table>> {
@@ -129,7 +146,8 @@ impl Catalog {
     }
 
     pub(crate) fn put_sequence(&mut self, sequence: Sequence) {
-        self.sequences.insert(qualified("public", &sequence.name), Arc::new(sequence));
+        self.sequences
+            .insert(qualified("public", &sequence.name), Arc::new(sequence));
     }
 
     pub(crate) fn remove_sequence(&mut self, name: &str) -> Option<Arc<Sequence>> {
@@ -167,5 +185,9 @@ fn qualified(schema: &str, name: &str) -> String {
 }
 
 fn with_schema(name: &str) -> String {
-    if name.contains('.') { name.to_string() } else { qualified("public", name) }
+    if name.contains('.') {
+        name.to_string()
+    } else {
+        qualified("public", name)
+    }
 }

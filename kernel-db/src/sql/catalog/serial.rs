@@ -7,11 +7,16 @@ pub mod arc_map {
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub fn serialize<T: Serialize, S: Serializer>(map: &BTreeMap<String, Arc<T>>, s: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<T: Serialize, S: Serializer>(
+        map: &BTreeMap<String, Arc<T>>,
+        s: S,
+    ) -> Result<S::Ok, S::Error> {
         s.collect_map(map.iter().map(|(k, v)| (k, &**v)))
     }
 
-    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<String, Arc<T>>, D::Error> {
+    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<BTreeMap<String, Arc<T>>, D::Error> {
         let map = BTreeMap::<String, T>::deserialize(d)?;
         Ok(map.into_iter().map(|(k, v)| (k, Arc::new(v))).collect())
     }
@@ -24,15 +29,24 @@ pub mod arc_lists {
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub fn serialize<T: Serialize, S: Serializer>(map: &BTreeMap<String, Vec<Arc<T>>>, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_map(map.iter().map(|(k, v)| (k, v.iter().map(|x| &**x).collect::<Vec<_>>())))
+    pub fn serialize<T: Serialize, S: Serializer>(
+        map: &BTreeMap<String, Vec<Arc<T>>>,
+        s: S,
+    ) -> Result<S::Ok, S::Error> {
+        s.collect_map(
+            map.iter()
+                .map(|(k, v)| (k, v.iter().map(|x| &**x).collect::<Vec<_>>())),
+        )
     }
 
     pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
         d: D,
     ) -> Result<BTreeMap<String, Vec<Arc<T>>>, D::Error> {
         let map = BTreeMap::<String, Vec<T>>::deserialize(d)?;
-        Ok(map.into_iter().map(|(k, v)| (k, v.into_iter().map(Arc::new).collect())).collect())
+        Ok(map
+            .into_iter()
+            .map(|(k, v)| (k, v.into_iter().map(Arc::new).collect()))
+            .collect())
     }
 }
 
@@ -61,13 +75,18 @@ pub mod data_type {
     ];
 
     pub fn serialize<S: Serializer>(value: &DataType, s: S) -> Result<S::Ok, S::Error> {
-        let name = NAMES.iter().find(|(t, _)| t == value).map_or("unknown", |(_, n)| *n);
+        let name = NAMES
+            .iter()
+            .find(|(t, _)| t == value)
+            .map_or("unknown", |(_, n)| *n);
         s.serialize_str(name)
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<DataType, D::Error> {
         let name = String::deserialize(d)?;
         let found = NAMES.iter().find(|(_, n)| *n == name);
-        found.map(|(t, _)| *t).ok_or_else(|| serde::de::Error::custom(format!("unknown type {name}")))
+        found
+            .map(|(t, _)| *t)
+            .ok_or_else(|| serde::de::Error::custom(format!("unknown type {name}")))
     }
 }

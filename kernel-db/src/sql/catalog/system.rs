@@ -16,19 +16,47 @@ pub trait SystemTables: Send + Sync {
 
 /// `name:type` lists; a `?` says that the column can be null.
 const TABLES: [(&str, &str, &str); 13] = [
-    ("dbos", "nodes", "node_id:int4 sql_address:text peer_address:text alive:bool data_dir:text version:text"),
-    ("dbos", "partitions", "partition_id:int4 group_id:int4 slots:int4 leader:int4 term:int8 schema_version:int8"),
+    (
+        "dbos",
+        "nodes",
+        "node_id:int4 sql_address:text peer_address:text alive:bool data_dir:text version:text",
+    ),
+    (
+        "dbos",
+        "partitions",
+        "partition_id:int4 group_id:int4 slots:int4 leader:int4 term:int8 schema_version:int8",
+    ),
     (
         "dbos",
         "replicas",
         "partition_id:int4 node_id:int4 role:text term:int8 commit_index:int8 applied_index:int8 durable_index:int8 \
          last_index:int8 lag:int8",
     ),
-    ("dbos", "sessions", "node_id:int4 session_id:text client:text state:text statements:int8"),
-    ("dbos", "statements", "node_id:int4 session_id:text started:timestamptz query:text"),
-    ("dbos", "tables", "table_id:int8 table_schema:text table_name:text partition_key:text primary_key:text"),
-    ("dbos", "indexes", "table_name:text index_name:text columns:text is_unique:bool state:text"),
-    ("dbos", "functions", "function_name:text arguments:text returns:text language:text partition_parameter:text"),
+    (
+        "dbos",
+        "sessions",
+        "node_id:int4 session_id:text client:text state:text statements:int8",
+    ),
+    (
+        "dbos",
+        "statements",
+        "node_id:int4 session_id:text started:timestamptz query:text",
+    ),
+    (
+        "dbos",
+        "tables",
+        "table_id:int8 table_schema:text table_name:text partition_key:text primary_key:text",
+    ),
+    (
+        "dbos",
+        "indexes",
+        "table_name:text index_name:text columns:text is_unique:bool state:text",
+    ),
+    (
+        "dbos",
+        "functions",
+        "function_name:text arguments:text returns:text language:text partition_parameter:text",
+    ),
     (
         "information_schema",
         "tables",
@@ -41,13 +69,22 @@ const TABLES: [(&str, &str, &str); 13] = [
          is_nullable:text data_type:text character_maximum_length:int4",
     ),
     ("pg_catalog", "pg_type", "oid:int8 typname:text typlen:int2"),
-    ("pg_catalog", "pg_tables", "schemaname:text tablename:text tableowner:text"),
-    ("pg_catalog", "pg_indexes", "schemaname:text tablename:text indexname:text"),
+    (
+        "pg_catalog",
+        "pg_tables",
+        "schemaname:text tablename:text tableowner:text",
+    ),
+    (
+        "pg_catalog",
+        "pg_indexes",
+        "schemaname:text tablename:text indexname:text",
+    ),
 ];
 
 static SYSTEM: LazyLock<Vec<Arc<Table>>> = LazyLock::new(|| {
     let made = TABLES.iter().enumerate();
-    made.map(|(i, (schema, name, columns))| Arc::new(make(i, schema, name, columns))).collect()
+    made.map(|(i, (schema, name, columns))| Arc::new(make(i, schema, name, columns)))
+        .collect()
 });
 
 fn make(position: usize, schema: &str, name: &str, columns: &str) -> Table {
@@ -61,7 +98,13 @@ fn make(position: usize, schema: &str, name: &str, columns: &str) -> Table {
             "timestamptz" => DataType::Timestamptz,
             _ => DataType::Text,
         };
-        ColumnDef { name: name.to_string(), data_type, max_len: None, not_null: false, default: None }
+        ColumnDef {
+            name: name.to_string(),
+            data_type,
+            max_len: None,
+            not_null: false,
+            default: None,
+        }
     });
     Table {
         id: u32::try_from(position).unwrap_or(0) + FIRST_TABLE_ID / 2,
@@ -96,7 +139,11 @@ fn opt(s: Option<String>) -> Value {
 }
 
 /// Rows of a system table: from the catalogue if it knows them, else from the node.
-pub fn rows(catalog: &Arc<Catalog>, node: Option<&dyn SystemTables>, table: &Table) -> Result<Vec<Vec<Value>>> {
+pub fn rows(
+    catalog: &Arc<Catalog>,
+    node: Option<&dyn SystemTables>,
+    table: &Table,
+) -> Result<Vec<Vec<Value>>> {
     match (table.schema.as_str(), table.name.as_str()) {
         ("dbos", "tables") => Ok(catalog.tables().map(|t| dbos_table(t)).collect()),
         ("dbos", "indexes") => Ok(catalog.tables().flat_map(|t| dbos_indexes(t)).collect()),
@@ -106,19 +153,28 @@ pub fn rows(catalog: &Arc<Catalog>, node: Option<&dyn SystemTables>, table: &Tab
             None => Err(Error::unsupported(format!("reading dbos.{name} here"))
                 .hint("it is answered by a node: query it on its own, outside of procedures")),
         },
-        ("information_schema", "tables") => Ok(all_tables(catalog).map(|t| information_table(t)).collect()),
-        ("information_schema", "columns") => Ok(all_tables(catalog).flat_map(|t| information_columns(t)).collect()),
-        ("pg_catalog", "pg_type") => Ok(types()),
-        ("pg_catalog", "pg_tables") => {
-            Ok(all_tables(catalog).map(|t| vec![text(&t.schema), text(&t.name), text("dbos")]).collect())
+        ("information_schema", "tables") => {
+            Ok(all_tables(catalog).map(|t| information_table(t)).collect())
         }
+        ("information_schema", "columns") => Ok(all_tables(catalog)
+            .flat_map(|t| information_columns(t))
+            .collect()),
+        ("pg_catalog", "pg_type") => Ok(types()),
+        ("pg_catalog", "pg_tables") => Ok(all_tables(catalog)
+            .map(|t| vec![text(&t.schema), text(&t.name), text("dbos")])
+            .collect()),
         ("pg_catalog", "pg_indexes") => {
             let rows = catalog.tables().flat_map(|t| {
-                t.indexes.iter().map(|i| vec![text(&t.schema), text(&t.name), text(&i.name)]).collect::<Vec<_>>()
+                t.indexes
+                    .iter()
+                    .map(|i| vec![text(&t.schema), text(&t.name), text(&i.name)])
+                    .collect::<Vec<_>>()
             });
             Ok(rows.collect())
         }
-        (schema, name) => Err(Error::internal(format!("system table {schema}.{name} has no source"))),
+        (schema, name) => Err(Error::internal(format!(
+            "system table {schema}.{name} has no source"
+        ))),
     }
 }
 
@@ -127,44 +183,77 @@ fn all_tables(catalog: &Catalog) -> impl Iterator<Item = &Arc<Table>> {
 }
 
 fn names(table: &Table, columns: impl Iterator<Item = usize>) -> String {
-    columns.map(|c| table.columns[c].name.as_str()).collect::<Vec<_>>().join(", ")
+    columns
+        .map(|c| table.columns[c].name.as_str())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn dbos_table(t: &Table) -> Vec<Value> {
     let key = (!t.hidden_row_id).then(|| names(t, t.primary_key.iter().copied()));
     let partition = (!t.hidden_row_id).then(|| names(t, t.primary_key.iter().copied().take(1)));
-    vec![Value::Int8(i64::from(t.id)), text(&t.schema), text(&t.name), opt(partition), opt(key)]
+    vec![
+        Value::Int8(i64::from(t.id)),
+        text(&t.schema),
+        text(&t.name),
+        opt(partition),
+        opt(key),
+    ]
 }
 
 fn dbos_indexes(t: &Table) -> Vec<Vec<Value>> {
     let one = |index: &super::Index| {
         let columns = index.columns.iter().map(|c| {
             let name = &t.columns[c.column].name;
-            if c.desc { format!("{name} DESC") } else { name.clone() }
+            if c.desc {
+                format!("{name} DESC")
+            } else {
+                name.clone()
+            }
         });
         let columns = columns.collect::<Vec<_>>().join(", ");
         let state = match index.state {
             super::IndexState::WriteOnly => "being filled",
             super::IndexState::Ready => "ready",
         };
-        vec![text(&t.name), text(&index.name), text(columns), Value::Bool(index.unique), text(state)]
+        vec![
+            text(&t.name),
+            text(&index.name),
+            text(columns),
+            Value::Bool(index.unique),
+            text(state),
+        ]
     };
     t.indexes.iter().map(one).collect()
 }
 
 fn dbos_functions(catalog: &Arc<Catalog>) -> Vec<Vec<Value>> {
     let one = |f: &Arc<super::FunctionDef>| {
-        let args: Vec<String> =
-            f.inputs().map(|a| format!("{} {}", a.name, a.data_type.name()).trim().to_string()).collect();
+        let args: Vec<String> = f
+            .inputs()
+            .map(|a| {
+                format!("{} {}", a.name, a.data_type.name())
+                    .trim()
+                    .to_string()
+            })
+            .collect();
         let param = f.compiled(catalog).ok().and_then(|c| c.partition_param());
-        let param = param.and_then(|i| f.inputs().nth(i)).map(|a| a.name.clone());
+        let param = param
+            .and_then(|i| f.inputs().nth(i))
+            .map(|a| a.name.clone());
         let set = if f.returns.set { "SETOF " } else { "" };
         let language = match f.language {
             super::Language::Sql => "sql",
             super::Language::Plpgsql => "plpgsql",
         };
         let returns = format!("{set}{}", f.returns.data_type.name());
-        vec![text(&f.name), text(args.join(", ")), text(returns), text(language), opt(param)]
+        vec![
+            text(&f.name),
+            text(args.join(", ")),
+            text(returns),
+            text(language),
+            opt(param),
+        ]
     };
     catalog.functions().map(one).collect()
 }
@@ -185,7 +274,9 @@ fn information_columns(t: &Table) -> Vec<Vec<Value>> {
             opt(c.default.clone()),
             text(if c.not_null { "NO" } else { "YES" }),
             text(c.data_type.name()),
-            c.max_len.and_then(|n| i32::try_from(n).ok()).map_or(Value::Null, Value::Int4),
+            c.max_len
+                .and_then(|n| i32::try_from(n).ok())
+                .map_or(Value::Null, Value::Int4),
         ]
     };
     t.visible_columns().iter().enumerate().map(one).collect()
@@ -205,5 +296,14 @@ fn types() -> Vec<Vec<Value>> {
         (DataType::Uuid, "uuid"),
         (DataType::Numeric, "numeric"),
     ];
-    LISTED.iter().map(|(t, name)| vec![Value::Int8(i64::from(t.oid())), text(name), Value::Int2(t.typlen())]).collect()
+    LISTED
+        .iter()
+        .map(|(t, name)| {
+            vec![
+                Value::Int8(i64::from(t.oid())),
+                text(name),
+                Value::Int2(t.typlen()),
+            ]
+        })
+        .collect()
 }

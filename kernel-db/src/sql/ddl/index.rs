@@ -15,14 +15,20 @@ impl Change {
     pub(super) fn create_index(&mut self, create: &ast::CreateIndex) -> Result<()> {
         let table_name = Self::own_name(&create.table_name)?;
         let Some(table) = self.catalog.table(Some("public"), &table_name).cloned() else {
-            return Err(Error::new("42P01", format!("relation \"{table_name}\" does not exist")));
+            return Err(Error::new(
+                "42P01",
+                format!("relation \"{table_name}\" does not exist"),
+            ));
         };
         check_form(create)?;
         let columns = columns(&table, &create.columns)?;
         let name = match &create.name {
             Some(name) => object_name(name)?.1,
             None => {
-                let parts: Vec<&str> = columns.iter().map(|c| table.columns[c.column].name.as_str()).collect();
+                let parts: Vec<&str> = columns
+                    .iter()
+                    .map(|c| table.columns[c.column].name.as_str())
+                    .collect();
                 self.free_name(&format!("{}_{}_idx", table.name, parts.join("_")))
             }
         };
@@ -36,11 +42,23 @@ impl Change {
             check_unique(&table, &places)?;
         }
         // A table made by the same change is empty: nothing to fill.
-        let state = if self.fresh.contains(&table.id) { IndexState::Ready } else { IndexState::WriteOnly };
+        let state = if self.fresh.contains(&table.id) {
+            IndexState::Ready
+        } else {
+            IndexState::WriteOnly
+        };
         let mut table = Table::clone(&table);
         let id = table.next_index_id;
-        table.next_index_id = id.checked_add(1).ok_or_else(|| Error::new("54000", "too many indexes"))?;
-        table.indexes.push(Index { id, name, columns, unique: create.unique, state });
+        table.next_index_id = id
+            .checked_add(1)
+            .ok_or_else(|| Error::new("54000", "too many indexes"))?;
+        table.indexes.push(Index {
+            id,
+            name,
+            columns,
+            unique: create.unique,
+            state,
+        });
         self.catalog.put_table(table);
         self.changed = true;
         Ok(())
@@ -57,10 +75,16 @@ impl Change {
     }
 
     pub(super) fn drop_index(&mut self, name: &str) -> Result<bool> {
-        let Some((table, index)) = self.catalog.index(name).map(|(t, i)| (t.id, i.id)) else { return Ok(false) };
+        let Some((table, index)) = self.catalog.index(name).map(|(t, i)| (t.id, i.id)) else {
+            return Ok(false);
+        };
         self.edit_table(table, |t| t.indexes.retain(|i| i.id != index));
         let version = self.next_version();
-        self.catalog.dropped.push(Dropped { table, index: Some(index), version });
+        self.catalog.dropped.push(Dropped {
+            table,
+            index: Some(index),
+            version,
+        });
         Ok(true)
     }
 }
@@ -83,7 +107,10 @@ fn check_form(create: &ast::CreateIndex) -> Result<()> {
 
 fn columns(table: &Table, list: &[ast::IndexColumn]) -> Result<Vec<IndexColumn>> {
     if list.len() > COLUMNS_MAX {
-        return Err(Error::new("54011", format!("cannot use more than {COLUMNS_MAX} columns in an index")));
+        return Err(Error::new(
+            "54011",
+            format!("cannot use more than {COLUMNS_MAX} columns in an index"),
+        ));
     }
     let mut columns = Vec::with_capacity(list.len());
     for item in list {
@@ -95,7 +122,12 @@ fn columns(table: &Table, list: &[ast::IndexColumn]) -> Result<Vec<IndexColumn>>
             .column(&name)
             .ok_or_else(|| Error::new("42703", format!("column \"{name}\" does not exist")))?;
         let desc = item.column.options.asc == Some(false);
-        if item.column.options.nulls_first.is_some_and(|first| first != desc) {
+        if item
+            .column
+            .options
+            .nulls_first
+            .is_some_and(|first| first != desc)
+        {
             return Err(Error::unsupported("an index with nulls at the other end"));
         }
         if item.operator_class.is_some() {

@@ -43,7 +43,13 @@ pub struct Change {
 
 impl Change {
     pub fn new(catalog: Catalog) -> Self {
-        Self { catalog, changed: false, tags: Vec::new(), notices: Vec::new(), fresh: Vec::new() }
+        Self {
+            catalog,
+            changed: false,
+            tags: Vec::new(),
+            notices: Vec::new(),
+            fresh: Vec::new(),
+        }
     }
 
     /// The new catalogue (the old version if nothing changed), command tags, notices.
@@ -66,25 +72,41 @@ impl Change {
         match statement {
             Statement::CreateTable(create) => self.create_table(create).map(|()| "CREATE TABLE"),
             Statement::CreateIndex(create) => self.create_index(create).map(|()| "CREATE INDEX"),
-            Statement::CreateSequence { temporary, if_not_exists, name, sequence_options, .. } => {
+            Statement::CreateSequence {
+                temporary,
+                if_not_exists,
+                name,
+                sequence_options,
+                ..
+            } => {
                 if *temporary {
                     return Err(Error::unsupported("a temporary sequence"));
                 }
-                self.create_sequence(name, *if_not_exists, sequence_options).map(|()| "CREATE SEQUENCE")
+                self.create_sequence(name, *if_not_exists, sequence_options)
+                    .map(|()| "CREATE SEQUENCE")
             }
-            Statement::CreateFunction(create) => self.create_function(create).map(|()| "CREATE FUNCTION"),
+            Statement::CreateFunction(create) => {
+                self.create_function(create).map(|()| "CREATE FUNCTION")
+            }
             Statement::DropFunction(drop) => self.drop_function(drop).map(|()| "DROP FUNCTION"),
-            Statement::Drop { object_type, if_exists, names, .. } => self.drop(*object_type, *if_exists, names),
+            Statement::Drop {
+                object_type,
+                if_exists,
+                names,
+                ..
+            } => self.drop(*object_type, *if_exists, names),
             Statement::Truncate(truncate) => {
                 for target in &truncate.table_names {
                     self.truncate(&target.name)?;
                 }
                 Ok("TRUNCATE TABLE")
             }
-            Statement::AlterTable(_) => {
-                Err(Error::unsupported("ALTER TABLE").hint("create a new table and INSERT INTO ... SELECT"))
-            }
-            other => Err(Error::new("42601", format!("{other} does not change the catalogue"))),
+            Statement::AlterTable(_) => Err(Error::unsupported("ALTER TABLE")
+                .hint("create a new table and INSERT INTO ... SELECT")),
+            other => Err(Error::new(
+                "42601",
+                format!("{other} does not change the catalogue"),
+            )),
         }
     }
 
@@ -107,10 +129,14 @@ impl Change {
         let (schema, name) = object_name(name)?;
         match schema.as_deref() {
             None | Some("public") => Ok(name),
-            Some("dbos" | "information_schema" | "pg_catalog") => {
-                Err(Error::new("42501", "permission denied: the system's schemas cannot be changed"))
-            }
-            Some(other) => Err(Error::new("3F000", format!("schema \"{other}\" does not exist")).hint("use schema public")),
+            Some("dbos" | "information_schema" | "pg_catalog") => Err(Error::new(
+                "42501",
+                "permission denied: the system's schemas cannot be changed",
+            )),
+            Some(other) => Err(
+                Error::new("3F000", format!("schema \"{other}\" does not exist"))
+                    .hint("use schema public"),
+            ),
         }
     }
 
@@ -119,10 +145,22 @@ impl Change {
         let taken = self.catalog.table(Some("public"), name).is_some()
             || self.catalog.sequence(name).is_some()
             || self.catalog.index(name).is_some();
-        if taken { Err(Error::new("42P07", format!("relation \"{name}\" already exists"))) } else { Ok(()) }
+        if taken {
+            Err(Error::new(
+                "42P07",
+                format!("relation \"{name}\" already exists"),
+            ))
+        } else {
+            Ok(())
+        }
     }
 
-    fn drop(&mut self, object_type: ObjectType, if_exists: bool, names: &[ObjectName]) -> Result<&'static str> {
+    fn drop(
+        &mut self,
+        object_type: ObjectType,
+        if_exists: bool,
+        names: &[ObjectName],
+    ) -> Result<&'static str> {
         for name in names {
             let name = Self::own_name(name)?;
             let (what, dropped) = match object_type {
@@ -135,8 +173,15 @@ impl Change {
                 (true, _) => self.changed = true,
                 (false, true) => self.skip(format!("{what} \"{name}\" does not exist, skipping")),
                 (false, false) => {
-                    let code = if object_type == ObjectType::Index { "42704" } else { "42P01" };
-                    return Err(Error::new(code, format!("{what} \"{name}\" does not exist")));
+                    let code = if object_type == ObjectType::Index {
+                        "42704"
+                    } else {
+                        "42P01"
+                    };
+                    return Err(Error::new(
+                        code,
+                        format!("{what} \"{name}\" does not exist"),
+                    ));
                 }
             }
         }
@@ -148,9 +193,15 @@ impl Change {
     }
 
     fn drop_table(&mut self, name: &str) -> bool {
-        let Some(table) = self.catalog.remove_table("public", name) else { return false };
+        let Some(table) = self.catalog.remove_table("public", name) else {
+            return false;
+        };
         let version = self.next_version();
-        self.catalog.dropped.push(Dropped { table: table.id, index: None, version });
+        self.catalog.dropped.push(Dropped {
+            table: table.id,
+            index: None,
+            version,
+        });
         true
     }
 
@@ -158,7 +209,10 @@ impl Change {
     fn truncate(&mut self, name: &ObjectName) -> Result<()> {
         let name = Self::own_name(name)?;
         let Some(old) = self.catalog.table(Some("public"), &name).cloned() else {
-            return Err(Error::new("42P01", format!("relation \"{name}\" does not exist")));
+            return Err(Error::new(
+                "42P01",
+                format!("relation \"{name}\" does not exist"),
+            ));
         };
         let mut table = Table::clone(&old);
         self.drop_table(&name);
@@ -195,6 +249,10 @@ impl Change {
     pub fn index_failed(&mut self, table: u32, index: u16) {
         self.edit_table(table, |t| t.indexes.retain(|i| i.id != index));
         let version = self.next_version();
-        self.catalog.dropped.push(Dropped { table, index: Some(index), version });
+        self.catalog.dropped.push(Dropped {
+            table,
+            index: Some(index),
+            version,
+        });
     }
 }

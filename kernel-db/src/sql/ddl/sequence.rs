@@ -26,7 +26,9 @@ impl Change {
                 SequenceOptions::StartWith(e, _) => start = Some(integer(e)?),
                 SequenceOptions::MinValue(Some(e)) => min = Some(integer(e)?),
                 SequenceOptions::MaxValue(Some(e)) => max = Some(integer(e)?),
-                SequenceOptions::MinValue(None) | SequenceOptions::MaxValue(None) | SequenceOptions::Cache(_) => {}
+                SequenceOptions::MinValue(None)
+                | SequenceOptions::MaxValue(None)
+                | SequenceOptions::Cache(_) => {}
                 // sqlparser says true for NO CYCLE.
                 SequenceOptions::Cycle(no) if *no => {}
                 SequenceOptions::Cycle(_) => return Err(Error::unsupported("CYCLE")),
@@ -40,10 +42,20 @@ impl Change {
         let max = max.unwrap_or(if up { i64::MAX } else { -1 });
         let start = start.unwrap_or(if up { min } else { max });
         if min > max || !(min..=max).contains(&start) {
-            return Err(Error::new("22023", format!("START value ({start}) must be between {min} and {max}")));
+            return Err(Error::new(
+                "22023",
+                format!("START value ({start}) must be between {min} and {max}"),
+            ));
         }
         let id = self.catalog.take_id();
-        self.catalog.put_sequence(Sequence { id, name, start, increment, min, max });
+        self.catalog.put_sequence(Sequence {
+            id,
+            name,
+            start,
+            increment,
+            min,
+            max,
+        });
         self.changed = true;
         Ok(())
     }
@@ -51,5 +63,10 @@ impl Change {
 
 fn integer(e: &ast::Expr) -> Result<i64> {
     let text = e.to_string().replace(' ', "");
-    text.parse().map_err(|_| Error::new("42601", format!("a sequence option takes a whole number, not {text}")))
+    text.parse().map_err(|_| {
+        Error::new(
+            "42601",
+            format!("a sequence option takes a whole number, not {text}"),
+        )
+    })
 }

@@ -24,11 +24,17 @@ struct Constraints {
 impl Change {
     pub(super) fn create_table(&mut self, create: &ast::CreateTable) -> Result<()> {
         let name = Self::own_name(&create.name)?;
-        if create.temporary || create.query.is_some() || create.like.is_some() || create.inherits.is_some() {
-            return Err(Error::unsupported("this form of CREATE TABLE").hint("name the columns and their types"));
+        if create.temporary
+            || create.query.is_some()
+            || create.like.is_some()
+            || create.inherits.is_some()
+        {
+            return Err(Error::unsupported("this form of CREATE TABLE")
+                .hint("name the columns and their types"));
         }
         if create.partition_by.is_some() || create.partition_of.is_some() {
-            return Err(Error::unsupported("PARTITION BY").hint("the first column of the primary key is the partition key"));
+            return Err(Error::unsupported("PARTITION BY")
+                .hint("the first column of the primary key is the partition key"));
         }
         if create.if_not_exists && self.catalog.table(Some("public"), &name).is_some() {
             self.skip(format!("relation \"{name}\" already exists, skipping"));
@@ -83,17 +89,27 @@ fn check_columns(columns: &[ColumnDef]) -> Result<()> {
         return Err(Error::unsupported("a table without columns"));
     }
     if columns.len() > COLUMNS_MAX {
-        return Err(Error::new("54011", format!("tables can have at most {COLUMNS_MAX} columns")));
+        return Err(Error::new(
+            "54011",
+            format!("tables can have at most {COLUMNS_MAX} columns"),
+        ));
     }
     for (i, column) in columns.iter().enumerate() {
         if columns[..i].iter().any(|c| c.name == column.name) {
-            return Err(Error::new("42701", format!("column \"{}\" specified more than once", column.name)));
+            return Err(Error::new(
+                "42701",
+                format!("column \"{}\" specified more than once", column.name),
+            ));
         }
     }
     Ok(())
 }
 
-fn column_def(table: &str, column: &ast::ColumnDef, constraints: &mut Constraints) -> Result<ColumnDef> {
+fn column_def(
+    table: &str,
+    column: &ast::ColumnDef,
+    constraints: &mut Constraints,
+) -> Result<ColumnDef> {
     let name = ident(&column.name);
     let shown = column.data_type.to_string().to_lowercase();
     if shown.ends_with("serial") {
@@ -105,14 +121,25 @@ fn column_def(table: &str, column: &ast::ColumnDef, constraints: &mut Constraint
         return Err(Error::unsupported(format!("a column of type {}", data_type.name()))
             .hint("columns can be smallint, integer, bigint, double precision, boolean, text, varchar, bytea, timestamptz or uuid"));
     }
-    let mut def = ColumnDef { name: name.clone(), data_type, max_len, not_null: false, default: None };
+    let mut def = ColumnDef {
+        name: name.clone(),
+        data_type,
+        max_len,
+        not_null: false,
+        default: None,
+    };
     for option in &column.options {
         let constraint = option.name.as_ref().map(ident);
         match &option.option {
             ColumnOption::Null => {}
             ColumnOption::NotNull => def.not_null = true,
             ColumnOption::Default(e) => def.default = Some(e.to_string()),
-            ColumnOption::PrimaryKey(_) => set_primary(table, &mut constraints.primary, constraint, vec![name.clone()])?,
+            ColumnOption::PrimaryKey(_) => set_primary(
+                table,
+                &mut constraints.primary,
+                constraint,
+                vec![name.clone()],
+            )?,
             ColumnOption::Unique(_) => constraints.unique.push((constraint, vec![name.clone()])),
             ColumnOption::Check(check) => {
                 let base = constraint.unwrap_or_else(|| format!("{table}_{name}_check"));
@@ -139,26 +166,49 @@ fn add_check(constraints: &mut Constraints, base: String, expr: String) {
     constraints.checks.push(CheckDef { name, expr });
 }
 
-fn set_primary(table: &str, primary: &mut Option<Unique>, name: Option<String>, columns: Vec<String>) -> Result<()> {
+fn set_primary(
+    table: &str,
+    primary: &mut Option<Unique>,
+    name: Option<String>,
+    columns: Vec<String>,
+) -> Result<()> {
     if primary.is_some() {
-        return Err(Error::new("42P16", format!("multiple primary keys for table \"{table}\" are not allowed")));
+        return Err(Error::new(
+            "42P16",
+            format!("multiple primary keys for table \"{table}\" are not allowed"),
+        ));
     }
     *primary = Some((name, columns));
     Ok(())
 }
 
-fn table_constraint(table: &str, constraint: &TableConstraint, constraints: &mut Constraints) -> Result<()> {
+fn table_constraint(
+    table: &str,
+    constraint: &TableConstraint,
+    constraints: &mut Constraints,
+) -> Result<()> {
     match constraint {
         TableConstraint::PrimaryKey(key) => {
             let columns = constraint_columns(&key.columns)?;
-            set_primary(table, &mut constraints.primary, key.name.as_ref().map(ident), columns)
+            set_primary(
+                table,
+                &mut constraints.primary,
+                key.name.as_ref().map(ident),
+                columns,
+            )
         }
         TableConstraint::Unique(key) => {
-            constraints.unique.push((key.name.as_ref().map(ident), constraint_columns(&key.columns)?));
+            constraints.unique.push((
+                key.name.as_ref().map(ident),
+                constraint_columns(&key.columns)?,
+            ));
             Ok(())
         }
         TableConstraint::Check(check) => {
-            let base = check.name.as_ref().map_or_else(|| format!("{table}_check"), ident);
+            let base = check
+                .name
+                .as_ref()
+                .map_or_else(|| format!("{table}_check"), ident);
             add_check(constraints, base, check.expr.to_string());
             Ok(())
         }
@@ -172,7 +222,10 @@ fn constraint_columns(columns: &[ast::IndexColumn]) -> Result<Vec<String>> {
         .iter()
         .map(|c| match &c.column.expr {
             ast::Expr::Identifier(id) => Ok(ident(id)),
-            other => Err(Error::new("42601", format!("a constraint takes columns, not {other}"))),
+            other => Err(Error::new(
+                "42601",
+                format!("a constraint takes columns, not {other}"),
+            )),
         })
         .collect()
 }
@@ -180,11 +233,17 @@ fn constraint_columns(columns: &[ast::IndexColumn]) -> Result<Vec<String>> {
 fn places(table: &Table, names: &[String]) -> Result<Vec<usize>> {
     let mut places = Vec::with_capacity(names.len());
     for name in names {
-        let place = table
-            .column(name)
-            .ok_or_else(|| Error::new("42703", format!("column \"{name}\" named in key does not exist")))?;
+        let place = table.column(name).ok_or_else(|| {
+            Error::new(
+                "42703",
+                format!("column \"{name}\" named in key does not exist"),
+            )
+        })?;
         if places.contains(&place) {
-            return Err(Error::new("42701", format!("column \"{name}\" appears twice in primary key constraint")));
+            return Err(Error::new(
+                "42701",
+                format!("column \"{name}\" appears twice in primary key constraint"),
+            ));
         }
         places.push(place);
     }
@@ -218,13 +277,19 @@ fn set_primary_key(table: &mut Table, primary: Option<Unique>) -> Result<()> {
 
 /// A unique key is only as unique as its partition: it must contain the partition key.
 pub(super) fn check_unique(table: &Table, columns: &[usize]) -> Result<()> {
-    let inside = table.partition_column().is_some_and(|c| columns.contains(&c));
+    let inside = table
+        .partition_column()
+        .is_some_and(|c| columns.contains(&c));
     if inside && !table.hidden_row_id {
         return Ok(());
     }
     let hint = match table.partition_column().filter(|_| !table.hidden_row_id) {
-        Some(column) => format!("add the partition key \"{}\" to the unique columns", table.columns[column].name),
-        None => "give the table a primary key, and put its first column into the unique columns".to_string(),
+        Some(column) => format!(
+            "add the partition key \"{}\" to the unique columns",
+            table.columns[column].name
+        ),
+        None => "give the table a primary key, and put its first column into the unique columns"
+            .to_string(),
     };
     Err(Error::unsupported("UNIQUE without the partition key").hint(hint))
 }
@@ -236,7 +301,13 @@ fn add_unique(table: &mut Table, name: Option<String>, columns: &[String]) -> Re
     table.indexes.push(Index {
         id: table.next_index_id,
         name,
-        columns: places.into_iter().map(|column| IndexColumn { column, desc: false }).collect(),
+        columns: places
+            .into_iter()
+            .map(|column| IndexColumn {
+                column,
+                desc: false,
+            })
+            .collect(),
         unique: true,
         state: IndexState::Ready,
     });

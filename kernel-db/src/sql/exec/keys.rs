@@ -29,7 +29,10 @@ pub fn range_of(table: u32, index: Option<u16>) -> (Vec<u8>, Vec<u8>) {
             let to = key::prefix_end(&from).unwrap_or_else(|| vec![0xff; PREFIX + 1]);
             (from, to)
         }
-        None => (table.to_be_bytes().to_vec(), table.saturating_add(1).to_be_bytes().to_vec()),
+        None => (
+            table.to_be_bytes().to_vec(),
+            table.saturating_add(1).to_be_bytes().to_vec(),
+        ),
     }
 }
 
@@ -62,15 +65,22 @@ pub fn index_prefix(table: &Table, index: &Index, row: &[Value]) -> Vec<u8> {
 /// Key and value of a row's entry.
 pub fn index_entry(table: &Table, index: &Index, row: &[Value]) -> Result<(Vec<u8>, Bytes)> {
     let mut out = index_prefix(table, index, row);
-    let begins = u32::try_from(out.len()).map_err(|_| Error::new("54000", "index key is too long"))?;
+    let begins =
+        u32::try_from(out.len()).map_err(|_| Error::new("54000", "index key is too long"))?;
     append_primary(&mut out, table, row);
     Ok((out, Bytes::copy_from_slice(&begins.to_le_bytes())))
 }
 
 /// Key of the row that an index entry stands for.
 pub fn row_key_of_entry(table: u32, key: &[u8], value: &[u8]) -> Result<Vec<u8>> {
-    let begins = value.try_into().ok().map(u32::from_le_bytes).and_then(|b| usize::try_from(b).ok());
-    let primary = begins.and_then(|b| key.get(b..)).ok_or_else(|| Error::new("XX001", "an index entry is damaged"))?;
+    let begins = value
+        .try_into()
+        .ok()
+        .map(u32::from_le_bytes)
+        .and_then(|b| usize::try_from(b).ok());
+    let primary = begins
+        .and_then(|b| key.get(b..))
+        .ok_or_else(|| Error::new("XX001", "an index entry is damaged"))?;
     let mut out = start(table, 0);
     out.extend_from_slice(primary);
     Ok(out)

@@ -12,12 +12,13 @@ pub(super) mod reply;
 mod routine;
 mod scan;
 mod steps;
+mod truth;
 mod write;
 
 use std::sync::Arc;
 
-pub use super::catalog::SystemTables;
 use super::catalog::Catalog;
+pub use super::catalog::SystemTables;
 use super::functions::FnCtx;
 use super::plan::{Expr, Plan};
 use super::{DataType, Value};
@@ -71,12 +72,26 @@ impl<'a> ExecCtx<'a> {
         catalog: &'a Arc<Catalog>,
         system: Option<&'a dyn SystemTables>,
     ) -> Self {
-        Self { store, env, catalog, system, notices: Vec::new(), depth: 0, current: Vec::new() }
+        Self {
+            store,
+            env,
+            catalog,
+            system,
+            notices: Vec::new(),
+            depth: 0,
+            current: Vec::new(),
+        }
     }
 
     /// Surroundings of the built-in functions.
     pub fn functions(&mut self) -> FnCtx<'_> {
-        FnCtx { wall_us: self.env.wall_us, seed: &mut self.env.seed, user: "dbos", database: "dbos", application: "" }
+        FnCtx {
+            wall_us: self.env.wall_us,
+            seed: &mut self.env.seed,
+            user: "dbos",
+            database: "dbos",
+            application: "",
+        }
     }
 
     /// One step of the budget.
@@ -96,14 +111,22 @@ pub(super) struct Frame<'f> {
 
 impl<'f> Frame<'f> {
     fn new(params: &'f [Value]) -> Self {
-        Self { params, row: &[], outer: None }
+        Self {
+            params,
+            row: &[],
+            outer: None,
+        }
     }
 
     fn with_row<'g>(&self, row: &'g [Value]) -> Frame<'g>
     where
         'f: 'g,
     {
-        Frame { params: self.params, row, outer: self.outer }
+        Frame {
+            params: self.params,
+            row,
+            outer: self.outer,
+        }
     }
 }
 
@@ -122,15 +145,30 @@ pub fn run_plan(plan: &Plan, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<
         Plan::Update(update) => write::update(update, ctx, params),
         Plan::Delete(delete) => write::delete(delete, ctx, params),
         Plan::Explain(lines) => {
-            let rows: Vec<Vec<Value>> = lines.iter().map(|l| vec![Value::text(l.as_str())]).collect();
-            Ok(Outcome { count: rows.len() as u64, rows, tag: "EXPLAIN".to_string(), notices: Vec::new() })
+            let rows: Vec<Vec<Value>> = lines
+                .iter()
+                .map(|l| vec![Value::text(l.as_str())])
+                .collect();
+            Ok(Outcome {
+                count: rows.len() as u64,
+                rows,
+                tag: "EXPLAIN".to_string(),
+                notices: Vec::new(),
+            })
         }
-        Plan::Nothing => Err(Error::internal("a statement without a plan reached a partition")),
+        Plan::Nothing => Err(Error::internal(
+            "a statement without a plan reached a partition",
+        )),
     }
 }
 
 fn outcome(verb: &str, count: u64, rows: Vec<Vec<Value>>) -> Outcome {
-    Outcome { tag: format!("{verb} {count}"), count, rows, notices: Vec::new() }
+    Outcome {
+        tag: format!("{verb} {count}"),
+        count,
+        rows,
+        notices: Vec::new(),
+    }
 }
 
 /// Evaluates an expression that reads no row.

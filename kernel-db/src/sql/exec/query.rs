@@ -4,7 +4,8 @@ use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use super::eval::{eval, eval_all, truth};
+use super::eval::{eval, eval_all};
+use super::truth::truth;
 use super::{ExecCtx, Frame, steps};
 use crate::error::{Error, Result};
 use crate::sql::Value;
@@ -19,11 +20,19 @@ pub const ROWS_MAX: usize = 2_000_000;
 pub type Sink<'s> = dyn FnMut(&mut ExecCtx<'_>, Vec<Value>) -> Result<bool> + 's;
 
 fn too_many(what: &str) -> Error {
-    Error::new("54000", format!("{what} would keep more than {ROWS_MAX} rows in memory"))
+    Error::new(
+        "54000",
+        format!("{what} would keep more than {ROWS_MAX} rows in memory"),
+    )
 }
 
 /// Runs a query. `frame` brings parameters and the outer row; its own row is empty.
-pub fn run(query: &Query, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>, sink: &mut Sink<'_>) -> Result<()> {
+pub fn run(
+    query: &Query,
+    frame: &Frame<'_>,
+    ctx: &mut ExecCtx<'_>,
+    sink: &mut Sink<'_>,
+) -> Result<()> {
     let limit = count(query.limit.as_ref(), "LIMIT", "2201W", frame, ctx)?;
     let mut skip = count(query.offset.as_ref(), "OFFSET", "2201X", frame, ctx)?.unwrap_or(0);
     let mut left = limit.unwrap_or(u64::MAX);
@@ -47,7 +56,13 @@ pub fn run(query: &Query, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>, sink: &mut S
         Some(seen) => Ok(seen.insert(GroupKey::new(row))),
     };
     if query.sort.is_empty() {
-        return body(query, frame, ctx, &mut |ctx, row| if distinct(&row)? { last(ctx, row) } else { Ok(true) });
+        return body(query, frame, ctx, &mut |ctx, row| {
+            if distinct(&row)? {
+                last(ctx, row)
+            } else {
+                Ok(true)
+            }
+        });
     }
     let mut rows = Vec::new();
     body(query, frame, ctx, &mut |_, row| {
@@ -68,7 +83,13 @@ pub fn run(query: &Query, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>, sink: &mut S
     Ok(())
 }
 
-fn count(e: Option<&Expr>, what: &str, code: &str, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Option<u64>> {
+fn count(
+    e: Option<&Expr>,
+    what: &str,
+    code: &str,
+    frame: &Frame<'_>,
+    ctx: &mut ExecCtx<'_>,
+) -> Result<Option<u64>> {
     let Some(e) = e else { return Ok(None) };
     match eval(e, frame, ctx)?.as_int() {
         None => Ok(None),
@@ -102,7 +123,12 @@ fn compare_key(a: &Value, b: &Value, desc: bool, nulls_first: bool) -> Ordering 
 }
 
 /// Projected rows, hidden sort keys included.
-fn body(query: &Query, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>, sink: &mut Sink<'_>) -> Result<()> {
+fn body(
+    query: &Query,
+    frame: &Frame<'_>,
+    ctx: &mut ExecCtx<'_>,
+    sink: &mut Sink<'_>,
+) -> Result<()> {
     match &query.body {
         QueryBody::Values(rows) => {
             for row in rows {
@@ -114,8 +140,19 @@ fn body(query: &Query, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>, sink: &mut Sink
             }
             Ok(())
         }
-        QueryBody::SetOperation { left, right, kind, all } => set_operation(left, right, *kind, *all, frame, ctx, sink),
-        QueryBody::Select { steps, filter, grouping, project, .. } => {
+        QueryBody::SetOperation {
+            left,
+            right,
+            kind,
+            all,
+        } => set_operation(left, right, *kind, *all, frame, ctx, sink),
+        QueryBody::Select {
+            steps,
+            filter,
+            grouping,
+            project,
+            ..
+        } => {
             if let Some(filter) = filter
                 && truth(filter, frame, ctx)? != Some(true)
             {
@@ -129,7 +166,11 @@ fn body(query: &Query, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>, sink: &mut Sink
             }
             let _ = steps::run(steps, frame, ctx, &mut |ctx, row| {
                 let made = eval_all(project, &frame.with_row(row), ctx)?;
-                Ok(if sink(ctx, made)? { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+                Ok(if sink(ctx, made)? {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                })
             })?;
             Ok(())
         }
@@ -169,7 +210,11 @@ fn set_operation(
     let mut counts: HashMap<GroupKey, u64> = HashMap::new();
     run(right, frame, ctx, &mut |_, row| {
         *counts.entry(GroupKey::new(&row)).or_default() += 1;
-        if counts.len() > ROWS_MAX { Err(too_many("the set operation")) } else { Ok(true) }
+        if counts.len() > ROWS_MAX {
+            Err(too_many("the set operation"))
+        } else {
+            Ok(true)
+        }
     })?;
     let mut given: HashSet<GroupKey> = HashSet::new();
     run(left, frame, ctx, &mut |ctx, row| {
@@ -206,7 +251,12 @@ impl Group {
         }
     }
 
-    fn update(&mut self, calls: &[AggregateCall], frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<()> {
+    fn update(
+        &mut self,
+        calls: &[AggregateCall],
+        frame: &Frame<'_>,
+        ctx: &mut ExecCtx<'_>,
+    ) -> Result<()> {
         for (i, call) in calls.iter().enumerate() {
             if let Some(filter) = &call.filter
                 && truth(filter, frame, ctx)? != Some(true)
@@ -239,7 +289,9 @@ impl Group {
         for ((call, mut state), mut kept) in calls.iter().zip(self.states).zip(self.kept) {
             kept.sort_by(|(a, _), (b, _)| {
                 let keys = call.order.iter().enumerate();
-                let mut orders = keys.map(|(i, (_, desc, nulls_first))| compare_key(&a[i], &b[i], *desc, *nulls_first));
+                let mut orders = keys.map(|(i, (_, desc, nulls_first))| {
+                    compare_key(&a[i], &b[i], *desc, *nulls_first)
+                });
                 orders.find(|o| o.is_ne()).unwrap_or(Ordering::Equal)
             });
             for (_, args) in kept {

@@ -50,7 +50,11 @@ fn put_value(out: &mut Vec<u8>, value: &Value) {
             out.push(11);
             put_bytes(out, v.to_plain_string().as_bytes());
         }
-        Value::Interval { months, days, micros } => {
+        Value::Interval {
+            months,
+            days,
+            micros,
+        } => {
             put_fixed(out, 12, &months.to_le_bytes());
             out.extend_from_slice(&days.to_le_bytes());
             out.extend_from_slice(&micros.to_le_bytes());
@@ -103,7 +107,11 @@ fn damaged() -> Error {
 }
 
 fn take(rest: &mut Bytes, n: usize) -> Result<Bytes> {
-    if rest.len() < n { Err(damaged()) } else { Ok(rest.split_to(n)) }
+    if rest.len() < n {
+        Err(damaged())
+    } else {
+        Ok(rest.split_to(n))
+    }
 }
 
 fn fixed<const N: usize>(rest: &mut Bytes) -> Result<[u8; N]> {
@@ -128,7 +136,11 @@ fn len(rest: &mut Bytes) -> Result<u64> {
 /// A count of things that take at least a byte each, so that a damaged one cannot ask for memory.
 fn items(rest: &mut Bytes) -> Result<usize> {
     let n = usize::try_from(len(rest)?).map_err(|_| damaged())?;
-    if n > rest.len() { Err(damaged()) } else { Ok(n) }
+    if n > rest.len() {
+        Err(damaged())
+    } else {
+        Ok(n)
+    }
 }
 
 fn bytes(rest: &mut Bytes) -> Result<Bytes> {
@@ -204,7 +216,12 @@ pub fn decode(reply: &Bytes) -> Result<Vec<Outcome>> {
                 hint: optional(rest)?,
             });
         }
-        decoded.push(Outcome { rows: list, tag, count, notices });
+        decoded.push(Outcome {
+            rows: list,
+            tag,
+            count,
+            notices,
+        });
     }
     Ok(decoded)
 }

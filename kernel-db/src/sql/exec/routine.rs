@@ -23,28 +23,41 @@ struct SqlFunction {
 }
 
 /// Compiles the body of a function with LANGUAGE sql.
-pub fn compile_sql_function(catalog: &Arc<Catalog>, def: &FunctionDef) -> Result<Arc<dyn Procedure>> {
-    let mut scope = ParamScope { types: Vec::new(), names: HashMap::new(), positional: Vec::new() };
+pub fn compile_sql_function(
+    catalog: &Arc<Catalog>,
+    def: &FunctionDef,
+) -> Result<Arc<dyn Procedure>> {
+    let mut scope = ParamScope {
+        types: Vec::new(),
+        names: HashMap::new(),
+        positional: Vec::new(),
+    };
     for arg in def.inputs() {
         let slot = scope.types.len();
         scope.types.push(Some(arg.data_type));
         scope.positional.push(slot);
         if !arg.name.is_empty() {
             scope.names.insert(arg.name.clone(), slot);
-            scope.names.insert(format!("{}.{}", def.name, arg.name), slot);
+            scope
+                .names
+                .insert(format!("{}.{}", def.name, arg.name), slot);
         }
     }
     let mut statements = Vec::new();
     for (statement, _) in parse_many(&def.body)? {
         let prepared = prepare_ast(catalog, &statement, &scope)?;
         if matches!(prepared.kind, Kind::Ddl(_) | Kind::Session(_)) {
-            return Err(Error::unsupported(format!("{statement} inside of a function")));
+            return Err(Error::unsupported(format!(
+                "{statement} inside of a function"
+            )));
         }
         statements.push(prepared);
     }
     let returns = result_types(def);
     check_result(def, &returns, statements.last())?;
-    let touches_no_table = statements.iter().all(|s| matches!(s.routing(), Routing::Nothing));
+    let touches_no_table = statements
+        .iter()
+        .all(|s| matches!(s.routing(), Routing::Nothing));
     Ok(Arc::new(SqlFunction {
         partition_param: common_param(&statements),
         touches_no_table,
@@ -56,11 +69,17 @@ pub fn compile_sql_function(catalog: &Arc<Catalog>, def: &FunctionDef) -> Result
 }
 
 fn result_types(def: &FunctionDef) -> Vec<DataType> {
-    let outs: Vec<DataType> =
-        def.args.iter().filter(|a| a.mode != ArgMode::In).map(|a| a.data_type).collect();
+    let outs: Vec<DataType> = def
+        .args
+        .iter()
+        .filter(|a| a.mode != ArgMode::In)
+        .map(|a| a.data_type)
+        .collect();
     match def.returns.data_type {
         DataType::Void => Vec::new(),
-        _ if !def.returns.columns.is_empty() => def.returns.columns.iter().map(|(_, t)| t.0).collect(),
+        _ if !def.returns.columns.is_empty() => {
+            def.returns.columns.iter().map(|(_, t)| t.0).collect()
+        }
         _ if !outs.is_empty() => outs,
         other => vec![other],
     }
@@ -71,18 +90,34 @@ fn check_result(def: &FunctionDef, returns: &[DataType], last: Option<&Prepared>
         return Ok(());
     }
     let mismatch = |detail: String| {
-        let message = format!("return type mismatch in function declared to return {}", def.returns.data_type.name());
+        let message = format!(
+            "return type mismatch in function declared to return {}",
+            def.returns.data_type.name()
+        );
         Err(Error::new("42P13", message).detail(detail))
     };
     let Some(last) = last.filter(|l| !l.columns.is_empty()) else {
-        return mismatch("Function's final statement must be SELECT or INSERT/UPDATE/DELETE RETURNING.".to_string());
+        return mismatch(
+            "Function's final statement must be SELECT or INSERT/UPDATE/DELETE RETURNING."
+                .to_string(),
+        );
     };
     if last.columns.len() != returns.len() {
-        return mismatch(format!("Final statement returns {} columns instead of {}.", last.columns.len(), returns.len()));
+        return mismatch(format!(
+            "Final statement returns {} columns instead of {}.",
+            last.columns.len(),
+            returns.len()
+        ));
     }
     for (column, to) in last.columns.iter().zip(returns) {
-        if column.data_type != *to && !cast::can_cast(column.data_type, *to, CastContext::Assignment) {
-            return mismatch(format!("Final statement returns {} instead of {}.", column.data_type.name(), to.name()));
+        if column.data_type != *to
+            && !cast::can_cast(column.data_type, *to, CastContext::Assignment)
+        {
+            return mismatch(format!(
+                "Final statement returns {} instead of {}.",
+                column.data_type.name(),
+                to.name()
+            ));
         }
     }
     Ok(())
@@ -91,7 +126,10 @@ fn check_result(def: &FunctionDef, returns: &[DataType], last: Option<&Prepared>
 /// The input that every statement touching a table routes by.
 fn common_param(statements: &[Prepared]) -> Option<usize> {
     let mut found = None;
-    for statement in statements.iter().filter(|s| !matches!(s.routing(), Routing::Nothing)) {
+    for statement in statements
+        .iter()
+        .filter(|s| !matches!(s.routing(), Routing::Nothing))
+    {
         let param = statement.routing().single_param()?;
         if found.is_some_and(|f| f != param) {
             return None;

@@ -41,7 +41,9 @@ fn point(
     let mut key = keys::start(table.id, 0);
     let mut slot = None;
     for part in parts {
-        let Fit::Value(value) = fit(part, frame, ctx)? else { return Ok(ControlFlow::Continue(())) };
+        let Fit::Value(value) = fit(part, frame, ctx)? else {
+            return Ok(ControlFlow::Continue(()));
+        };
         if slot.is_none() {
             slot = Some(codec::slot(&value));
         }
@@ -73,7 +75,11 @@ fn fit(part: &KeyPart, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Fit> 
         return Ok(Fit::Value(value));
     }
     let Some(int) = value.as_int() else {
-        return Err(Error::internal(format!("a key of type {} was compared with {}", to, value.data_type())));
+        return Err(Error::internal(format!(
+            "a key of type {} was compared with {}",
+            to,
+            value.data_type()
+        )));
     };
     let made = match to {
         DataType::Int2 => i16::try_from(int).ok().map(Value::Int2),
@@ -87,24 +93,33 @@ fn fit(part: &KeyPart, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Fit> 
     })
 }
 
+/// First key, key after the last, and slot if known.
+type KeyRange = (Vec<u8>, Vec<u8>, Option<Slot>);
+
 /// Byte range of a range access, and the slot if the partition key is known; none if nothing can match.
 fn bounds(
     table: &Table,
     range: &RangeAccess,
     frame: &Frame<'_>,
     ctx: &mut ExecCtx<'_>,
-) -> Result<Option<(Vec<u8>, Vec<u8>, Option<Slot>)>> {
+) -> Result<Option<KeyRange>> {
     let index = range.index.map_or(0, |i| table.indexes[i].id);
     let mut prefix = keys::start(table.id, index);
     let mut slot = None;
     for (i, part) in range.equal.iter().enumerate() {
-        let Fit::Value(value) = fit(part, frame, ctx)? else { return Ok(None) };
+        let Fit::Value(value) = fit(part, frame, ctx)? else {
+            return Ok(None);
+        };
         if range.slot_from == Some(i) {
             slot = Some(codec::slot(&value));
         }
         key::encode_value(&mut prefix, &value, part.desc);
     }
-    let desc = range.lower.as_ref().or(range.upper.as_ref()).map(|b| b.part.desc);
+    let desc = range
+        .lower
+        .as_ref()
+        .or(range.upper.as_ref())
+        .map(|b| b.part.desc);
     let (mut from, mut to) = (prefix.clone(), end_of(&prefix));
     if let Some(desc) = desc {
         // Only values that are not null can be within bounds; nulls are last, and first in a descending column.
@@ -129,7 +144,14 @@ fn bounds(
 }
 
 /// Narrows the byte range by one bound; `first` if it limits where the bytes begin.
-fn apply(bound: &Bound, value: &Value, first: bool, prefix: &[u8], from: &mut Vec<u8>, to: &mut Vec<u8>) {
+fn apply(
+    bound: &Bound,
+    value: &Value,
+    first: bool,
+    prefix: &[u8],
+    from: &mut Vec<u8>,
+    to: &mut Vec<u8>,
+) {
     let mut at = prefix.to_vec();
     key::encode_value(&mut at, value, bound.part.desc);
     match (first, bound.inclusive) {
@@ -154,12 +176,25 @@ fn range_rows(
     let Some((mut from, mut to, slot)) = bounds(table, range, frame, ctx)? else {
         return Ok(ControlFlow::Continue(()));
     };
-    let mut chunk = if range.stops_early { 0 } else { CHUNKS.len() - 1 };
+    let mut chunk = if range.stops_early {
+        0
+    } else {
+        CHUNKS.len() - 1
+    };
     let mut found = Vec::new();
     loop {
         let limit = CHUNKS[chunk];
         found.clear();
-        ctx.store.scan(Scan { from: &from, to: &to, reverse: range.reverse, limit, slot }, &mut found)?;
+        ctx.store.scan(
+            Scan {
+                from: &from,
+                to: &to,
+                reverse: range.reverse,
+                limit,
+                slot,
+            },
+            &mut found,
+        )?;
         for (key, value) in &found {
             ctx.step()?;
             let flow = if range.index.is_none() {

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
-use super::eval::{eval, routine, truth};
+use super::eval::{eval, routine};
+use super::truth::truth;
 use super::{ExecCtx, Frame, query, scan};
 use crate::error::{Error, Result};
 use crate::sql::Value;
@@ -28,11 +29,21 @@ type Kepts = Vec<Option<Rc<Kept>>>;
 pub type RowSink<'s> = dyn FnMut(&mut ExecCtx<'_>, &[Value]) -> Result<ControlFlow<()>> + 's;
 
 /// Runs all steps; `outer` brings parameters and outer rows.
-pub fn run(steps: &[Step], outer: &Frame<'_>, ctx: &mut ExecCtx<'_>, sink: &mut RowSink<'_>) -> Result<ControlFlow<()>> {
+pub fn run(
+    steps: &[Step],
+    outer: &Frame<'_>,
+    ctx: &mut ExecCtx<'_>,
+    sink: &mut RowSink<'_>,
+) -> Result<ControlFlow<()>> {
     let mut kept: Kepts = vec![None; steps.len()];
     let width = steps.last().map_or(0, |s| s.offset + s.width);
     let mut row = Vec::with_capacity(width);
-    Walk { steps, outer, kept: &mut kept }.step(0, &mut row, ctx, sink)
+    Walk {
+        steps,
+        outer,
+        kept: &mut kept,
+    }
+    .step(0, &mut row, ctx, sink)
 }
 
 struct Walk<'w> {
@@ -49,17 +60,24 @@ impl Walk<'_> {
         ctx: &mut ExecCtx<'_>,
         sink: &mut RowSink<'_>,
     ) -> Result<ControlFlow<()>> {
-        let Some(step) = self.steps.get(i) else { return sink(ctx, row) };
+        let Some(step) = self.steps.get(i) else {
+            return sink(ctx, row);
+        };
         let mut matched = false;
         let flow = if step.hash.is_some() || step.keep {
             self.kept_rows(i, step, row, ctx, &mut matched, sink)?
         } else {
             let prefix = row.clone();
-            source_rows(step, &self.outer.with_row(&prefix), ctx, &mut |ctx, fill| {
-                row.truncate(step.offset);
-                fill(row)?;
-                self.candidate(i, step, row, ctx, &mut matched, sink)
-            })?
+            source_rows(
+                step,
+                &self.outer.with_row(&prefix),
+                ctx,
+                &mut |ctx, fill| {
+                    row.truncate(step.offset);
+                    fill(row)?;
+                    self.candidate(i, step, row, ctx, &mut matched, sink)
+                },
+            )?
         };
         if flow.is_break() || matched || step.kind == JoinKind::Inner {
             row.truncate(step.offset);
@@ -133,7 +151,11 @@ impl Walk<'_> {
                 if probe.iter().any(Value::is_null) {
                     return Ok(ControlFlow::Continue(()));
                 }
-                Some(index.get(&GroupKey::new(&probe)).map_or(&[][..], Vec::as_slice))
+                Some(
+                    index
+                        .get(&GroupKey::new(&probe))
+                        .map_or(&[][..], Vec::as_slice),
+                )
             }
             _ => None,
         };
@@ -156,8 +178,11 @@ fn keep(step: &Step, outer: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Kept> {
     let mut rows: Vec<Vec<Value>> = Vec::new();
     let flow = source_rows(step, &outer.with_row(&[]), ctx, &mut |_, fill| {
         if rows.len() >= KEPT_ROWS_MAX {
-            return Err(Error::new("54000", format!("a join would keep more than {KEPT_ROWS_MAX} rows in memory"))
-                .hint("join by a key or an index, or restrict the rows"));
+            return Err(Error::new(
+                "54000",
+                format!("a join would keep more than {KEPT_ROWS_MAX} rows in memory"),
+            )
+            .hint("join by a key or an index, or restrict the rows"));
         }
         let mut own = Vec::with_capacity(step.width);
         fill(&mut own)?;
@@ -189,15 +214,26 @@ fn source_rows(
     f: &mut dyn FnMut(&mut ExecCtx<'_>, Fill<'_>) -> Result<ControlFlow<()>>,
 ) -> Result<ControlFlow<()>> {
     match &step.source {
-        Source::Table { table, access, types, .. } => scan::rows(table, access, frame, ctx, &mut |ctx, bytes| {
-            f(ctx, &|row| crate::sql::codec::row::decode_into(bytes, types, row))
+        Source::Table {
+            table,
+            access,
+            types,
+            ..
+        } => scan::rows(table, access, frame, ctx, &mut |ctx, bytes| {
+            f(ctx, &|row| {
+                crate::sql::codec::row::decode_into(bytes, types, row)
+            })
         }),
         Source::System { table } => {
             let rows = crate::sql::catalog::system_rows(ctx.catalog, ctx.system, table)?;
             each(rows, ctx, f)
         }
         Source::Query(query) => {
-            let inner = Frame { params: frame.params, row: &[], outer: Some(frame) };
+            let inner = Frame {
+                params: frame.params,
+                row: &[],
+                outer: Some(frame),
+            };
             let mut flow = ControlFlow::Continue(());
             query::run(query, &inner, ctx, &mut |ctx, own| {
                 flow = f(ctx, &|row| {
@@ -234,14 +270,21 @@ fn each(
     Ok(ControlFlow::Continue(()))
 }
 
-fn routine_rows(call: &Expr, columns: usize, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Vec<Vec<Value>>> {
+fn routine_rows(
+    call: &Expr,
+    columns: usize,
+    frame: &Frame<'_>,
+    ctx: &mut ExecCtx<'_>,
+) -> Result<Vec<Vec<Value>>> {
     let returned = match call {
         Expr::Routine(call) => routine(call, frame, ctx)?,
         other => Returned::One(eval(other, frame, ctx)?),
     };
     Ok(match returned {
         Returned::Set(rows) => rows,
-        Returned::One(Value::Record(fields)) if fields.len() == columns && columns > 1 => vec![fields.to_vec()],
+        Returned::One(Value::Record(fields)) if fields.len() == columns && columns > 1 => {
+            vec![fields.to_vec()]
+        }
         Returned::One(Value::Null) => vec![vec![Value::Null; columns]],
         Returned::One(value) => vec![vec![value]],
     })

@@ -8,16 +8,18 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use super::eval::{eval, eval_all, truth};
+use super::eval::{eval, eval_all};
+use super::truth::truth;
 use super::{ExecCtx, Frame, Outcome, keys, outcome, query, steps};
 use crate::error::{Error, Result};
-use crate::partition::{Scan, SLOTS};
+use crate::partition::{SLOTS, Scan};
 use crate::sql::Value;
 use crate::sql::catalog::{Index, Table};
 use crate::sql::codec;
 use crate::sql::codec::key::prefix_end;
 use crate::sql::plan::{
-    Assignment, ConflictAction, ConflictTarget, Delete, Insert, InsertSource, RowRules, Step, Update,
+    Assignment, ConflictAction, ConflictTarget, Delete, Insert, InsertSource, RowRules, Step,
+    Update,
 };
 use crate::sql::text;
 
@@ -30,12 +32,15 @@ pub fn next_counter(id: u32, ctx: &mut ExecCtx<'_>) -> Result<u64> {
     let last = match ctx.store.get(&key, None)? {
         None => 0,
         Some(bytes) => {
-            let bytes: [u8; 8] = bytes[..].try_into().map_err(|_| Error::internal("a counter is damaged"))?;
+            let bytes: [u8; 8] = bytes[..]
+                .try_into()
+                .map_err(|_| Error::internal("a counter is damaged"))?;
             u64::from_be_bytes(bytes)
         }
     };
     ctx.step()?;
-    ctx.store.put(key, Bytes::copy_from_slice(&(last + 1).to_be_bytes()))?;
+    ctx.store
+        .put(key, Bytes::copy_from_slice(&(last + 1).to_be_bytes()))?;
     Ok(last + 1)
 }
 
@@ -43,22 +48,34 @@ pub fn next_counter(id: u32, ctx: &mut ExecCtx<'_>) -> Result<u64> {
 fn new_row_id(table: &Table, ctx: &mut ExecCtx<'_>) -> Result<Value> {
     let count = next_counter(table.id, ctx)?;
     let slot = u64::from(ctx.env.partition % u32::from(SLOTS));
-    let id = count.checked_mul(u64::from(SLOTS)).and_then(|n| i64::try_from(n + slot).ok());
-    id.map(Value::Int8).ok_or_else(|| Error::new("54000", format!("table \"{}\" has no row ids left", table.name)))
+    let id = count
+        .checked_mul(u64::from(SLOTS))
+        .and_then(|n| i64::try_from(n + slot).ok());
+    id.map(Value::Int8).ok_or_else(|| {
+        Error::new(
+            "54000",
+            format!("table \"{}\" has no row ids left", table.name),
+        )
+    })
 }
 
 pub fn insert(insert: &Insert, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Outcome> {
     let mut returned = Vec::new();
     let mut count = 0;
     let frame = Frame::new(params);
-    let mut put = |ctx: &mut ExecCtx<'_>, mut row: Vec<Value>, updated: &mut HashSet<Vec<u8>>| -> Result<()> {
+    let mut put = |ctx: &mut ExecCtx<'_>,
+                   mut row: Vec<Value>,
+                   updated: &mut HashSet<Vec<u8>>|
+     -> Result<()> {
         let table = &insert.rules.table;
         if table.hidden_row_id
             && let Some(last) = row.last_mut()
         {
             *last = new_row_id(table, ctx)?;
         }
-        let Some(row) = insert_row(insert, row, &frame, ctx, updated)? else { return Ok(()) };
+        let Some(row) = insert_row(insert, row, &frame, ctx, updated)? else {
+            return Ok(());
+        };
         count += 1;
         if let Some(returning) = &insert.returning {
             returned.push(eval_all(returning, &frame.with_row(&row), ctx)?);
@@ -102,15 +119,30 @@ fn insert_row(
     check_row(rules, &row, frame, ctx)?;
     let key = keys::row_key(table, &row);
     let Some((existing, target)) = conflict_of(rules, &row, &key, ctx)? else {
-        if insert.conflict.as_ref().is_some_and(|c| matches!(c.action, ConflictAction::Update { .. })) {
+        if insert
+            .conflict
+            .as_ref()
+            .is_some_and(|c| matches!(c.action, ConflictAction::Update { .. }))
+        {
             updated.insert(key.clone());
         }
         store_row(rules, &row, key, ctx)?;
         return Ok(Some(row));
     };
-    let handled = insert.conflict.as_ref().filter(|c| c.target == ConflictTarget::Any || c.target == target);
-    let Some(conflict) = handled else { return Err(duplicate(table, target, &row)) };
-    let ConflictAction::Update { assignments, filter } = &conflict.action else { return Ok(None) };
+    let handled = insert
+        .conflict
+        .as_ref()
+        .filter(|c| c.target == ConflictTarget::Any || c.target == target);
+    let Some(conflict) = handled else {
+        return Err(duplicate(table, target, &row));
+    };
+    let ConflictAction::Update {
+        assignments,
+        filter,
+    } = &conflict.action
+    else {
+        return Ok(None);
+    };
     let old = codec::row::decode(&existing, &rules.types)?;
     let old_key = keys::row_key(table, &old);
     if updated.contains(&old_key) {
@@ -153,7 +185,12 @@ fn conflict_of(
 }
 
 /// The row that has the same values in a unique index; nulls are never the same.
-fn unique_row(table: &Table, index: &Index, row: &[Value], ctx: &mut ExecCtx<'_>) -> Result<Option<Bytes>> {
+fn unique_row(
+    table: &Table,
+    index: &Index,
+    row: &[Value],
+    ctx: &mut ExecCtx<'_>,
+) -> Result<Option<Bytes>> {
     if index.columns.iter().any(|c| row[c.column].is_null()) {
         return Ok(None);
     }
@@ -161,18 +198,37 @@ fn unique_row(table: &Table, index: &Index, row: &[Value], ctx: &mut ExecCtx<'_>
     let to = prefix_end(&from).unwrap_or_else(|| vec![0xff; from.len() + 1]);
     let slot = keys::slot_of(table, row);
     let mut found = Vec::new();
-    ctx.store.scan(Scan { from: &from, to: &to, reverse: false, limit: 1, slot }, &mut found)?;
-    let Some((key, value)) = found.first() else { return Ok(None) };
+    ctx.store.scan(
+        Scan {
+            from: &from,
+            to: &to,
+            reverse: false,
+            limit: 1,
+            slot,
+        },
+        &mut found,
+    )?;
+    let Some((key, value)) = found.first() else {
+        return Ok(None);
+    };
     let row_key = keys::row_key_of_entry(table.id, key, value)?;
     let row = ctx.store.get(&row_key, slot)?;
-    row.map(Some).ok_or_else(|| Error::new("XX001", format!("index \"{}\" names a row that is not there", index.name)))
+    row.map(Some).ok_or_else(|| {
+        Error::new(
+            "XX001",
+            format!("index \"{}\" names a row that is not there", index.name),
+        )
+    })
 }
 
 fn duplicate(table: &Table, target: ConflictTarget, row: &[Value]) -> Error {
     let (name, columns) = match target {
         ConflictTarget::Index(i) => {
             let index = &table.indexes[i];
-            (index.name.as_str(), index.columns.iter().map(|c| c.column).collect())
+            (
+                index.name.as_str(),
+                index.columns.iter().map(|c| c.column).collect(),
+            )
         }
         _ => (table.primary_key_name.as_str(), table.primary_key.clone()),
     };
@@ -181,10 +237,20 @@ fn duplicate(table: &Table, target: ConflictTarget, row: &[Value]) -> Error {
 
 /// 23505 naming the constraint and the values.
 pub fn duplicate_key(table: &Table, name: &str, columns: &[usize], row: &[Value]) -> Error {
-    let names: Vec<&str> = columns.iter().map(|c| table.columns[*c].name.as_str()).collect();
+    let names: Vec<&str> = columns
+        .iter()
+        .map(|c| table.columns[*c].name.as_str())
+        .collect();
     let values: Vec<String> = columns.iter().map(|c| shown(&row[*c])).collect();
-    Error::new("23505", format!("duplicate key value violates unique constraint \"{name}\""))
-        .detail(format!("Key ({})=({}) already exists.", names.join(", "), values.join(", ")))
+    Error::new(
+        "23505",
+        format!("duplicate key value violates unique constraint \"{name}\""),
+    )
+    .detail(format!(
+        "Key ({})=({}) already exists.",
+        names.join(", "),
+        values.join(", ")
+    ))
 }
 
 fn shown(value: &Value) -> String {
@@ -192,7 +258,12 @@ fn shown(value: &Value) -> String {
 }
 
 /// NOT NULL and CHECK.
-fn check_row(rules: &RowRules, row: &[Value], frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<()> {
+fn check_row(
+    rules: &RowRules,
+    row: &[Value],
+    frame: &Frame<'_>,
+    ctx: &mut ExecCtx<'_>,
+) -> Result<()> {
     let table = &rules.table;
     for (column, value) in table.columns.iter().zip(row) {
         if column.not_null && value.is_null() {
@@ -206,7 +277,10 @@ fn check_row(rules: &RowRules, row: &[Value], frame: &Frame<'_>, ctx: &mut ExecC
     for (name, check) in &rules.checks {
         // Unknown is not a violation.
         if truth(check, &frame.with_row(row), ctx)? == Some(false) {
-            let message = format!("new row for relation \"{}\" violates check constraint \"{name}\"", table.name);
+            let message = format!(
+                "new row for relation \"{}\" violates check constraint \"{name}\"",
+                table.name
+            );
             return Err(Error::new("23514", message).detail(failing_row(table, row)));
         }
     }
@@ -224,7 +298,11 @@ fn encode_row(table: &Table, row: &[Value]) -> Result<Bytes> {
     if bytes.len() > ROW_BYTES_MAX {
         return Err(Error::new(
             "54000",
-            format!("row of \"{}\" is {} bytes long; at most {ROW_BYTES_MAX} are allowed", table.name, bytes.len()),
+            format!(
+                "row of \"{}\" is {} bytes long; at most {ROW_BYTES_MAX} are allowed",
+                table.name,
+                bytes.len()
+            ),
         )
         .hint("split large values over several rows"));
     }
@@ -253,7 +331,12 @@ fn remove_row(table: &Table, row: &[Value], ctx: &mut ExecCtx<'_>) -> Result<()>
     Ok(())
 }
 
-fn assigned(old: &[Value], list: &[Assignment], frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Vec<Value>> {
+fn assigned(
+    old: &[Value],
+    list: &[Assignment],
+    frame: &Frame<'_>,
+    ctx: &mut ExecCtx<'_>,
+) -> Result<Vec<Value>> {
     let mut new = old.to_vec();
     for assignment in list {
         new[assignment.column] = eval(&assignment.value, frame, ctx)?;
@@ -262,7 +345,13 @@ fn assigned(old: &[Value], list: &[Assignment], frame: &Frame<'_>, ctx: &mut Exe
 }
 
 /// Writes `new` in the place of `old`; another primary key moves the row.
-fn replace_row(rules: &RowRules, old: &[Value], new: &[Value], frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<()> {
+fn replace_row(
+    rules: &RowRules,
+    old: &[Value],
+    new: &[Value],
+    frame: &Frame<'_>,
+    ctx: &mut ExecCtx<'_>,
+) -> Result<()> {
     let table = &rules.table;
     check_row(rules, new, frame, ctx)?;
     let moved = table.primary_key.iter().any(|c| old[*c] != new[*c]);
@@ -277,7 +366,11 @@ fn replace_row(rules: &RowRules, old: &[Value], new: &[Value], frame: &Frame<'_>
         if !changed && !moved {
             continue;
         }
-        if changed && index.unique && differs_in(table, index, old, new) && unique_row(table, index, new, ctx)?.is_some() {
+        if changed
+            && index.unique
+            && differs_in(table, index, old, new)
+            && unique_row(table, index, new, ctx)?.is_some()
+        {
             return Err(duplicate(table, ConflictTarget::Index(i), new));
         }
         let (before, _) = keys::index_entry(table, index, old)?;
@@ -332,7 +425,12 @@ pub fn update(update: &Update, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Resul
     let mut returned = Vec::new();
     let count = found.len() as u64;
     for mut row in found {
-        let new = assigned(&row[..width], &update.assignments, &frame.with_row(&row), ctx)?;
+        let new = assigned(
+            &row[..width],
+            &update.assignments,
+            &frame.with_row(&row),
+            ctx,
+        )?;
         replace_row(rules, &row[..width], &new, &frame, ctx)?;
         if let Some(returning) = &update.returning {
             row.splice(..width, new);

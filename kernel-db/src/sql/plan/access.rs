@@ -6,7 +6,9 @@ use crate::sql::DataType;
 #[derive(Clone, Debug)]
 pub enum Access {
     /// The whole primary key is known.
-    Point { key: Vec<KeyPart> },
+    Point {
+        key: Vec<KeyPart>,
+    },
     Range(RangeAccess),
     /// A condition can never hold.
     Nothing,

@@ -27,16 +27,32 @@ pub struct Planned {
 pub type Order = Vec<(usize, bool)>;
 
 /// Plans `steps` under the conjuncts of WHERE and of inner joins. `types` are those of the whole row.
-pub fn plan(steps: &mut [Step], conditions: Vec<Expr>, order: Option<&Order>, limited: bool, types: &[DataType]) -> Planned {
-    let mut planned = Planned { known: known_places(steps, &conditions, types), ..Planned::default() };
+pub fn plan(
+    steps: &mut [Step],
+    conditions: Vec<Expr>,
+    order: Option<&Order>,
+    limited: bool,
+    types: &[DataType],
+) -> Planned {
+    let mut planned = Planned {
+        known: known_places(steps, &conditions, types),
+        ..Planned::default()
+    };
     let mut without_row = Vec::new();
     for condition in conditions {
         match condition.max_column() {
             None => without_row.push(condition),
             Some(place) => {
-                let at = steps.iter().position(|s| place < s.offset + s.width).unwrap_or(steps.len() - 1);
+                let at = steps
+                    .iter()
+                    .position(|s| place < s.offset + s.width)
+                    .unwrap_or(steps.len() - 1);
                 let step = &mut steps[at];
-                let target = if step.kind == JoinKind::Left { &mut step.after } else { &mut step.on };
+                let target = if step.kind == JoinKind::Left {
+                    &mut step.after
+                } else {
+                    &mut step.on
+                };
                 let mut list = target.take().map(Expr::conjuncts).unwrap_or_default();
                 list.push(condition);
                 *target = Expr::all(list);
@@ -44,9 +60,9 @@ pub fn plan(steps: &mut [Step], conditions: Vec<Expr>, order: Option<&Order>, li
         }
     }
     planned.filter = Expr::all(without_row);
-    for i in 0..steps.len() {
+    for (i, step) in steps.iter_mut().enumerate() {
         let wanted = if i == 0 { order } else { None };
-        let sorted = plan_step(&mut steps[i], i, &planned.known, wanted, limited, types);
+        let sorted = plan_step(step, i, &planned.known, wanted, limited, types);
         if i == 0 {
             planned.sorted = sorted;
         }
@@ -56,14 +72,29 @@ pub fn plan(steps: &mut [Step], conditions: Vec<Expr>, order: Option<&Order>, li
 
 /// Places bound by equality to something from outside of the row, through chains of equal columns.
 fn known_places(steps: &[Step], conditions: &[Expr], types: &[DataType]) -> Vec<(usize, Expr)> {
-    let left_places = |c: usize| steps.iter().any(|s| s.kind == JoinKind::Left && (s.offset..s.offset + s.width).contains(&c));
+    let left_places = |c: usize| {
+        steps
+            .iter()
+            .any(|s| s.kind == JoinKind::Left && (s.offset..s.offset + s.width).contains(&c))
+    };
     let mut known: Vec<(usize, Expr)> = Vec::new();
     let mut pairs: Vec<(usize, usize)> = Vec::new();
     for condition in conditions {
-        let Expr::Compare { op: CompareOp::Eq, left, right } = condition else { continue };
+        let Expr::Compare {
+            op: CompareOp::Eq,
+            left,
+            right,
+        } = condition
+        else {
+            continue;
+        };
         match (left.as_ref(), right.as_ref()) {
-            (Expr::Column(a), Expr::Column(b)) if compatible(types[*a], types[*b]) => pairs.push((*a, *b)),
-            (Expr::Column(a), other) | (other, Expr::Column(a)) if from_outside(other) => known.push((*a, other.clone())),
+            (Expr::Column(a), Expr::Column(b)) if compatible(types[*a], types[*b]) => {
+                pairs.push((*a, *b))
+            }
+            (Expr::Column(a), other) | (other, Expr::Column(a)) if from_outside(other) => {
+                known.push((*a, other.clone()))
+            }
             _ => {}
         }
     }
@@ -109,22 +140,37 @@ fn candidates(step: &Step, conditions: &[Expr], known: &[(usize, Expr)]) -> Vec<
     let own = step.offset..step.offset + step.width;
     let mut found = Vec::new();
     for (i, condition) in conditions.iter().enumerate() {
-        let Expr::Compare { op, left, right } = condition else { continue };
+        let Expr::Compare { op, left, right } = condition else {
+            continue;
+        };
         for (side, other, op) in [(left, right, *op), (right, left, op.flip())] {
             if let Expr::Column(c) = side.as_ref()
                 && own.contains(c)
                 && op != CompareOp::Ne
                 && reads_prefix_only(other, step.offset)
             {
-                found.push(Candidate { column: c - step.offset, op, value: other.as_ref().clone(), condition: Some(i) });
+                found.push(Candidate {
+                    column: c - step.offset,
+                    op,
+                    value: other.as_ref().clone(),
+                    condition: Some(i),
+                });
             }
         }
     }
     if step.kind == JoinKind::Inner {
         for (place, value) in known.iter().filter(|(c, _)| own.contains(c)) {
             let column = place - step.offset;
-            if !found.iter().any(|f| f.column == column && f.op == CompareOp::Eq) {
-                found.push(Candidate { column, op: CompareOp::Eq, value: value.clone(), condition: None });
+            if !found
+                .iter()
+                .any(|f| f.column == column && f.op == CompareOp::Eq)
+            {
+                found.push(Candidate {
+                    column,
+                    op: CompareOp::Eq,
+                    value: value.clone(),
+                    condition: None,
+                });
             }
         }
     }
@@ -138,7 +184,11 @@ fn reads_prefix_only(expr: &Expr, offset: usize) -> bool {
     expr.walk(&mut |e| {
         fine &= !matches!(
             e,
-            Expr::Subquery { .. } | Expr::Routine(_) | Expr::NextVal(_) | Expr::CurrVal(_) | Expr::Aggregate(_)
+            Expr::Subquery { .. }
+                | Expr::Routine(_)
+                | Expr::NextVal(_)
+                | Expr::CurrVal(_)
+                | Expr::Aggregate(_)
         );
         if let Expr::Function { function, .. } = e {
             fine &= function.volatility != crate::sql::functions::Volatility::Volatile;
@@ -169,10 +219,13 @@ fn plan_step(
     }
     if position > 0 && !depends_on_prefix(step) {
         let equal = found.iter().filter(|c| {
-            let Expr::Column(probe) = &c.value else { return false };
+            let Expr::Column(probe) = &c.value else {
+                return false;
+            };
             c.op == CompareOp::Eq && types[*probe] == types[step.offset + c.column]
         });
-        let (own, probe): (Vec<usize>, Vec<Expr>) = equal.map(|c| (c.column, c.value.clone())).unzip();
+        let (own, probe): (Vec<usize>, Vec<Expr>) =
+            equal.map(|c| (c.column, c.value.clone())).unzip();
         if own.is_empty() {
             step.keep = true;
         } else {
@@ -214,12 +267,16 @@ fn site(
         other if from_outside(other) => Some(other.clone()),
         _ => None,
     };
-    let equal = found.iter().filter(|c| c.column == column && c.op == CompareOp::Eq);
+    let equal = found
+        .iter()
+        .filter(|c| c.column == column && c.op == CompareOp::Eq);
     if let Some(value) = equal.filter_map(|c| resolve(&c.value)).next() {
         return Some(vec![value]);
     }
     conditions.iter().find_map(|c| match c {
-        Expr::In(list) if !list.negated && matches!(list.expr, Expr::Column(p) if p == offset + column) => {
+        Expr::In(list)
+            if !list.negated && matches!(list.expr, Expr::Column(p) if p == offset + column) =>
+        {
             list.list.iter().map(resolve).collect()
         }
         _ => None,
@@ -244,15 +301,27 @@ fn best_path(
 ) -> Path {
     let own_types = &types[offset..];
     let primary: Vec<(usize, bool)> = table.primary_key.iter().map(|c| (*c, false)).collect();
-    let mut best = path(table, None, &primary, offset, found, order, limited, own_types);
+    let mut best = path(
+        table, None, &primary, offset, found, order, limited, own_types,
+    );
     for (i, index) in table.indexes.iter().enumerate() {
         if index.state != IndexState::Ready {
             continue;
         }
         // Rows of one index key follow in primary key order: its columns are part of the key.
-        let mut columns: Vec<(usize, bool)> = index.columns.iter().map(|c| (c.column, c.desc)).collect();
+        let mut columns: Vec<(usize, bool)> =
+            index.columns.iter().map(|c| (c.column, c.desc)).collect();
         columns.extend(table.primary_key.iter().map(|c| (*c, false)));
-        let other = path(table, Some(i), &columns, offset, found, order, limited, own_types);
+        let other = path(
+            table,
+            Some(i),
+            &columns,
+            offset,
+            found,
+            order,
+            limited,
+            own_types,
+        );
         let pointed = matches!(best.access, Access::Point { .. });
         if !pointed && other.score > best.score {
             best = other;
@@ -261,7 +330,10 @@ fn best_path(
     best
 }
 
-#[expect(clippy::too_many_arguments, reason = "one key's view of the planner's findings")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one key's view of the planner's findings"
+)]
 fn path(
     table: &Table,
     index: Option<usize>,
@@ -272,28 +344,32 @@ fn path(
     limited: bool,
     types: &[DataType],
 ) -> Path {
-    let mut used = Vec::new();
-    let mut equal = Vec::new();
-    let mut slot_from = None;
-    for (column, desc) in columns {
-        let candidate = found.iter().find(|c| {
-            c.column == *column && c.op == CompareOp::Eq && !equal.iter().any(|(seen, _)| seen == column)
-        });
-        let Some(candidate) = candidate else { break };
-        if table.partition_column() == Some(*column) {
-            slot_from = Some(equal.len());
-        }
-        used.extend(candidate.condition);
-        equal.push((*column, KeyPart { expr: candidate.value.clone(), to: types[*column], desc: *desc }));
-    }
-    let columns_equal: Vec<usize> = equal.iter().map(|(c, _)| *c).collect();
-    let equal: Vec<KeyPart> = equal.into_iter().map(|(_, k)| k).collect();
+    let Prefix {
+        equal,
+        equal_columns,
+        slot_from,
+        mut used,
+    } = equal_prefix(table, columns, found, types);
     let indexed = index.map_or(columns.len(), |i| table.indexes[i].columns.len());
     if index.is_none() && equal.len() == columns.len() && !columns.is_empty() {
-        return Path { access: Access::Point { key: equal }, used, sorted: true, score: (usize::MAX, true, true) };
+        return Path {
+            access: Access::Point { key: equal },
+            used,
+            sorted: true,
+            score: (usize::MAX, true, true),
+        };
     }
-    let (sorted, reverse) = order.map_or((false, false), |o| delivers(columns, &columns_equal, offset, o));
-    let mut range = RangeAccess { index, equal, reverse, slot_from, stops_early: limited, ..RangeAccess::full() };
+    let (sorted, reverse) = order.map_or((false, false), |o| {
+        delivers(columns, &equal_columns, offset, o)
+    });
+    let mut range = RangeAccess {
+        index,
+        equal,
+        reverse,
+        slot_from,
+        stops_early: limited,
+        ..RangeAccess::full()
+    };
     let ranged = add_bounds(&mut range, columns, found, types, &mut used);
     let length = range.equal.len();
     // An index that neither narrows nor sorts is worse than the table itself.
@@ -303,7 +379,54 @@ fn path(
         (true, true) => (length.min(indexed), sorted, ranged),
         (true, false) => (length.min(indexed), ranged, sorted),
     };
-    Path { access: Access::Range(range), used, sorted, score }
+    Path {
+        access: Access::Range(range),
+        used,
+        sorted,
+        score,
+    }
+}
+
+/// Equalities on a key's first columns.
+struct Prefix {
+    equal: Vec<KeyPart>,
+    equal_columns: Vec<usize>,
+    slot_from: Option<usize>,
+    /// Conditions that the prefix keeps.
+    used: Vec<usize>,
+}
+
+fn equal_prefix(
+    table: &Table,
+    columns: &[(usize, bool)],
+    found: &[Candidate],
+    types: &[DataType],
+) -> Prefix {
+    let mut prefix = Prefix {
+        equal: Vec::new(),
+        equal_columns: Vec::new(),
+        slot_from: None,
+        used: Vec::new(),
+    };
+    for (column, desc) in columns {
+        let fits = |c: &&Candidate| c.column == *column && c.op == CompareOp::Eq;
+        let candidate = found
+            .iter()
+            .find(fits)
+            .filter(|_| !prefix.equal_columns.contains(column));
+        let Some(candidate) = candidate else { break };
+        if table.partition_column() == Some(*column) {
+            prefix.slot_from = Some(prefix.equal.len());
+        }
+        prefix.used.extend(candidate.condition);
+        prefix.equal_columns.push(*column);
+        prefix.equal.push(KeyPart {
+            expr: candidate.value.clone(),
+            to: types[*column],
+            desc: *desc,
+        });
+    }
+    prefix
 }
 
 /// Bounds on the first column that has no equality. Only for values of the column's own type: the key is bytes.
@@ -314,10 +437,16 @@ fn add_bounds(
     types: &[DataType],
     used: &mut Vec<usize>,
 ) -> bool {
-    let Some((column, desc)) = columns.get(range.equal.len()) else { return false };
+    let Some((column, desc)) = columns.get(range.equal.len()) else {
+        return false;
+    };
     let mut ranged = false;
     for candidate in found.iter().filter(|c| c.column == *column) {
-        let part = KeyPart { expr: candidate.value.clone(), to: types[*column], desc: *desc };
+        let part = KeyPart {
+            expr: candidate.value.clone(),
+            to: types[*column],
+            desc: *desc,
+        };
         let (target, inclusive) = match candidate.op {
             CompareOp::Gt => (&mut range.lower, false),
             CompareOp::Ge => (&mut range.lower, true),
@@ -335,11 +464,18 @@ fn add_bounds(
 }
 
 /// Whether walking the key gives `order`, and whether backwards. Columns bound by equality do not matter.
-fn delivers(columns: &[(usize, bool)], equal: &[usize], offset: usize, order: &Order) -> (bool, bool) {
+fn delivers(
+    columns: &[(usize, bool)],
+    equal: &[usize],
+    offset: usize,
+    order: &Order,
+) -> (bool, bool) {
     let mut reverse = None;
     let mut rest = columns.iter().filter(|(c, _)| !equal.contains(c));
     for (place, desc) in order {
-        let Some(own) = place.checked_sub(offset) else { return (false, false) };
+        let Some(own) = place.checked_sub(offset) else {
+            return (false, false);
+        };
         if equal.contains(&own) {
             continue;
         }

@@ -136,7 +136,10 @@ pub enum SubqueryKind {
     /// At most one row, one column.
     Scalar,
     Exists,
-    In { expr: Box<Expr>, negated: bool },
+    In {
+        expr: Box<Expr>,
+        negated: bool,
+    },
 }
 
 /// A call of a function of the user's.
@@ -194,14 +197,20 @@ impl Expr {
             | Self::Aggregate(_)
             | Self::NextVal(_)
             | Self::CurrVal(_) => {}
-            Self::Compare { left, right, .. } | Self::Distinct { left, right, .. } | Self::NullIf(left, right) => {
+            Self::Compare { left, right, .. }
+            | Self::Distinct { left, right, .. }
+            | Self::NullIf(left, right) => {
                 f(left);
                 f(right);
             }
-            Self::And(list) | Self::Or(list) | Self::Coalesce(list) | Self::Row(list) => list.iter().for_each(f),
+            Self::And(list) | Self::Or(list) | Self::Coalesce(list) | Self::Row(list) => {
+                list.iter().for_each(f)
+            }
             Self::Extreme { args, .. } | Self::Function { args, .. } => args.iter().for_each(f),
             Self::Not(e) | Self::PartitionOf(e) => f(e),
-            Self::IsNull { expr, .. } | Self::IsBool { expr, .. } | Self::Cast { expr, .. } => f(expr),
+            Self::IsNull { expr, .. } | Self::IsBool { expr, .. } | Self::Cast { expr, .. } => {
+                f(expr)
+            }
             Self::Case { whens, otherwise } => {
                 for (when, then) in whens {
                     f(when);
@@ -238,14 +247,20 @@ impl Expr {
             | Self::Aggregate(_)
             | Self::NextVal(_)
             | Self::CurrVal(_) => {}
-            Self::Compare { left, right, .. } | Self::Distinct { left, right, .. } | Self::NullIf(left, right) => {
+            Self::Compare { left, right, .. }
+            | Self::Distinct { left, right, .. }
+            | Self::NullIf(left, right) => {
                 f(left);
                 f(right);
             }
-            Self::And(list) | Self::Or(list) | Self::Coalesce(list) | Self::Row(list) => list.iter_mut().for_each(f),
+            Self::And(list) | Self::Or(list) | Self::Coalesce(list) | Self::Row(list) => {
+                list.iter_mut().for_each(f)
+            }
             Self::Extreme { args, .. } | Self::Function { args, .. } => args.iter_mut().for_each(f),
             Self::Not(e) | Self::PartitionOf(e) => f(e),
-            Self::IsNull { expr, .. } | Self::IsBool { expr, .. } | Self::Cast { expr, .. } => f(expr),
+            Self::IsNull { expr, .. } | Self::IsBool { expr, .. } | Self::Cast { expr, .. } => {
+                f(expr)
+            }
             Self::Case { whens, otherwise } => {
                 for (when, then) in whens {
                     f(when);
@@ -306,7 +321,9 @@ impl Expr {
             | Self::NextVal(_)
             | Self::CurrVal(_)
             | Self::PartitionOf(_) => pure = false,
-            Self::Function { function, .. } => pure &= function.volatility == crate::sql::functions::Volatility::Immutable,
+            Self::Function { function, .. } => {
+                pure &= function.volatility == crate::sql::functions::Volatility::Immutable
+            }
             _ => {}
         });
         pure

@@ -15,7 +15,10 @@ pub use access::{Access, Bound, KeyPart, RangeAccess};
 pub use expr::{AggregateCall, CompareOp, Expr, InList, RoutineCall, SubqueryKind};
 pub use query::{Grouping, HashKeys, JoinKind, Query, QueryBody, SetKind, SortKey, Source, Step};
 pub use route::{Routing, Site};
-pub use write::{Assignment, Conflict, ConflictAction, ConflictTarget, Delete, Insert, InsertSource, RowRules, Update};
+pub use write::{
+    Assignment, Conflict, ConflictAction, ConflictTarget, Delete, Insert, InsertSource, RowRules,
+    Update,
+};
 
 /// A planned statement.
 #[derive(Debug)]

@@ -97,19 +97,36 @@ pub struct HashKeys {
 
 #[derive(Clone, Debug)]
 pub enum Source {
-    Table { table: Arc<Table>, alias: String, types: Vec<DataType>, access: Access },
-    System { table: Arc<Table> },
+    Table {
+        table: Arc<Table>,
+        alias: String,
+        types: Vec<DataType>,
+        access: Access,
+    },
+    System {
+        table: Arc<Table>,
+    },
     Query(Box<Query>),
     /// generate_series(from, to [, step]).
     Series(Vec<Expr>),
     /// A function of the user's that returns rows, or any scalar expression as a one-row table.
-    Routine { call: Expr, columns: usize },
+    Routine {
+        call: Expr,
+        columns: usize,
+    },
 }
 
 impl Query {
     /// Calls `f` on every expression evaluated in this query's own row context.
     pub fn expressions(&self, f: &mut dyn FnMut(&Expr)) {
-        if let QueryBody::Select { steps, filter, grouping, project, .. } = &self.body {
+        if let QueryBody::Select {
+            steps,
+            filter,
+            grouping,
+            project,
+            ..
+        } = &self.body
+        {
             steps.iter().for_each(|s| s.expressions(f));
             filter.iter().for_each(&mut *f);
             if let Some(g) = grouping {
@@ -183,7 +200,14 @@ impl Query {
     }
 
     fn expressions_mut(&mut self, f: &mut dyn FnMut(&mut Expr)) {
-        if let QueryBody::Select { steps, filter, grouping, project, .. } = &mut self.body {
+        if let QueryBody::Select {
+            steps,
+            filter,
+            grouping,
+            project,
+            ..
+        } = &mut self.body
+        {
             steps.iter_mut().for_each(|s| s.expressions_mut(f));
             filter.iter_mut().for_each(&mut *f);
             if let Some(g) = grouping {

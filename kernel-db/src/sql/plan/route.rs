@@ -27,15 +27,23 @@ pub enum Routing {
 
 impl Routing {
     pub fn from_sites(sites: Vec<Site>) -> Self {
-        if sites.is_empty() { Self::Nothing } else { Self::Sites(sites) }
+        if sites.is_empty() {
+            Self::Nothing
+        } else {
+            Self::Sites(sites)
+        }
     }
 
     /// The one parameter every access is keyed by, if that is how it routes: what makes a procedure single-partition.
     pub fn single_param(&self) -> Option<usize> {
-        let Self::Sites(sites) = self else { return None };
+        let Self::Sites(sites) = self else {
+            return None;
+        };
         let mut found = None;
         for site in sites {
-            let Site::Key(Expr::Param(param)) = site else { return None };
+            let Site::Key(Expr::Param(param)) = site else {
+                return None;
+            };
             if found.is_some_and(|f| f != *param) {
                 return None;
             }
@@ -46,8 +54,14 @@ impl Routing {
 
     /// The slots touched under `params`.
     pub fn route(&self, params: &[Value], writes: bool) -> Result<Route> {
-        let Self::Sites(sites) = self else { return Ok(Route::Anywhere) };
-        let everywhere = if writes { Route::AllWrite } else { Route::AllRead };
+        let Self::Sites(sites) = self else {
+            return Ok(Route::Anywhere);
+        };
+        let everywhere = if writes {
+            Route::AllWrite
+        } else {
+            Route::AllRead
+        };
         let mut slots: Vec<Slot> = Vec::new();
         for site in sites {
             match site {
@@ -69,7 +83,9 @@ impl Routing {
 /// A null key matches no row: it asks for no slot.
 fn add(expr: &Expr, params: &[Value], slots: &mut Vec<Slot>) -> Result<()> {
     let value = match expr {
-        Expr::Param(i) => params.get(*i).ok_or_else(|| Error::new("08P01", "a parameter has no value"))?,
+        Expr::Param(i) => params
+            .get(*i)
+            .ok_or_else(|| Error::new("08P01", "a parameter has no value"))?,
         Expr::Const(value) => value,
         other => &super::super::exec::eval_pure(other, params)?,
     };

@@ -19,7 +19,12 @@ pub struct Found<'a> {
 
 impl<'a> Found<'a> {
     pub fn new(catalog: &'a Arc<Catalog>) -> Self {
-        Self { catalog, sites: Vec::new(), writes: false, levels: Vec::new() }
+        Self {
+            catalog,
+            sites: Vec::new(),
+            writes: false,
+            levels: Vec::new(),
+        }
     }
 
     pub fn finish(self) -> (Routing, bool) {
@@ -96,7 +101,9 @@ impl<'a> Found<'a> {
     }
 
     fn step_site(&self, step: &Step) -> Site {
-        let Some(keys) = &step.site else { return Site::Unknown };
+        let Some(keys) = &step.site else {
+            return Site::Unknown;
+        };
         let resolved: Option<Vec<Expr>> = keys.iter().map(|e| self.resolve(e)).collect();
         match resolved {
             Some(mut keys) if keys.len() == 1 => keys.pop().map_or(Site::Unknown, Site::Key),
@@ -106,7 +113,11 @@ impl<'a> Found<'a> {
     }
 
     fn insert(&mut self, insert: &Insert) {
-        let key = insert.rules.table.partition_column().filter(|_| !insert.rules.table.hidden_row_id);
+        let key = insert
+            .rules
+            .table
+            .partition_column()
+            .filter(|_| !insert.rules.table.hidden_row_id);
         match &insert.source {
             InsertSource::Values(rows) => {
                 for row in rows {
@@ -125,7 +136,10 @@ impl<'a> Found<'a> {
             }
         }
         if let Some(conflict) = &insert.conflict
-            && let ConflictAction::Update { assignments, filter } = &conflict.action
+            && let ConflictAction::Update {
+                assignments,
+                filter,
+            } = &conflict.action
         {
             assignments.iter().for_each(|a| self.expr(&a.value));
             filter.iter().for_each(|e| self.expr(e));
@@ -220,7 +234,11 @@ impl<'a> Found<'a> {
 /// Without casts between integers: they keep the slot.
 fn strip(expr: &Expr) -> &Expr {
     match expr {
-        Expr::Cast { expr: inner, keeps_slot: true, .. } => strip(inner),
+        Expr::Cast {
+            expr: inner,
+            keeps_slot: true,
+            ..
+        } => strip(inner),
         _ => expr,
     }
 }

@@ -30,7 +30,10 @@ pub enum InsertSource {
     /// One expression per column of the table, defaults and casts included; none for a hidden row id.
     Values(Vec<Vec<Expr>>),
     /// Rows of the query become the row that `columns` (one per column of the table) is evaluated over.
-    Query { query: Box<Query>, columns: Vec<Expr> },
+    Query {
+        query: Box<Query>,
+        columns: Vec<Expr>,
+    },
 }
 
 /// ON CONFLICT.
@@ -52,7 +55,10 @@ pub enum ConflictTarget {
 #[derive(Clone, Debug)]
 pub enum ConflictAction {
     Nothing,
-    Update { assignments: Vec<Assignment>, filter: Option<Expr> },
+    Update {
+        assignments: Vec<Assignment>,
+        filter: Option<Expr>,
+    },
 }
 
 #[derive(Clone, Debug)]
