@@ -35,12 +35,21 @@ struct Cluster {
 
 impl Cluster {
     fn start(nodes: usize, partitions: u32, replicas: u32, durability: Durability) -> Self {
-        let listeners: Vec<TcpListener> = (0..nodes * 2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports: Vec<u16> = listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
+        let listeners: Vec<TcpListener> = (0..nodes * 2)
+            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+            .collect();
+        let ports: Vec<u16> = listeners
+            .iter()
+            .map(|l| l.local_addr().unwrap().port())
+            .collect();
         drop(listeners);
         let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let addresses: Vec<NodeAddress> = (0..nodes)
-            .map(|i| NodeAddress { id: i as u64 + 1, sql: address(ports[2 * i]), peer: address(ports[2 * i + 1]) })
+            .map(|i| NodeAddress {
+                id: i as u64 + 1,
+                sql: address(ports[2 * i]),
+                peer: address(ports[2 * i + 1]),
+            })
             .collect();
         let mut cluster = Self {
             dir: tempfile::tempdir().unwrap(),
@@ -88,13 +97,19 @@ impl Cluster {
     /// SIGTERM, and the exit code.
     fn stop(&mut self, id: u64) -> Option<i32> {
         let mut child = self.children[id as usize - 1].take().unwrap();
-        Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        Command::new("kill")
+            .args(["-TERM", &child.id().to_string()])
+            .status()
+            .unwrap();
         child.wait().unwrap().code()
     }
 
     async fn connect(&self, id: u64) -> Client {
         let node = &self.nodes[id as usize - 1];
-        let url = format!("host=127.0.0.1 port={} user=dbos dbname=dbos", node.sql.port());
+        let url = format!(
+            "host=127.0.0.1 port={} user=dbos dbname=dbos",
+            node.sql.port()
+        );
         let until = Instant::now() + Duration::from_secs(20);
         loop {
             match tokio_postgres::connect(&url, NoTls).await {
@@ -102,7 +117,9 @@ impl Cluster {
                     tokio::spawn(connection);
                     return client;
                 }
-                Err(error) if Instant::now() > until => panic!("node {id}: {error}\n{}", self.logs()),
+                Err(error) if Instant::now() > until => {
+                    panic!("node {id}: {error}\n{}", self.logs())
+                }
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
@@ -124,9 +141,14 @@ impl Cluster {
 
     fn logs(&self) -> String {
         let log = |n: &NodeAddress| {
-            std::fs::read_to_string(self.dir.path().join(format!("{}.log", n.id))).unwrap_or_default()
+            std::fs::read_to_string(self.dir.path().join(format!("{}.log", n.id)))
+                .unwrap_or_default()
         };
-        self.nodes.iter().map(log).collect::<Vec<_>>().join("\n---\n")
+        self.nodes
+            .iter()
+            .map(log)
+            .collect::<Vec<_>>()
+            .join("\n---\n")
     }
 }
 
@@ -160,7 +182,9 @@ async fn query(client: &Client, sql: &str) -> String {
 async fn state(client: &Client, sql: &str) -> String {
     match client.simple_query(sql).await {
         Ok(_) => panic!("{sql} succeeded"),
-        Err(error) => error.code().map_or_else(|| format!("{error:?}"), |c| c.code().to_string()),
+        Err(error) => error
+            .code()
+            .map_or_else(|| format!("{error:?}"), |c| c.code().to_string()),
     }
 }
 
@@ -173,7 +197,10 @@ async fn one_node_keeps_what_it_acknowledged() {
     query(&client, "INSERT INTO t VALUES (1, 'one'), (2, 'two')").await;
     query(&client, "UPDATE t SET v = v || '!' WHERE k = 2").await;
     assert_eq!(query(&client, "SELECT v FROM t WHERE k = 2").await, "two!");
-    assert_eq!(state(&client, "INSERT INTO t VALUES (1, 'again')").await, "23505");
+    assert_eq!(
+        state(&client, "INSERT INTO t VALUES (1, 'again')").await,
+        "23505"
+    );
     assert_eq!(state(&client, "SELECT * FROM nowhere").await, "42P01");
     cluster.kill(1);
     cluster.spawn(1);
@@ -191,7 +218,11 @@ async fn one_node_keeps_what_it_acknowledged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn three_nodes_answer_alike_and_outlive_a_leader() {
     let mut cluster = Cluster::start(3, 4, 3, Durability::Fsync);
-    let clients = [cluster.connect(1).await, cluster.connect(2).await, cluster.connect(3).await];
+    let clients = [
+        cluster.connect(1).await,
+        cluster.connect(2).await,
+        cluster.connect(3).await,
+    ];
     cluster.ready(&clients[0]).await;
     query(&clients[0], "CREATE TABLE t (k int4 PRIMARY KEY, v int4)").await;
     for k in 0..40 {
@@ -199,26 +230,52 @@ async fn three_nodes_answer_alike_and_outlive_a_leader() {
     }
     for client in &clients {
         assert_eq!(query(client, "SELECT count(*) FROM t").await, "40");
-        assert_eq!(query(client, "SELECT k FROM t ORDER BY k DESC LIMIT 1").await, "39");
-        assert_eq!(query(client, "SELECT count(*) FROM dbos.nodes WHERE alive").await, "3");
-        assert_eq!(query(client, "SELECT count(*) FROM dbos.replicas").await, "12");
+        assert_eq!(
+            query(client, "SELECT k FROM t ORDER BY k DESC LIMIT 1").await,
+            "39"
+        );
+        assert_eq!(
+            query(client, "SELECT count(*) FROM dbos.nodes WHERE alive").await,
+            "3"
+        );
+        assert_eq!(
+            query(client, "SELECT count(*) FROM dbos.replicas").await,
+            "12"
+        );
     }
     assert_eq!(state(&clients[0], "UPDATE t SET v = 1").await, "0A000");
     // Slot 1 is partition 1, which node 2 leads.
-    let leader: u64 = query(&clients[0], "SELECT leader FROM dbos.partitions WHERE partition_id = 1").await.parse().unwrap();
+    let leader: u64 = query(
+        &clients[0],
+        "SELECT leader FROM dbos.partitions WHERE partition_id = 1",
+    )
+    .await
+    .parse()
+    .unwrap();
     let survivor = (1..=3).find(|n| *n != leader).unwrap();
     let client = &clients[survivor as usize - 1];
     cluster.kill(leader);
     let died = Instant::now();
     // The gateway waits for the new leader by itself, unless the answer was lost on the way.
     loop {
-        match client.simple_query("UPDATE t SET v = v + 1 WHERE k = 1").await {
+        match client
+            .simple_query("UPDATE t SET v = v + 1 WHERE k = 1")
+            .await
+        {
             Ok(_) => break,
-            Err(error) => assert!(died.elapsed() < Duration::from_secs(10), "{error:?}\n{}", cluster.logs()),
+            Err(error) => assert!(
+                died.elapsed() < Duration::from_secs(10),
+                "{error:?}\n{}",
+                cluster.logs()
+            ),
         }
     }
     println!("failover: {} ms", died.elapsed().as_millis());
-    assert!(died.elapsed() < Duration::from_secs(5), "failover took {:?}", died.elapsed());
+    assert!(
+        died.elapsed() < Duration::from_secs(5),
+        "failover took {:?}",
+        died.elapsed()
+    );
     assert_eq!(query(client, "SELECT count(*) FROM t").await, "40");
     cluster.spawn(leader);
     let back = cluster.connect(leader).await;
@@ -229,13 +286,115 @@ async fn three_nodes_answer_alike_and_outlive_a_leader() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_index_built_under_load_equals_its_table() {
+    let cluster = Cluster::start(1, 2, 1, Durability::Memory);
+    let client = cluster.connect(1).await;
+    cluster.ready(&client).await;
+    query(
+        &client,
+        "CREATE TABLE directory (p int4, k int4, v int4, PRIMARY KEY (p, k))",
+    )
+    .await;
+    for p in 0..4 {
+        let rows: Vec<String> = (0..700).map(|k| format!("({p}, {k}, {})", k % 7)).collect();
+        query(
+            &client,
+            &format!("INSERT INTO directory VALUES {}", rows.join(", ")),
+        )
+        .await;
+    }
+    let writer = cluster.connect(1).await;
+    let load = tokio::spawn(async move {
+        for i in 0..600 {
+            let (p, k) = (i % 4, i * 7 % 700);
+            query(
+                &writer,
+                &format!(
+                    "UPDATE directory SET v = {} WHERE p = {p} AND k = {k}",
+                    100 + i % 3
+                ),
+            )
+            .await;
+            query(
+                &writer,
+                &format!("INSERT INTO directory VALUES ({p}, {}, 5)", 1000 + i),
+            )
+            .await;
+        }
+    });
+    query(&client, "CREATE INDEX by_v ON directory (p, v)").await;
+    load.await.unwrap();
+    for p in 0..4 {
+        for v in [0, 5, 100, 101] {
+            let by_index = format!("SELECT count(*) FROM directory WHERE p = {p} AND v = {v}");
+            let by_table = format!("SELECT count(*) FROM directory WHERE p = {p} AND v + 0 = {v}");
+            let rows: Vec<String> = match client.simple_query(&format!("EXPLAIN {by_index}")).await
+            {
+                Ok(messages) => messages
+                    .iter()
+                    .filter_map(|m| match m {
+                        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_string),
+                        _ => None,
+                    })
+                    .collect(),
+                Err(error) => panic!("{error:?}"),
+            };
+            assert!(rows.iter().any(|r| r.contains("by_v")), "{rows:?}");
+            assert_eq!(
+                query(&client, &by_index).await,
+                query(&client, &by_table).await,
+                "p {p} v {v}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_never_ends_is_ended_and_the_leader_stays() {
+    let cluster = Cluster::start(1, 1, 1, Durability::Fsync);
+    let client = cluster.connect(1).await;
+    cluster.ready(&client).await;
+    let term = query(&client, "SELECT term FROM dbos.partitions").await;
+    query(&client, "CREATE TABLE t (k int4 PRIMARY KEY)").await;
+    let body = "BEGIN INSERT INTO t VALUES (in_k); LOOP END LOOP; END";
+    query(
+        &client,
+        &format!(
+            "CREATE FUNCTION forever(in_k int4) RETURNS void LANGUAGE plpgsql AS $$ {body} $$"
+        ),
+    )
+    .await;
+    assert_eq!(state(&client, "SELECT forever(1)").await, "57014");
+    assert_eq!(
+        state(
+            &client,
+            "INSERT INTO t SELECT g FROM generate_series(1, 10000000) g"
+        )
+        .await,
+        "57014"
+    );
+    assert_eq!(query(&client, "SELECT count(*) FROM t").await, "0");
+    assert_eq!(
+        query(&client, "SELECT term FROM dbos.partitions").await,
+        term
+    );
+}
+
 #[test]
 fn a_port_in_use_is_said_and_a_directory_is_not_shared() {
     let busy = TcpListener::bind("127.0.0.1:0").unwrap();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let dir = tempfile::tempdir().unwrap();
     let config = NodeConfig {
-        nodes: vec![NodeAddress { id: 1, sql: busy.local_addr().unwrap(), peer: free }],
+        nodes: vec![NodeAddress {
+            id: 1,
+            sql: busy.local_addr().unwrap(),
+            peer: free,
+        }],
         data_dir: dir.path().join("data"),
         ..NodeConfig::default()
     };

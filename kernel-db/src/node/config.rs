@@ -246,11 +246,8 @@ impl NodeConfig {
             }
             for address in [node.sql, node.peer] {
                 if !address.ip().is_loopback() {
-                    return Err(
-                        invalid(format!("{address} is not a loopback address")).hint(
-                            "listeners bind loopback only until there is authentication",
-                        ),
-                    );
+                    return Err(invalid(format!("{address} is not a loopback address"))
+                        .hint("listeners bind loopback only until there is authentication"));
                 }
                 if address.port() == 0 || !seen.insert(address) {
                     return Err(invalid(format!(

@@ -66,7 +66,12 @@ impl Core {
         peers: Rc<Peers>,
     ) -> Rc<Self> {
         let group = |(group, replica, store): (u32, Replica<State>, Arc<State>)| {
-            let role = RoleChange { leader: None, term: 0, is_leader: false, open: false };
+            let role = RoleChange {
+                leader: None,
+                term: 0,
+                is_leader: false,
+                open: false,
+            };
             let group_state = Group {
                 replica: RefCell::new(replica),
                 store,
@@ -91,10 +96,6 @@ impl Core {
     /// Groups with a replica here.
     pub fn groups(&self) -> &BTreeMap<u32, Group> {
         &self.groups
-    }
-
-    pub fn log(&self) -> &Arc<dyn LogStore> {
-        &self.log
     }
 
     /// Who leads `group`, as its replica here knows it.
@@ -122,7 +123,15 @@ impl Core {
     ) -> oneshot::Receiver<Result<Bytes>> {
         let (sender, receiver) = oneshot::channel();
         let id = self.wait_for(Waiter::Reply(sender));
-        self.send(group, Input::Request(Request { id, txn, session, cancel }));
+        self.send(
+            group,
+            Input::Request(Request {
+                id,
+                txn,
+                session,
+                cancel,
+            }),
+        );
         receiver
     }
 
@@ -182,9 +191,7 @@ impl Core {
     fn report(&self, report: Report) {
         let (group, input) = match report {
             Report::Persisted { group, token } => (group, Input::Persisted { token }),
-            Report::Applied { group, report } => {
-                (group, Input::Applied(report))
-            }
+            Report::Applied { group, report } => (group, Input::Applied(report)),
             Report::Fatal(error) => fatal(&error),
         };
         self.inbox.borrow_mut().push((group, input));
@@ -243,8 +250,15 @@ impl Core {
                 Output::Send(messages) => self.send_raft(number, messages),
                 Output::Write { token, write, sync } => {
                     let bytes: usize = write.entries.iter().map(|e| e.data.len() + 32).sum();
-                    group.unflushed_bytes.set(group.unflushed_bytes.get() + bytes as u64);
-                    self.threads.borrow().write(WriteJob { group: number, token, write, sync });
+                    group
+                        .unflushed_bytes
+                        .set(group.unflushed_bytes.get() + bytes as u64);
+                    self.threads.borrow().write(WriteJob {
+                        group: number,
+                        token,
+                        write,
+                        sync,
+                    });
                 }
                 Output::Apply(job) => self.threads.borrow().apply(job),
                 Output::Reply { id, result } => {
@@ -276,7 +290,13 @@ impl Core {
         for message in messages {
             match message.write_to_bytes() {
                 Ok(bytes) => {
-                    self.peers.send(message.to, GroupMessage { group, message: bytes.into() });
+                    self.peers.send(
+                        message.to,
+                        GroupMessage {
+                            group,
+                            message: bytes.into(),
+                        },
+                    );
                 }
                 Err(e) => tracing::error!(group, "message does not encode: {e}"),
             }

@@ -33,7 +33,9 @@ impl DataDir {
         let own = Stamp::of(config);
         match std::fs::read_to_string(&stamp) {
             Ok(text) => Stamp::parse(&text, &path)?.check(&own, &path)?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => write_durably(&stamp, &own.text())?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                write_durably(&stamp, &own.text())?
+            }
             Err(e) => return Err(io_error("read", &stamp, &e)),
         }
         Ok(Self { path, _lock: lock })
@@ -81,7 +83,10 @@ fn lock(path: &Path) -> Result<File> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::new(
             "55006",
-            format!("data directory {} is open in another process", path.display()),
+            format!(
+                "data directory {} is open in another process",
+                path.display()
+            ),
         )
         .hint("stop that node first, or give this one a data_dir of its own")),
         Err(TryLockError::Error(e)) => Err(io_error("lock", &name, &e)),
@@ -163,15 +168,22 @@ impl Stamp {
         } else {
             return Ok(());
         };
-        Err(
-            Error::new("F0000", format!("data directory {} {complaint}", path.display()))
-                .hint("correct the configuration, or choose another data_dir"),
+        Err(Error::new(
+            "F0000",
+            format!("data directory {} {complaint}", path.display()),
         )
+        .hint("correct the configuration, or choose another data_dir"))
     }
 }
 
 fn damaged(path: &Path) -> Error {
-    Error::new("F0000", format!("{} is not a data directory of a node", path.join("NODE").display()))
+    Error::new(
+        "F0000",
+        format!(
+            "{} is not a data directory of a node",
+            path.join("NODE").display()
+        ),
+    )
 }
 
 fn io_error(what: &str, path: &Path, error: &std::io::Error) -> Error {
@@ -188,7 +200,10 @@ mod tests {
     use super::*;
 
     fn config(dir: &Path) -> NodeConfig {
-        NodeConfig { data_dir: dir.to_path_buf(), ..NodeConfig::default() }
+        NodeConfig {
+            data_dir: dir.to_path_buf(),
+            ..NodeConfig::default()
+        }
     }
 
     #[test]
@@ -220,15 +235,39 @@ mod tests {
         let own = config(dir.path());
         drop(DataDir::open(&own).unwrap());
         for (other, expected) in [
-            (NodeConfig { cluster: "b".into(), ..own.clone() }, "another cluster"),
-            (NodeConfig { node_id: 2, ..own.clone() }, "node 1"),
-            (NodeConfig { partitions: 8, ..own.clone() }, "partitions = 4"),
+            (
+                NodeConfig {
+                    cluster: "b".into(),
+                    ..own.clone()
+                },
+                "another cluster",
+            ),
+            (
+                NodeConfig {
+                    node_id: 2,
+                    ..own.clone()
+                },
+                "node 1",
+            ),
+            (
+                NodeConfig {
+                    partitions: 8,
+                    ..own.clone()
+                },
+                "partitions = 4",
+            ),
         ] {
             let error = DataDir::open(&other).err().unwrap();
             assert!(error.message().contains(expected), "{error}");
         }
         std::fs::write(dir.path().join("NODE"), "format 2\nelsewhere\n").unwrap();
-        assert!(DataDir::open(&own).err().unwrap().message().contains("format 2"));
+        assert!(
+            DataDir::open(&own)
+                .err()
+                .unwrap()
+                .message()
+                .contains("format 2")
+        );
         std::fs::write(dir.path().join("NODE"), "rubbish").unwrap();
         assert!(DataDir::open(&own).is_err());
     }

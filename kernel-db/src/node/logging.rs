@@ -15,7 +15,9 @@ use crate::error::{Error, Result};
 pub fn start(config: &NodeConfig) -> Result<()> {
     let filter = EnvFilter::try_new(&config.log_level)
         .map_err(|e| Error::new("F0000", format!("log_level = {:?}: {e}", config.log_level)))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false);
     let started = if config.log_file.as_os_str().is_empty() {
         builder.with_writer(std::io::stderr).try_init()
     } else {
@@ -36,5 +38,8 @@ pub fn start(config: &NodeConfig) -> Result<()> {
 }
 
 fn unwritable(config: &NodeConfig, error: &std::io::Error) -> Error {
-    Error::new("58030", format!("cannot write {}: {error}", config.log_file.display()))
+    Error::new(
+        "58030",
+        format!("cannot write {}: {error}", config.log_file.display()),
+    )
 }

@@ -20,9 +20,13 @@ use crate::storage::format::Identity;
 use crate::storage::rocks::{RocksShared, RocksState};
 
 /// Opens log, stores and replicas.
-pub fn open(config: &Rc<NodeConfig>, dir: &DataDir) -> Result<(Rc<Core>, Rc<Peers>, UnboundedReceiver<Report>)> {
+pub fn open(
+    config: &Rc<NodeConfig>,
+    dir: &DataDir,
+) -> Result<(Rc<Core>, Rc<Peers>, UnboundedReceiver<Report>)> {
     let cluster = config.cluster_number();
-    let number = u32::try_from(config.node_id).map_err(|_| Error::new("F0000", "node_id is too large"))?;
+    let number =
+        u32::try_from(config.node_id).map_err(|_| Error::new("F0000", "node_id is too large"))?;
     let log: Arc<dyn LogStore> = Arc::new(EngineLog::open(
         &dir.log(),
         &EngineLogOptions::default(),
@@ -41,7 +45,10 @@ pub fn open(config: &Rc<NodeConfig>, dir: &DataDir) -> Result<(Rc<Core>, Rc<Peer
         if !voters.contains(&config.node_id) {
             continue;
         }
-        let identity = Identity { cluster, number: group };
+        let identity = Identity {
+            cluster,
+            number: group,
+        };
         let store = Arc::new(RocksState::open(&dir.state(group), &shared, identity)?);
         let replica_config = replica_config(config, group, voters, tail_lost);
         let replica = Replica::new(replica_config, Arc::clone(&store), Arc::clone(&log))?;
@@ -51,10 +58,19 @@ pub fn open(config: &Rc<NodeConfig>, dir: &DataDir) -> Result<(Rc<Core>, Rc<Peer
     let (sender, reports) = unbounded_channel();
     let threads = Threads::start(Arc::clone(&log), stores, sender)?;
     let peers = Peers::new(config);
-    Ok((Core::new(replicas, log, threads, Rc::clone(&peers)), peers, reports))
+    Ok((
+        Core::new(replicas, log, threads, Rc::clone(&peers)),
+        peers,
+        reports,
+    ))
 }
 
-fn replica_config(config: &NodeConfig, group: u32, voters: Vec<u64>, log_tail_lost: bool) -> ReplicaConfig {
+fn replica_config(
+    config: &NodeConfig,
+    group: u32,
+    voters: Vec<u64>,
+    log_tail_lost: bool,
+) -> ReplicaConfig {
     ReplicaConfig {
         partitions: config.partitions,
         tick_ms: config.tick_ms,

@@ -21,8 +21,8 @@ use tokio::task::JoinHandle;
 use super::NodeConfig;
 use crate::error::{Error, Result};
 use crate::wire::peer::{
-    Answer, Call, FrameReader, GroupMessage, Hello, PROTOCOL, RaftBatch, answer, call, encode_frame,
-    frame, from_failure,
+    Answer, Call, FrameReader, GroupMessage, Hello, PROTOCOL, RaftBatch, answer, call,
+    encode_frame, frame, from_failure,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -144,18 +144,31 @@ impl Peers {
     }
 
     /// Calls `node`. Queued when this returns, in order of calls.
-    pub fn call(&self, node: u64, body: call::Body, on_loss: OnLoss) -> oneshot::Receiver<Result<answer::Body>> {
+    pub fn call(
+        &self,
+        node: u64,
+        body: call::Body,
+        on_loss: OnLoss,
+    ) -> oneshot::Receiver<Result<answer::Body>> {
         let (sender, receiver) = oneshot::channel();
         let Some(link) = self.links.get(&node).filter(|l| l.connected.get()) else {
-            let _ = sender.send(Err(Error::retry("57P03", format!("node {node} is not reachable"))));
+            let _ = sender.send(Err(Error::retry(
+                "57P03",
+                format!("node {node} is not reachable"),
+            )));
             return receiver;
         };
         let id = link.next_call.get();
         link.next_call.set(id + 1);
-        if link.enqueue(encode_frame(frame::Body::Call(Call { id, body: Some(body) }))) {
+        if link.enqueue(encode_frame(frame::Body::Call(Call {
+            id,
+            body: Some(body),
+        }))) {
             link.calls.borrow_mut().insert(id, (on_loss, sender));
         } else {
-            let _ = sender.send(Err(Error::busy(format!("the queue to node {node} is full (peer_queue_bytes_max)"))));
+            let _ = sender.send(Err(Error::busy(format!(
+                "the queue to node {node} is full (peer_queue_bytes_max)"
+            ))));
         }
         receiver
     }
@@ -176,7 +189,9 @@ impl Link {
     async fn keep(self: Rc<Self>, hello: Hello) {
         let mut backoff = BACKOFF.0;
         loop {
-            if let Ok(Ok(stream)) = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address)).await {
+            if let Ok(Ok(stream)) =
+                tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address)).await
+            {
                 // Without it small frames wait for the peer's acknowledgement.
                 let _ = stream.set_nodelay(true);
                 tracing::info!(node = self.node, "connected");
@@ -201,14 +216,19 @@ impl Link {
             r = self.read(read) => r,
             r = self.write(write) => r,
         };
-        result.err().unwrap_or_else(|| Error::retry("08006", "closed by the peer"))
+        result
+            .err()
+            .unwrap_or_else(|| Error::retry("08006", "closed by the peer"))
     }
 
     async fn read(&self, read: OwnedReadHalf) -> Result<()> {
         let mut frames = FrameReader::new(read);
         while let Some(body) = frames.next().await? {
             let frame::Body::Answer(Answer { id, body }) = body else {
-                return Err(Error::retry("08P01", "the peer sent something else than an answer"));
+                return Err(Error::retry(
+                    "08P01",
+                    "the peer sent something else than an answer",
+                ));
             };
             // The caller may have given up already.
             if let Some((_, sender)) = self.calls.borrow_mut().remove(&id) {
@@ -232,7 +252,8 @@ impl Link {
             }
             write_frames(&mut write, &frames).await?;
             let written: u64 = frames.iter().map(|f| f.len() as u64).sum();
-            self.queued_bytes.set(self.queued_bytes.get().saturating_sub(written));
+            self.queued_bytes
+                .set(self.queued_bytes.get().saturating_sub(written));
         }
     }
 
@@ -257,7 +278,8 @@ const COPY_BELOW: usize = 16 << 10;
 /// Writes frames with few system calls: small ones together, large ones without a copy.
 pub async fn write_frames(write: &mut OwnedWriteHalf, frames: &[Bytes]) -> Result<()> {
     let mut small = BytesMut::new();
-    let failed = |e: std::io::Error| Error::retry("08006", format!("connection between nodes: {e}"));
+    let failed =
+        |e: std::io::Error| Error::retry("08006", format!("connection between nodes: {e}"));
     for frame in frames {
         if frame.len() < COPY_BELOW {
             small.extend_from_slice(frame);

@@ -25,7 +25,11 @@ impl Placement {
     pub fn new(config: &NodeConfig) -> Self {
         let mut nodes: Vec<u64> = config.nodes.iter().map(|n| n.id).collect();
         nodes.sort_unstable();
-        Self { nodes, partitions: config.partitions, replicas: config.replicas as usize }
+        Self {
+            nodes,
+            partitions: config.partitions,
+            replicas: config.replicas as usize,
+        }
     }
 
     pub fn partitions(&self) -> u32 {
@@ -42,12 +46,22 @@ impl Placement {
         let n = self.nodes.len();
         if group == SYSTEM {
             // Odd, so that one more member never costs availability.
-            let count = if n >= SYSTEM_REPLICAS_MAX { SYSTEM_REPLICAS_MAX } else { n - (n + 1) % 2 };
-            let count = if self.replicas == 1 && n < 3 { 1 } else { count };
+            let count = if n >= SYSTEM_REPLICAS_MAX {
+                SYSTEM_REPLICAS_MAX
+            } else {
+                n - (n + 1) % 2
+            };
+            let count = if self.replicas == 1 && n < 3 {
+                1
+            } else {
+                count
+            };
             return self.nodes[..count].to_vec();
         }
         let first = (group as usize - 1) % n;
-        (0..self.replicas).map(|i| self.nodes[(first + i) % n]).collect()
+        (0..self.replicas)
+            .map(|i| self.nodes[(first + i) % n])
+            .collect()
     }
 
     pub fn preferred_leader(&self, group: u32) -> u64 {
@@ -80,7 +94,11 @@ mod tests {
         let address = |port: u64| format!("127.0.0.1:{port}").parse().unwrap();
         Placement::new(&NodeConfig {
             nodes: (1..=nodes)
-                .map(|id| NodeAddress { id, sql: address(id), peer: address(100 + id) })
+                .map(|id| NodeAddress {
+                    id,
+                    sql: address(id),
+                    peer: address(100 + id),
+                })
                 .collect(),
             partitions,
             replicas,
@@ -92,7 +110,10 @@ mod tests {
     fn leaders_are_spread_and_replicas_are_distinct() {
         let p = placement(3, 4, 3);
         assert_eq!(p.voters(SYSTEM), [1, 2, 3]);
-        assert_eq!((1..=4).map(|g| p.preferred_leader(g)).collect::<Vec<_>>(), [1, 2, 3, 1]);
+        assert_eq!(
+            (1..=4).map(|g| p.preferred_leader(g)).collect::<Vec<_>>(),
+            [1, 2, 3, 1]
+        );
         for group in p.partition_groups() {
             let mut voters = p.voters(group);
             voters.sort_unstable();

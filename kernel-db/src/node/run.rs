@@ -83,9 +83,13 @@ async fn node<F: Future<Output = ()>>(config: NodeConfig, shutdown: F) -> Result
     if serving.await.is_err() {
         tracing::warn!("the listener ended early");
     }
-    let caught_up = core.groups().keys().all(|g| core.role(*g).is_some_and(|r| r.leader.is_some()));
+    let caught_up = core
+        .groups()
+        .keys()
+        .all(|g| core.role(*g).is_some_and(|r| r.leader.is_some()));
     upkeep::hand_over(&core, &links).await;
     core_loop.abort();
+    links.stop();
     core.stop();
     flush(&core).await?;
     if caught_up {

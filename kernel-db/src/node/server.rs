@@ -80,12 +80,18 @@ impl PeerServer {
 
     fn check(&self, hello: &Hello) -> Result<u64> {
         if hello.protocol != PROTOCOL {
-            return Err(Error::new("08P01", format!("node {} speaks protocol {}", hello.from, hello.protocol)));
+            return Err(Error::new(
+                "08P01",
+                format!("node {} speaks protocol {}", hello.from, hello.protocol),
+            ));
         }
         if hello.cluster[..] != self.cluster.to_be_bytes() || hello.to != self.own {
             return Err(Error::new(
                 "08004",
-                format!("node {} of another cluster, or one that takes this for node {}", hello.from, hello.to),
+                format!(
+                    "node {} of another cluster, or one that takes this for node {}",
+                    hello.from, hello.to
+                ),
             )
             .hint("`nodes` must be the same list in every node's configuration"));
         }
@@ -148,7 +154,10 @@ struct Answers {
 impl Answers {
     fn push(&self, id: u64, result: Result<answer::Body>) {
         let body = result.unwrap_or_else(|error| answer::Body::Failure(to_failure(&error)));
-        let frame = encode_frame(frame::Body::Answer(Answer { id, body: Some(body) }));
+        let frame = encode_frame(frame::Body::Answer(Answer {
+            id,
+            body: Some(body),
+        }));
         self.queue.borrow_mut().push(frame);
         self.wake.notify_one();
     }

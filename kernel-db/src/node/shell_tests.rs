@@ -68,7 +68,12 @@ impl Node {
             tokio::task::spawn_local(Rc::clone(&upkeep).tick()),
             tokio::task::spawn_local(upkeep.run()),
         ];
-        Self { core, _dir: dir, peers, tasks }
+        Self {
+            core,
+            _dir: dir,
+            peers,
+            tasks,
+        }
     }
 
     /// Stops as a killed process would: nothing is flushed.
@@ -91,7 +96,11 @@ fn configs(dir: &Path) -> Vec<NodeConfig> {
         .collect();
     let address = |p: u16| std::net::SocketAddr::from(([127, 0, 0, 1], p));
     let nodes: Vec<NodeAddress> = (0..3)
-        .map(|i| NodeAddress { id: i as u64 + 1, sql: address(ports[i]), peer: address(ports[3 + i]) })
+        .map(|i| NodeAddress {
+            id: i as u64 + 1,
+            sql: address(ports[i]),
+            peer: address(ports[3 + i]),
+        })
         .collect();
     let one = |node: &NodeAddress| NodeConfig {
         node_id: node.id,
@@ -109,7 +118,10 @@ fn configs(dir: &Path) -> Vec<NodeConfig> {
 /// The open leader of `group` among `nodes`.
 async fn leader<'a>(nodes: &'a [Node], group: u32) -> &'a Node {
     for _ in 0..500 {
-        if let Some(node) = nodes.iter().find(|n| n.core.role(group).is_some_and(|r| r.open)) {
+        if let Some(node) = nodes
+            .iter()
+            .find(|n| n.core.role(group).is_some_and(|r| r.open))
+        {
             return node;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -119,7 +131,9 @@ async fn leader<'a>(nodes: &'a [Node], group: u32) -> &'a Node {
 
 async fn count(nodes: &[Node], group: u32) -> u8 {
     let node = leader(nodes, group).await;
-    let reply = node.core.submit(group, Arc::new(Count(b"\0\0\0\x63count")), None, None);
+    let reply = node
+        .core
+        .submit(group, Arc::new(Count(b"\0\0\0\x63count")), None, None);
     reply.await.unwrap().unwrap()[0]
 }
 
@@ -127,7 +141,10 @@ async fn count(nodes: &[Node], group: u32) -> u8 {
 fn three_nodes_commit_lose_a_leader_and_restart() {
     let dir = tempfile::tempdir().unwrap();
     let configs = configs(dir.path());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     LocalSet::new().block_on(&runtime, async {
         let mut nodes = Vec::new();
         for config in &configs {
@@ -137,7 +154,10 @@ fn three_nodes_commit_lose_a_leader_and_restart() {
             assert_eq!(count(&nodes, 1).await, expected);
             assert_eq!(count(&nodes, 2).await, expected);
         }
-        let lost = nodes.iter().position(|n| n.core.role(1).is_some_and(|r| r.open)).unwrap();
+        let lost = nodes
+            .iter()
+            .position(|n| n.core.role(1).is_some_and(|r| r.open))
+            .unwrap();
         nodes.remove(lost).kill().await;
         assert_eq!(count(&nodes, 1).await, 21);
         nodes.push(Node::start(configs[lost].clone()).await);

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::State;
 use crate::error::{Error, Result};
-use crate::partition::apply::{self, ApplyJob, AppliedReport};
+use crate::partition::apply::{self, AppliedReport, ApplyJob};
 use crate::storage::{LogStore, LogWrite};
 
 /// Jobs waiting for one thread. Replicas bound what they have in flight far below it.
@@ -26,8 +26,14 @@ const BACKGROUND_SYNC: Duration = Duration::from_millis(200);
 
 /// What the threads tell the core.
 pub enum Report {
-    Persisted { group: u32, token: u64 },
-    Applied { group: u32, report: AppliedReport },
+    Persisted {
+        group: u32,
+        token: u64,
+    },
+    Applied {
+        group: u32,
+        report: AppliedReport,
+    },
     /// The process must end.
     Fatal(Error),
 }
@@ -63,10 +69,20 @@ impl Threads {
                 .map_err(|e| Error::new("58000", format!("cannot start thread {name}: {e}")))
         };
         let joins = vec![
-            spawn("log-writer", Box::new(move || write_loop(&*log, &write_jobs, &write_reports)))?,
-            spawn("apply", Box::new(move || apply_loop(&stores, &apply_jobs, &reports)))?,
+            spawn(
+                "log-writer",
+                Box::new(move || write_loop(&*log, &write_jobs, &write_reports)),
+            )?,
+            spawn(
+                "apply",
+                Box::new(move || apply_loop(&stores, &apply_jobs, &reports)),
+            )?,
         ];
-        Ok(Self { writes: Some(writes), applies: Some(applies), joins })
+        Ok(Self {
+            writes: Some(writes),
+            applies: Some(applies),
+            joins,
+        })
     }
 
     pub fn write(&self, job: WriteJob) {
@@ -157,7 +173,9 @@ fn apply_loop(
         for (group, job) in merged {
             let result = match stores.get(&group) {
                 Some(store) => apply::run(&**store, job),
-                None => Err(Error::internal(format!("entries for group {group}, which is not here"))),
+                None => Err(Error::internal(format!(
+                    "entries for group {group}, which is not here"
+                ))),
             };
             let report = match result {
                 Ok(report) => Report::Applied { group, report },

@@ -122,11 +122,22 @@ impl Upkeep {
             }
             let since = *leading.entry(group).or_insert_with(Instant::now);
             let preferred = self.placement.preferred_leader(group);
-            if preferred == self.config.node_id || since.elapsed() < SETTLED || !self.peers.connected(preferred) {
+            if preferred == self.config.node_id
+                || since.elapsed() < SETTLED
+                || !self.peers.connected(preferred)
+            {
                 continue;
             }
-            if self.core.status(group).is_some_and(|s| caught_up(&s, preferred)) {
-                tracing::info!(group, to = preferred, "leadership goes back to its preferred node");
+            if self
+                .core
+                .status(group)
+                .is_some_and(|s| caught_up(&s, preferred))
+            {
+                tracing::info!(
+                    group,
+                    to = preferred,
+                    "leadership goes back to its preferred node"
+                );
                 self.core.send(group, Input::TransferLeader(preferred));
                 // Not again at once, should it fail.
                 leading.insert(group, Instant::now());
@@ -178,11 +189,18 @@ impl Upkeep {
 
 /// What a flush adds to what the replica knows: nothing was applied by it.
 fn flush_report<S: StateStore>(store: &S) -> AppliedReport {
-    AppliedReport { index: store.durable_index(), durable: store.durable_index(), floor: 0 }
+    AppliedReport {
+        index: store.durable_index(),
+        durable: store.durable_index(),
+        floor: 0,
+    }
 }
 
 fn caught_up(status: &ReplicaStatus, node: u64) -> bool {
-    status.followers.iter().any(|f| f.node == node && f.active && f.lag <= TRANSFER_LAG_MAX)
+    status
+        .followers
+        .iter()
+        .any(|f| f.node == node && f.active && f.lag <= TRANSFER_LAG_MAX)
 }
 
 /// Gives away what is led from here, so that the cluster need not wait for an election when this node stops.
@@ -190,14 +208,22 @@ pub async fn hand_over(core: &Rc<Core>, peers: &Rc<Peers>) {
     let until = Instant::now() + HAND_OVER;
     let mut asked = Vec::new();
     while Instant::now() < until {
-        let led: Vec<u32> =
-            core.groups().keys().copied().filter(|g| core.role(*g).is_some_and(|r| r.is_leader)).collect();
+        let led: Vec<u32> = core
+            .groups()
+            .keys()
+            .copied()
+            .filter(|g| core.role(*g).is_some_and(|r| r.is_leader))
+            .collect();
         let mut possible = false;
         for group in led {
             let Some(status) = core.status(group) else {
                 continue;
             };
-            let next = status.followers.iter().filter(|f| f.active && peers.connected(f.node)).min_by_key(|f| f.lag);
+            let next = status
+                .followers
+                .iter()
+                .filter(|f| f.active && peers.connected(f.node))
+                .min_by_key(|f| f.lag);
             if let Some(next) = next {
                 possible = true;
                 if !asked.contains(&group) {

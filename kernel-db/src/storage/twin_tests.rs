@@ -52,7 +52,7 @@ fn files(dir: &Path) -> Vec<(PathBuf, u64)> {
 
 #[derive(Clone, Debug)]
 enum StateStep {
-    /// Entries of (key, value or delete); `repeat` gives the entries of the last call once more.
+    /// Entries of (key, value or delete); `repeat` gives the first entry of the last call once more.
     Apply {
         entries: Vec<Vec<(u8, Option<u8>)>>,
         session: u8,
@@ -130,6 +130,7 @@ impl StateTwins {
             Vec::new()
         };
         entries.retain(|entry| entry.index <= index);
+        entries.truncate(1);
         for ops in ops_of_entries {
             index += 1;
             entries.push(AppliedEntry {

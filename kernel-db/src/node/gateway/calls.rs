@@ -36,7 +36,11 @@ impl Calls for Gateway {
 
 impl Gateway {
     /// Starts the work before it returns.
-    pub(super) fn answer(&self, _from: u64, body: call::Body) -> LocalBoxFuture<'static, Result<answer::Body>> {
+    pub(super) fn answer(
+        &self,
+        _from: u64,
+        body: call::Body,
+    ) -> LocalBoxFuture<'static, Result<answer::Body>> {
         match body {
             call::Body::Execute(execute) => self.execute(execute),
             call::Body::Maintain(Maintain { group, work }) => {
@@ -50,7 +54,8 @@ impl Gateway {
             }
             call::Body::SnapshotTs(ask) => {
                 let ts = self.core.snapshot_ts(ask.group);
-                async move { Ok(answer::Body::Ts(ts.await.unwrap_or_else(|_| Err(gone()))?)) }.boxed_local()
+                async move { Ok(answer::Body::Ts(ts.await.unwrap_or_else(|_| Err(gone()))?)) }
+                    .boxed_local()
             }
             call::Body::SnapshotAt(ask) => {
                 let ready = self.core.snapshot_at(ask.group, ask.ts);
@@ -64,9 +69,17 @@ impl Gateway {
                 Some(group) => {
                     let store = Arc::clone(&group.store);
                     let work = tokio::task::spawn_blocking(move || page(&store, &scan));
-                    async move { Ok(answer::Body::Page(work.await.unwrap_or_else(|_| Err(gone()))?)) }.boxed_local()
+                    async move {
+                        Ok(answer::Body::Page(
+                            work.await.unwrap_or_else(|_| Err(gone()))?,
+                        ))
+                    }
+                    .boxed_local()
                 }
-                None => failed(Error::retry("DB002", "not leader: no replica of this partition is here")),
+                None => failed(Error::retry(
+                    "DB002",
+                    "not leader: no replica of this partition is here",
+                )),
             },
             call::Body::Status(_) => {
                 let status = self.node_status();
@@ -103,30 +116,56 @@ impl Gateway {
         if execute.schema_version != version {
             return Err(Error::retry(
                 SCHEMA_CHANGED,
-                format!("schema changed: planned for version {}, the leader's node has {version}", execute.schema_version),
+                format!(
+                    "schema changed: planned for version {}, the leader's node has {version}",
+                    execute.schema_version
+                ),
             ));
         }
         let session = match execute.session.len() {
             0 => None,
             _ => {
-                let bytes = execute.session[..].try_into().map_err(|_| Error::internal("session from another node"))?;
+                let bytes = execute.session[..]
+                    .try_into()
+                    .map_err(|_| Error::internal("session from another node"))?;
                 Some((u128::from_be_bytes(bytes), execute.number))
             }
         };
         let mut statements = Vec::with_capacity(execute.statements.len());
         for statement in execute.statements {
             let plan = self.plan(&statement.text, &statement.param_oids)?;
-            statements.push((Arc::clone(&plan.prepared), decode_values(statement.params)?, plan));
+            statements.push((
+                Arc::clone(&plan.prepared),
+                decode_values(statement.params)?,
+                plan,
+            ));
         }
-        let label = statements.first().map_or(String::new(), |(_, _, plan)| plan.text.to_string());
-        let statements = statements.into_iter().map(|(prepared, params, _)| (prepared, params)).collect();
+        let label = statements
+            .first()
+            .map_or(String::new(), |(_, _, plan)| plan.text.to_string());
+        let statements = statements
+            .into_iter()
+            .map(|(prepared, params, _)| (prepared, params))
+            .collect();
         let txn = Arc::new(SqlTransaction::new(statements, label));
-        Ok(self.core.submit(execute.group, txn, session, Some(Arc::new(AtomicBool::new(false)))))
+        Ok(self.core.submit(
+            execute.group,
+            txn,
+            session,
+            Some(Arc::new(AtomicBool::new(false))),
+        ))
     }
 }
 
-fn reply(receiver: oneshot::Receiver<Result<Bytes>>) -> LocalBoxFuture<'static, Result<answer::Body>> {
-    async move { Ok(answer::Body::Reply(receiver.await.unwrap_or_else(|_| Err(gone()))?)) }.boxed_local()
+fn reply(
+    receiver: oneshot::Receiver<Result<Bytes>>,
+) -> LocalBoxFuture<'static, Result<answer::Body>> {
+    async move {
+        Ok(answer::Body::Reply(
+            receiver.await.unwrap_or_else(|_| Err(gone()))?,
+        ))
+    }
+    .boxed_local()
 }
 
 fn failed(error: Error) -> LocalBoxFuture<'static, Result<answer::Body>> {
@@ -145,7 +184,14 @@ fn page(store: &State, scan: &SnapshotScan) -> Result<Page> {
     }
     let limit = (scan.limit as usize).clamp(1, PAGE_ROWS_MAX);
     let mut rows = Vec::new();
-    store.scan_at(&scan.from, &scan.to, scan.reverse, limit, scan.ts, &mut rows)?;
+    store.scan_at(
+        &scan.from,
+        &scan.to,
+        scan.reverse,
+        limit,
+        scan.ts,
+        &mut rows,
+    )?;
     // A full page that was asked for more rows says nothing about the range's end.
     page.more = rows.len() == limit && limit < scan.limit as usize;
     let mut bytes = 0;

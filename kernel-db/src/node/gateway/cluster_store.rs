@@ -89,7 +89,16 @@ impl ClusterStore {
         cancel: Arc<AtomicBool>,
         limits: Limits,
     ) -> Self {
-        Self { ts, placement, sources, fetches, cancel, left: limits, limits, kept: VecDeque::new() }
+        Self {
+            ts,
+            placement,
+            sources,
+            fetches,
+            cancel,
+            left: limits,
+            limits,
+            kept: VecDeque::new(),
+        }
     }
 
     /// This partition alone.
@@ -125,7 +134,14 @@ impl ClusterStore {
         match self.source(group)? {
             Source::Here(state) => {
                 let mut rows = Vec::new();
-                state.scan_at(scan.from, scan.to, scan.reverse, scan.limit, self.ts, &mut rows)?;
+                state.scan_at(
+                    scan.from,
+                    scan.to,
+                    scan.reverse,
+                    scan.limit,
+                    self.ts,
+                    &mut rows,
+                )?;
                 out.extend(rows.into_iter().map(|(key, row)| (key, row.value)));
             }
             Source::Node(node) => self.remote_range(node, group, scan, out)?,
@@ -137,7 +153,13 @@ impl ClusterStore {
         Ok(())
     }
 
-    fn remote_range(&mut self, node: u64, group: u32, scan: Scan<'_>, out: &mut Vec<Row>) -> Result<()> {
+    fn remote_range(
+        &mut self,
+        node: u64,
+        group: u32,
+        scan: Scan<'_>,
+        out: &mut Vec<Row>,
+    ) -> Result<()> {
         let mut from = Bytes::copy_from_slice(scan.from);
         let mut to = Bytes::copy_from_slice(scan.to);
         let mut left = scan.limit;
@@ -167,8 +189,15 @@ impl ClusterStore {
     }
 
     fn merged(&mut self, scan: Scan<'_>, out: &mut Vec<Row>) -> Result<()> {
-        let continues = |m: &Merge| m.reverse == scan.reverse && m.from[..] == *scan.from && m.to[..] == *scan.to;
-        let mut merge = match self.kept.iter().position(continues).and_then(|i| self.kept.remove(i)) {
+        let continues = |m: &Merge| {
+            m.reverse == scan.reverse && m.from[..] == *scan.from && m.to[..] == *scan.to
+        };
+        let mut merge = match self
+            .kept
+            .iter()
+            .position(continues)
+            .and_then(|i| self.kept.remove(i))
+        {
             Some(merge) => merge,
             None => Merge {
                 from: Bytes::copy_from_slice(scan.from),
@@ -177,7 +206,12 @@ impl ClusterStore {
                 parts: self
                     .sources
                     .keys()
-                    .map(|&group| Part { group, rows: VecDeque::new(), edge: None, exhausted: false })
+                    .map(|&group| Part {
+                        group,
+                        rows: VecDeque::new(),
+                        edge: None,
+                        exhausted: false,
+                    })
                     .collect(),
             },
         };
@@ -185,8 +219,16 @@ impl ClusterStore {
         for _ in 0..scan.limit {
             self.fill(&mut merge, scan.limit)?;
             let head = |p: &Part| p.rows.front().map(|(key, _)| key.clone());
-            let heads = merge.parts.iter().enumerate().filter_map(|(i, p)| Some((head(p)?, i)));
-            let next = if scan.reverse { heads.max() } else { heads.min() };
+            let heads = merge
+                .parts
+                .iter()
+                .enumerate()
+                .filter_map(|(i, p)| Some((head(p)?, i)));
+            let next = if scan.reverse {
+                heads.max()
+            } else {
+                heads.min()
+            };
             let Some((_, part)) = next else {
                 return Ok(());
             };
@@ -217,7 +259,13 @@ impl ClusterStore {
             };
             let limit = limit.clamp(1, READ_AHEAD_ROWS);
             let mut rows = Vec::new();
-            let scan = Scan { from: &from, to: &to, reverse: merge.reverse, limit, slot: None };
+            let scan = Scan {
+                from: &from,
+                to: &to,
+                reverse: merge.reverse,
+                limit,
+                slot: None,
+            };
             self.range(part.group, scan, &mut rows)?;
             part.exhausted = rows.len() < limit;
             part.edge = rows.last().map(|(key, _)| key.clone());
@@ -227,21 +275,25 @@ impl ClusterStore {
     }
 
     fn source(&self, group: u32) -> Result<Source> {
-        self.sources
-            .get(&group)
-            .cloned()
-            .ok_or_else(|| Error::internal(format!("partition {} is not part of this read", group - 1)))
+        self.sources.get(&group).cloned().ok_or_else(|| {
+            Error::internal(format!("partition {} is not part of this read", group - 1))
+        })
     }
 
     fn fetch(&self, node: u64, scan: SnapshotScan) -> Result<Page> {
         let (reply, answer) = oneshot::channel();
-        self.fetches.send(Fetch { node, scan, reply }).map_err(|_| gone())?;
+        self.fetches
+            .send(Fetch { node, scan, reply })
+            .map_err(|_| gone())?;
         answer.blocking_recv().unwrap_or_else(|_| Err(gone()))
     }
 
     fn check_cancel(&self) -> Result<()> {
         if self.cancel.load(Ordering::Relaxed) {
-            return Err(Error::new("57014", "canceling statement due to user request or timeout"));
+            return Err(Error::new(
+                "57014",
+                "canceling statement due to user request or timeout",
+            ));
         }
         Ok(())
     }
@@ -249,14 +301,22 @@ impl ClusterStore {
     fn charge(&mut self, bytes: usize) -> Result<()> {
         let bytes = bytes as u64;
         if self.left.rows == 0 {
-            return Err(Error::new("54000", format!("a read of more than {} rows", self.limits.rows))
-                .hint("narrow the WHERE clause, or raise read_rows_max in the node's configuration"));
+            return Err(Error::new(
+                "54000",
+                format!("a read of more than {} rows", self.limits.rows),
+            )
+            .hint("narrow the WHERE clause, or raise read_rows_max in the node's configuration"));
         }
         self.left.rows -= 1;
         // Bytes read, not held: what is held is at most what was read.
         if self.left.bytes < bytes {
-            return Err(Error::new("54000", format!("a read of more than {} bytes", self.limits.bytes))
-                .hint("narrow the WHERE clause, or raise result_bytes_max in the node's configuration"));
+            return Err(Error::new(
+                "54000",
+                format!("a read of more than {} bytes", self.limits.bytes),
+            )
+            .hint(
+                "narrow the WHERE clause, or raise result_bytes_max in the node's configuration",
+            ));
         }
         self.left.bytes -= bytes;
         Ok(())
@@ -321,11 +381,15 @@ impl Gateway {
     /// Fetches pages for blocking threads, which wait for them one at a time each.
     pub(super) async fn serve_fetches(self: Rc<Self>, mut jobs: UnboundedReceiver<Fetch>) {
         while let Some(Fetch { node, scan, reply }) = jobs.recv().await {
-            let answer = self.peers.call(node, call::Body::SnapshotScan(scan), OnLoss::Retry);
+            let answer = self
+                .peers
+                .call(node, call::Body::SnapshotScan(scan), OnLoss::Retry);
             tokio::task::spawn_local(async move {
                 let page = match answer.await.unwrap_or_else(|_| Err(gone())) {
                     Ok(answer::Body::Page(page)) => Ok(page),
-                    Ok(_) => Err(Error::internal(format!("node {node} answered something else"))),
+                    Ok(_) => Err(Error::internal(format!(
+                        "node {node} answered something else"
+                    ))),
                     Err(error) => Err(error),
                 };
                 // The reader may have been given up.

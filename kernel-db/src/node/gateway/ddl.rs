@@ -70,7 +70,10 @@ impl Gateway {
 
     /// Fetches the newest catalogue.
     pub(super) async fn refresh_catalog(&self, deadline: Instant) -> Result<()> {
-        let work = Upkeep { txn: Arc::new(ReadCatalog), wire: maintain::Work::CatalogRead(true) };
+        let work = Upkeep {
+            txn: Arc::new(ReadCatalog),
+            wire: maintain::Work::CatalogRead(true),
+        };
         let bytes = self.upkeep(SYSTEM, &work, deadline).await?;
         self.adopt(Catalog::from_bytes(&bytes)?);
         Ok(())
@@ -83,8 +86,13 @@ impl Gateway {
             txn: Arc::new(InstallSchema::new(&catalog)),
             wire: maintain::Work::InstallSchema(catalog.to_bytes()?.into()),
         };
-        let installs = groups.iter().map(|&group| self.upkeep(group, &work, deadline));
-        join_all(installs).await.into_iter().try_for_each(|r| r.map(drop))
+        let installs = groups
+            .iter()
+            .map(|&group| self.upkeep(group, &work, deadline));
+        join_all(installs)
+            .await
+            .into_iter()
+            .try_for_each(|r| r.map(drop))
     }
 
     /// Runs DDL statements as one change.
@@ -103,7 +111,9 @@ impl Gateway {
     async fn change(self: Rc<Self>, texts: Vec<String>, deadline: Instant) -> Result<Vec<Outcome>> {
         let _one_at_a_time = self.ddl.lock().await;
         let work = Upkeep {
-            wire: maintain::Work::CatalogChange(peer::Ddl { statements: texts.clone() }),
+            wire: maintain::Work::CatalogChange(peer::Ddl {
+                statements: texts.clone(),
+            }),
             txn: Arc::new(CatalogChange::Ddl(texts)),
         };
         let before = self.catalog().version;
@@ -130,7 +140,9 @@ impl Gateway {
         };
         let catalog = Bytes::from(bytes);
         let calls = self.peers.nodes().map(|node| {
-            let body = call::Body::Publish(Publish { catalog: catalog.clone() });
+            let body = call::Body::Publish(Publish {
+                catalog: catalog.clone(),
+            });
             self.peers.call(node, body, OnLoss::Retry)
         });
         // Whoever does not hear it meets a DB001 or an unknown name, and asks.
@@ -153,8 +165,15 @@ impl Gateway {
             } else {
                 CatalogChange::IndexReady { table, index: id }
             };
-            let done = IndexDone { table, index: id.into(), failed };
-            let work = Upkeep { txn: Arc::new(change), wire: maintain::Work::IndexDone(done) };
+            let done = IndexDone {
+                table,
+                index: id.into(),
+                failed,
+            };
+            let work = Upkeep {
+                txn: Arc::new(change),
+                wire: maintain::Work::IndexDone(done),
+            };
             self.upkeep(SYSTEM, &work, deadline).await?;
             self.spread(deadline).await?;
             filled?;
@@ -163,11 +182,20 @@ impl Gateway {
     }
 
     async fn fill_index(&self, table: u32, index: u16, deadline: Instant) -> Result<()> {
-        let fills = self.placement.partition_groups().map(|g| self.fill_in_group(g, table, index, deadline));
+        let fills = self
+            .placement
+            .partition_groups()
+            .map(|g| self.fill_in_group(g, table, index, deadline));
         join_all(fills).await.into_iter().collect()
     }
 
-    async fn fill_in_group(&self, group: u32, table: u32, index: u16, deadline: Instant) -> Result<()> {
+    async fn fill_in_group(
+        &self,
+        group: u32,
+        table: u32,
+        index: u16,
+        deadline: Instant,
+    ) -> Result<()> {
         let mut after: Option<Bytes> = None;
         loop {
             let catalog = self.catalog();
@@ -209,8 +237,12 @@ impl Gateway {
                 looks.clear();
                 continue;
             }
-            let unfinished: Vec<(u32, u16)> =
-                self.catalog().unfinished_indexes().into_iter().map(|(t, i)| (t.id, i)).collect();
+            let unfinished: Vec<(u32, u16)> = self
+                .catalog()
+                .unfinished_indexes()
+                .into_iter()
+                .map(|(t, i)| (t.id, i))
+                .collect();
             looks.retain(|key, _| unfinished.contains(key));
             for key in unfinished {
                 *looks.entry(key).or_default() += 1;
@@ -227,8 +259,19 @@ impl Gateway {
 }
 
 /// One step of filling an index.
-pub(super) fn backfill(catalog: Arc<Catalog>, table: u32, index: u16, after: Option<Bytes>) -> Backfill {
-    Backfill { catalog, table, index, after, max_rows: BACKFILL_ROWS }
+pub(super) fn backfill(
+    catalog: Arc<Catalog>,
+    table: u32,
+    index: u16,
+    after: Option<Bytes>,
+) -> Backfill {
+    Backfill {
+        catalog,
+        table,
+        index,
+        after,
+        max_rows: BACKFILL_ROWS,
+    }
 }
 
 fn is_unfinished(catalog: &Catalog, table: u32, index: u16) -> bool {
@@ -240,8 +283,14 @@ fn is_unfinished(catalog: &Catalog, table: u32, index: u16) -> bool {
 }
 
 fn outcomes(changed: CatalogChanged) -> Vec<Outcome> {
-    let mut outcomes: Vec<Outcome> =
-        changed.tags.into_iter().map(|tag| Outcome { tag, ..Outcome::default() }).collect();
+    let mut outcomes: Vec<Outcome> = changed
+        .tags
+        .into_iter()
+        .map(|tag| Outcome {
+            tag,
+            ..Outcome::default()
+        })
+        .collect();
     if let Some(last) = outcomes.last_mut() {
         let notice = |message| Notice {
             severity: "NOTICE".into(),
@@ -257,11 +306,14 @@ fn outcomes(changed: CatalogChanged) -> Vec<Outcome> {
 
 /// The transaction that `work` of another node's gateway stands for.
 pub(super) fn upkeep_transaction(work: maintain::Work) -> Result<Arc<dyn Transaction>> {
-    let index = |n: u32| u16::try_from(n).map_err(|_| Error::internal("index id from another node"));
+    let index =
+        |n: u32| u16::try_from(n).map_err(|_| Error::internal("index id from another node"));
     Ok(match work {
         maintain::Work::CatalogChange(ddl) => Arc::new(CatalogChange::Ddl(ddl.statements)),
         maintain::Work::CatalogRead(_) => Arc::new(ReadCatalog),
-        maintain::Work::InstallSchema(catalog) => Arc::new(InstallSchema::new(&Catalog::from_bytes(&catalog)?)),
+        maintain::Work::InstallSchema(catalog) => {
+            Arc::new(InstallSchema::new(&Catalog::from_bytes(&catalog)?))
+        }
         maintain::Work::Backfill(b) => {
             let catalog = Arc::new(Catalog::from_bytes(&b.catalog)?);
             let after = (!b.after.is_empty()).then_some(b.after);

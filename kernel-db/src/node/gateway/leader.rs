@@ -45,7 +45,11 @@ enum Place {
 
 impl Gateway {
     /// One attempt; submitted when this returns.
-    pub(super) fn attempt_sql(&self, group: u32, work: &SqlWork) -> LocalBoxFuture<'static, Result<Bytes>> {
+    pub(super) fn attempt_sql(
+        &self,
+        group: u32,
+        work: &SqlWork,
+    ) -> LocalBoxFuture<'static, Result<Bytes>> {
         match self.place(group) {
             Place::Here => {
                 let txn = Arc::clone(&work.txn) as Arc<dyn Transaction>;
@@ -53,8 +57,17 @@ impl Gateway {
                 local(self.core.submit(group, txn, work.session, cancel))
             }
             Place::Node(node) => {
-                let on_loss = if work.txn.read_only() { OnLoss::Retry } else { OnLoss::Unknown };
-                self.remote(group, node, call::Body::Execute(execute(group, work)), on_loss)
+                let on_loss = if work.txn.read_only() {
+                    OnLoss::Retry
+                } else {
+                    OnLoss::Unknown
+                };
+                self.remote(
+                    group,
+                    node,
+                    call::Body::Execute(execute(group, work)),
+                    on_loss,
+                )
             }
             Place::Nowhere => no_leader(group),
         }
@@ -69,7 +82,10 @@ impl Gateway {
                     maintain::Work::CatalogChange(_) => OnLoss::Unknown,
                     _ => OnLoss::Retry,
                 };
-                let body = Maintain { group, work: Some(work.wire.clone()) };
+                let body = Maintain {
+                    group,
+                    work: Some(work.wire.clone()),
+                };
                 self.remote(group, node, call::Body::Maintain(body), on_loss)
             }
             Place::Nowhere => no_leader(group),
@@ -77,28 +93,48 @@ impl Gateway {
     }
 
     /// Repeats `work` until the group's leader has done it, an error says that it cannot be done, or time is up.
-    pub(super) async fn upkeep(&self, group: u32, work: &Upkeep, deadline: Instant) -> Result<Bytes> {
+    pub(super) async fn upkeep(
+        &self,
+        group: u32,
+        work: &Upkeep,
+        deadline: Instant,
+    ) -> Result<Bytes> {
         loop {
             match self.attempt_upkeep(group, work).await {
-                Err(error) if is_routing(&error) && Instant::now() < deadline => self.pause(group, &error).await,
+                Err(error) if is_routing(&error) && Instant::now() < deadline => {
+                    self.pause(group, &error).await
+                }
                 result => return result,
             }
         }
     }
 
     /// Asks the leader of `group` something that changes nothing.
-    pub(super) async fn ask_leader(&self, group: u32, body: call::Body, deadline: Instant) -> Result<(u64, answer::Body)> {
+    pub(super) async fn ask_leader(
+        &self,
+        group: u32,
+        body: call::Body,
+        deadline: Instant,
+    ) -> Result<(u64, answer::Body)> {
         loop {
             let (node, attempt) = match self.place(group) {
-                Place::Here => (self.config.node_id, self.answer(self.config.node_id, body.clone())),
+                Place::Here => (
+                    self.config.node_id,
+                    self.answer(self.config.node_id, body.clone()),
+                ),
                 Place::Node(node) => {
                     let receiver = self.peers.call(node, body.clone(), OnLoss::Retry);
-                    (node, async move { receiver.await.unwrap_or_else(|_| Err(gone())) }.boxed_local())
+                    (
+                        node,
+                        async move { receiver.await.unwrap_or_else(|_| Err(gone())) }.boxed_local(),
+                    )
                 }
                 Place::Nowhere => (0, async move { Err(leaderless(group)) }.boxed_local()),
             };
             match attempt.await {
-                Err(error) if is_routing(&error) && Instant::now() < deadline => self.pause(group, &error).await,
+                Err(error) if is_routing(&error) && Instant::now() < deadline => {
+                    self.pause(group, &error).await
+                }
                 result => return Ok((node, result?)),
             }
         }
@@ -106,12 +142,20 @@ impl Gateway {
 
     /// After a routing error: learns the leader it names, or waits a little.
     pub(super) async fn pause(&self, group: u32, error: &Error) {
-        let named = error.get_detail().and_then(leader_in).filter(|n| *n != self.config.node_id);
+        let named = error
+            .get_detail()
+            .and_then(leader_in)
+            .filter(|n| *n != self.config.node_id);
         if self.core.role(group).is_none() {
             let voters = self.placement.voters(group);
             let tried = self.hints.borrow().get(&group).copied();
-            let next = voters.iter().position(|v| Some(*v) == tried).map_or(0, |i| (i + 1) % voters.len());
-            self.hints.borrow_mut().insert(group, named.unwrap_or(voters[next]));
+            let next = voters
+                .iter()
+                .position(|v| Some(*v) == tried)
+                .map_or(0, |i| (i + 1) % voters.len());
+            self.hints
+                .borrow_mut()
+                .insert(group, named.unwrap_or(voters[next]));
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
@@ -125,7 +169,13 @@ impl Gateway {
             },
             None => {
                 let preferred = || self.placement.preferred_leader(group);
-                Place::Node(self.hints.borrow().get(&group).copied().unwrap_or_else(preferred))
+                Place::Node(
+                    self.hints
+                        .borrow()
+                        .get(&group)
+                        .copied()
+                        .unwrap_or_else(preferred),
+                )
             }
         }
     }
@@ -141,7 +191,9 @@ impl Gateway {
         async move {
             match receiver.await.unwrap_or_else(|_| Err(gone()))? {
                 answer::Body::Reply(reply) => Ok(reply),
-                _ => Err(Error::unknown(format!("node {node} answered something else for group {group}"))),
+                _ => Err(Error::unknown(format!(
+                    "node {node} answered something else for group {group}"
+                ))),
             }
         }
         .boxed_local()
@@ -157,8 +209,15 @@ fn execute(group: u32, work: &SqlWork) -> Execute {
     Execute {
         group,
         schema_version: work.txn.schema_version,
-        statements: work.plans.iter().zip(&work.txn.statements).map(statement).collect(),
-        session: work.session.map_or(Bytes::new(), |(s, _)| Bytes::copy_from_slice(&s.to_be_bytes())),
+        statements: work
+            .plans
+            .iter()
+            .zip(&work.txn.statements)
+            .map(statement)
+            .collect(),
+        session: work.session.map_or(Bytes::new(), |(s, _)| {
+            Bytes::copy_from_slice(&s.to_be_bytes())
+        }),
         number: work.session.map_or(0, |(_, n)| n),
     }
 }
@@ -173,7 +232,11 @@ pub(super) fn gone() -> Error {
 }
 
 fn leaderless(group: u32) -> Error {
-    let name = if group == 0 { "the system group".to_string() } else { format!("partition {}", group - 1) };
+    let name = if group == 0 {
+        "the system group".to_string()
+    } else {
+        format!("partition {}", group - 1)
+    };
     Error::retry("DB002", format!("not leader: {name} has no leader now"))
         .hint("a majority of its replicas must be alive and reach each other")
 }
@@ -184,10 +247,15 @@ fn no_leader(group: u32) -> LocalBoxFuture<'static, Result<Bytes>> {
 
 /// True if nothing happened and another node, or the same one a little later, may do it.
 pub(super) fn is_routing(error: &Error) -> bool {
-    error.class() == Class::Retry && matches!(error.sqlstate(), "DB002" | "57P03" | "08006" | "08P01")
+    error.class() == Class::Retry
+        && matches!(error.sqlstate(), "DB002" | "57P03" | "08006" | "08P01")
 }
 
 /// The node id in a not-leader error's detail: the only number there.
 fn leader_in(detail: &str) -> Option<u64> {
-    detail.split(|c: char| !c.is_ascii_digit()).find(|s| !s.is_empty())?.parse().ok()
+    detail
+        .split(|c: char| !c.is_ascii_digit())
+        .find(|s| !s.is_empty())?
+        .parse()
+        .ok()
 }

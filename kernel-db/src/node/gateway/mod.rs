@@ -88,7 +88,9 @@ impl Gateway {
     /// The gateway itself, for a future that outlives the call.
     fn own(&self) -> Rc<Self> {
         // `this` is dangling only before `new_cyclic` has returned.
-        self.this.upgrade().unwrap_or_else(|| unreachable!("a method runs on a living gateway"))
+        self.this
+            .upgrade()
+            .unwrap_or_else(|| unreachable!("a method runs on a living gateway"))
     }
 
     fn catalog(&self) -> Arc<Catalog> {
@@ -178,7 +180,10 @@ impl Backend for Gateway {
 }
 
 fn statement(plan: &Arc<Plan>) -> Result<pg::Statement> {
-    let column = |c: &crate::sql::prepare::Column| pg::Column { name: c.name.clone(), data_type: c.data_type };
+    let column = |c: &crate::sql::prepare::Column| pg::Column {
+        name: c.name.clone(),
+        data_type: c.data_type,
+    };
     Ok(pg::Statement {
         params: plan.prepared.params.clone(),
         columns: plan.prepared.columns.iter().map(column).collect(),

@@ -31,7 +31,10 @@ impl Order {
         let number = self.next.get();
         self.next.set(number + 1);
         self.open.borrow_mut().insert(number, false);
-        Ticket { order: Rc::clone(self), number }
+        Ticket {
+            order: Rc::clone(self),
+            number,
+        }
     }
 
     /// True if a new transaction must not be submitted at once.

@@ -41,11 +41,19 @@ pub struct PlanCache {
 impl PlanCache {
     pub fn new(plans_max: u32) -> Self {
         let max = NonZeroUsize::new(plans_max as usize).unwrap_or(NonZeroUsize::MIN);
-        Self { version: 0, plans: LruCache::new(max) }
+        Self {
+            version: 0,
+            plans: LruCache::new(max),
+        }
     }
 
     /// The plan for `text` at `catalog`'s version.
-    pub fn get(&mut self, catalog: &Arc<Catalog>, text: &str, param_oids: &[u32]) -> Result<Arc<Plan>> {
+    pub fn get(
+        &mut self,
+        catalog: &Arc<Catalog>,
+        text: &str,
+        param_oids: &[u32],
+    ) -> Result<Arc<Plan>> {
         if self.version != catalog.version {
             self.plans.clear();
             self.version = catalog.version;
@@ -100,10 +108,18 @@ mod tests {
 
     #[test]
     fn system_tables_are_noticed() {
-        for text in ["SELECT * FROM dbos.nodes", "select 1 from task, DBOS.Replicas r", "table \"dbos\".\"sessions\""] {
+        for text in [
+            "SELECT * FROM dbos.nodes",
+            "select 1 from task, DBOS.Replicas r",
+            "table \"dbos\".\"sessions\"",
+        ] {
             assert!(mentions_system(text), "{text}");
         }
-        for text in ["SELECT dbos.partition_of('t', 1)", "SELECT * FROM nodes", "SELECT * FROM dbos.tables"] {
+        for text in [
+            "SELECT dbos.partition_of('t', 1)",
+            "SELECT * FROM nodes",
+            "SELECT * FROM dbos.tables",
+        ] {
             assert!(!mentions_system(text), "{text}");
         }
     }

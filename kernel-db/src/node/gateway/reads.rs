@@ -37,7 +37,11 @@ impl Store for EmptyStore {
 }
 
 impl Gateway {
-    pub(super) fn read(&self, groups: Vec<u32>, txn: &Txn) -> LocalBoxFuture<'static, Result<Vec<Outcome>>> {
+    pub(super) fn read(
+        &self,
+        groups: Vec<u32>,
+        txn: &Txn,
+    ) -> LocalBoxFuture<'static, Result<Vec<Outcome>>> {
         let gateway = self.own();
         let statements = txn.statements();
         let system = txn.plans.iter().any(|p| p.reads_system);
@@ -68,24 +72,35 @@ impl Gateway {
                 store.check_schema(&groups, version)?;
                 let mut outcomes = Vec::with_capacity(statements.len());
                 for (prepared, params) in statements {
-                    let done = prepared.execute_with(&mut store, &mut env, &params, Some(&system))?;
+                    let done =
+                        prepared.execute_with(&mut store, &mut env, &params, Some(&system))?;
                     outcomes.push(outcome(done));
                 }
                 Ok(outcomes)
             };
-            tokio::task::spawn_blocking(run).await.unwrap_or_else(|_| Err(gone()))
+            tokio::task::spawn_blocking(run)
+                .await
+                .unwrap_or_else(|_| Err(gone()))
         }
         .boxed_local()
     }
 
     /// A timestamp fresh in all of `groups`, and where each can be read at it.
-    async fn snapshot(&self, groups: &[u32], deadline: Instant) -> Result<(u64, BTreeMap<u32, Source>)> {
+    async fn snapshot(
+        &self,
+        groups: &[u32],
+        deadline: Instant,
+    ) -> Result<(u64, BTreeMap<u32, Source>)> {
         let asked = groups.iter().map(|&group| self.newest(group, deadline));
         let ts = try_join_all(asked).await?.into_iter().max().unwrap_or(0);
         let promised = groups.iter().map(|&group| async move {
             let body = call::Body::SnapshotAt(SnapshotAt { group, ts });
             let (node, _) = self.ask_leader(group, body, deadline).await?;
-            let here = self.core.groups().get(&group).filter(|_| node == self.config.node_id);
+            let here = self
+                .core
+                .groups()
+                .get(&group)
+                .filter(|_| node == self.config.node_id);
             let source = match here {
                 Some(own) => Source::Here(Arc::clone(&own.store)),
                 None => Source::Node(node),
@@ -99,7 +114,9 @@ impl Gateway {
         let body = call::Body::SnapshotTs(SnapshotTs { group });
         match self.ask_leader(group, body, deadline).await? {
             (_, answer::Body::Ts(ts)) => Ok(ts),
-            (node, _) => Err(Error::internal(format!("node {node} answered something else"))),
+            (node, _) => Err(Error::internal(format!(
+                "node {node} answered something else"
+            ))),
         }
     }
 }
@@ -112,7 +129,10 @@ impl ClusterStore {
             if installed != version {
                 return Err(Error::retry(
                     SCHEMA_CHANGED,
-                    format!("schema changed: planned for version {version}, partition {} has {installed}", group - 1),
+                    format!(
+                        "schema changed: planned for version {version}, partition {} has {installed}",
+                        group - 1
+                    ),
                 ));
             }
         }

@@ -10,10 +10,10 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use tokio::time::Instant;
 
+use super::Gateway;
 use super::leader::{SqlWork, is_routing};
 use super::plans::Plan;
 use super::reads::EmptyStore;
-use super::{Connection, Gateway};
 use crate::error::{Error, Result};
 use crate::partition::{Budget, TxnEnv};
 use crate::sql::Value;
@@ -81,7 +81,7 @@ impl Gateway {
         async move {
             let (deadline, cancel) = (txn.deadline, Arc::clone(&txn.cancel));
             let writes = txn.plans.iter().any(|p| p.prepared.writes() || p.is_ddl());
-            let work = gateway.finish(txn, first, &connection, ticket);
+            let work = gateway.finish(txn, first, ticket);
             match tokio::time::timeout_at(deadline, work).await {
                 Ok(result) => result,
                 Err(_) => {
@@ -98,10 +98,11 @@ impl Gateway {
         self: Rc<Self>,
         mut txn: Txn,
         first: Option<LocalBoxFuture<'static, Result<Vec<Outcome>>>>,
-        _connection: &Rc<Connection>,
         ticket: super::order::Ticket,
     ) -> Result<Vec<Outcome>> {
-        let give_up = txn.deadline.min(Instant::now() + std::time::Duration::from_millis(self.config.leader_wait_ms));
+        let give_up = txn
+            .deadline
+            .min(Instant::now() + std::time::Duration::from_millis(self.config.leader_wait_ms));
         let mut result = match first {
             Some(first) => first.await,
             None => {
@@ -144,8 +145,11 @@ impl Gateway {
             let next = self.plan(&plan.text, &plan.param_oids)?;
             let (old, new) = (&plan.prepared, &next.prepared);
             if old.columns != new.columns || old.params != new.params {
-                return Err(Error::new("0A000", "cached plan must not change result type")
-                    .hint("the schema changed since the statement was prepared: prepare it again"));
+                return Err(
+                    Error::new("0A000", "cached plan must not change result type").hint(
+                        "the schema changed since the statement was prepared: prepare it again",
+                    ),
+                );
             }
             *plan = next;
         }
@@ -164,7 +168,11 @@ impl Gateway {
         }
     }
 
-    fn attempt_group(&self, group: u32, txn: &Txn) -> LocalBoxFuture<'static, Result<Vec<Outcome>>> {
+    fn attempt_group(
+        &self,
+        group: u32,
+        txn: &Txn,
+    ) -> LocalBoxFuture<'static, Result<Vec<Outcome>>> {
         let label = txn.plans.first().map_or("", |p| &p.text);
         let work = SqlWork {
             plans: txn.plans.clone(),
@@ -205,7 +213,11 @@ impl Gateway {
         session: Option<(u128, u64)>,
     ) -> Result<Target> {
         if plans.iter().any(|p| p.is_ddl()) {
-            return if plans.iter().all(|p| p.is_ddl()) { Ok(Target::Ddl) } else { Err(mixed()) };
+            return if plans.iter().all(|p| p.is_ddl()) {
+                Ok(Target::Ddl)
+            } else {
+                Err(mixed())
+            };
         }
         let mut groups = BTreeSet::new();
         let (mut writes, mut anywhere, mut system) = (false, false, false);
@@ -219,8 +231,12 @@ impl Gateway {
             match plan.prepared.route(params)? {
                 Route::Anywhere => anywhere |= changes,
                 Route::Slot(slot) => drop(groups.insert(self.placement.group_of(slot))),
-                Route::Slots(slots) => groups.extend(slots.into_iter().map(|s| self.placement.group_of(s))),
-                Route::AllRead | Route::AllWrite => groups.extend(self.placement.partition_groups()),
+                Route::Slots(slots) => {
+                    groups.extend(slots.into_iter().map(|s| self.placement.group_of(s)))
+                }
+                Route::AllRead | Route::AllWrite => {
+                    groups.extend(self.placement.partition_groups())
+                }
                 Route::Ddl | Route::Session => {
                     return Err(Error::unsupported("this statement at this place"));
                 }
@@ -247,13 +263,18 @@ impl Gateway {
         }
         // Always the same one while leaders stay, so that one connection's work keeps its order.
         let led_here = |g: &u32| self.core.role(*g).is_some_and(|r| r.open);
-        self.placement.partition_groups().find(led_here).unwrap_or(1)
+        self.placement
+            .partition_groups()
+            .find(led_here)
+            .unwrap_or(1)
     }
 }
 
 impl Txn {
     pub(super) fn statements(&self) -> Vec<(Arc<crate::sql::prepare::Prepared>, Vec<Value>)> {
-        let one = |(plan, params): (&Arc<Plan>, &Vec<Value>)| (Arc::clone(&plan.prepared), params.clone());
+        let one = |(plan, params): (&Arc<Plan>, &Vec<Value>)| {
+            (Arc::clone(&plan.prepared), params.clone())
+        };
         self.plans.iter().zip(&self.params).map(one).collect()
     }
 }
@@ -273,11 +294,21 @@ fn decode(reply: &Bytes) -> Result<Vec<Outcome>> {
 
 /// The executor's outcome as the protocol sends it.
 pub(super) fn outcome(done: exec::Outcome) -> Outcome {
-    Outcome { rows: done.rows, tag: done.tag, notices: done.notices.into_iter().map(notice).collect() }
+    Outcome {
+        rows: done.rows,
+        tag: done.tag,
+        notices: done.notices.into_iter().map(notice).collect(),
+    }
 }
 
 fn notice(n: exec::Notice) -> Notice {
-    Notice { severity: n.severity, sqlstate: n.sqlstate, message: n.message, detail: None, hint: n.hint }
+    Notice {
+        severity: n.severity,
+        sqlstate: n.sqlstate,
+        message: n.message,
+        detail: None,
+        hint: n.hint,
+    }
 }
 
 fn mixed() -> Error {
@@ -297,7 +328,9 @@ fn several(partitions: usize) -> Error {
 
 fn timed_out(writes: bool) -> Error {
     if writes {
-        return Error::unknown("canceling statement due to statement timeout; its outcome is unknown");
+        return Error::unknown(
+            "canceling statement due to statement timeout; its outcome is unknown",
+        );
     }
     Error::new("57014", "canceling statement due to statement timeout")
 }

@@ -17,7 +17,9 @@ use crate::sql::Value;
 use crate::sql::catalog::SystemTables;
 use crate::sql::transaction::schema_version_key;
 use crate::storage::StateSnapshot;
-use crate::wire::peer::{NodeStatus, Status, TableRows, answer, call, decode_values, encode_values};
+use crate::wire::peer::{
+    NodeStatus, Status, TableRows, answer, call, decode_values, encode_values,
+};
 
 /// A node that takes longer is shown as not alive.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -39,7 +41,9 @@ impl Gateway {
     /// Asks every node.
     pub(super) async fn gather(&self) -> SystemRows {
         let others = self.peers.nodes().map(|node| {
-            let answer = self.peers.call(node, call::Body::Status(Status {}), OnLoss::Retry);
+            let answer = self
+                .peers
+                .call(node, call::Body::Status(Status {}), OnLoss::Retry);
             async move { (node, tokio::time::timeout(STATUS_TIMEOUT, answer).await) }
         });
         let mut statuses = BTreeMap::from([(self.config.node_id, self.node_status())]);
@@ -51,14 +55,22 @@ impl Gateway {
         let mut rows: HashMap<String, Vec<Vec<Value>>> = HashMap::new();
         for status in statuses.values() {
             for table in &status.tables {
-                let decoded = table.rows.iter().filter_map(|r| decode_values(r.clone()).ok());
+                let decoded = table
+                    .rows
+                    .iter()
+                    .filter_map(|r| decode_values(r.clone()).ok());
                 rows.entry(table.table.clone()).or_default().extend(decoded);
             }
         }
         let leaders = rows.remove(LEADERS).unwrap_or_default();
         rows.insert("partitions".into(), self.partitions(&leaders));
         let mut nodes = rows.remove("nodes").unwrap_or_default();
-        for node in self.config.nodes.iter().filter(|n| !statuses.contains_key(&n.id)) {
+        for node in self
+            .config
+            .nodes
+            .iter()
+            .filter(|n| !statuses.contains_key(&n.id))
+        {
             nodes.push(self.node_row(node, false));
         }
         nodes.sort_by_key(|r| number(&r[0]));
@@ -85,7 +97,10 @@ impl Gateway {
         let (sessions, statements) = self.client_rows();
         let table = |name: &str, rows: Vec<Vec<Value>>| TableRows {
             table: name.to_string(),
-            rows: rows.iter().map(|r| encode_values(r)).collect::<Vec<Bytes>>(),
+            rows: rows
+                .iter()
+                .map(|r| encode_values(r))
+                .collect::<Vec<Bytes>>(),
         };
         NodeStatus {
             tables: vec![
@@ -129,8 +144,16 @@ impl Gateway {
     /// Of all that was said of a partition, the highest term counts, and in it the leader's own word.
     fn partitions(&self, leaders: &[Vec<Value>]) -> Vec<Vec<Value>> {
         let one = |group: u32| {
-            let of_group = leaders.iter().filter(|r| number(&r[0]) == i64::from(group) - 1);
-            let best = of_group.max_by_key(|r| (number(&r[2]), r[1] != Value::Null, r[4] == Value::Bool(true)));
+            let of_group = leaders
+                .iter()
+                .filter(|r| number(&r[0]) == i64::from(group) - 1);
+            let best = of_group.max_by_key(|r| {
+                (
+                    number(&r[2]),
+                    r[1] != Value::Null,
+                    r[4] == Value::Bool(true),
+                )
+            });
             let field = |i: usize| best.map_or(Value::Null, |r| r[i].clone());
             vec![
                 int4(u64::from(group) - 1),
@@ -157,7 +180,11 @@ impl Gateway {
             sessions.push(vec![
                 int4(self.config.node_id),
                 text(id.clone()),
-                text(format!("{} {}", info.peer, info.application_name.borrow()).trim_end().to_string()),
+                text(
+                    format!("{} {}", info.peer, info.application_name.borrow())
+                        .trim_end()
+                        .to_string(),
+                ),
                 text(state.to_string()),
                 int8(info.submitted.get()),
             ]);

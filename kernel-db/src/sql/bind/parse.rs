@@ -2,6 +2,7 @@
 
 use sqlparser::ast::Statement;
 use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer};
 
@@ -17,9 +18,17 @@ pub fn parse_many(text: &str) -> Result<Vec<(Statement, String)>> {
     if text.len() > TEXT_BYTES_MAX {
         return Err(Error::new("54000", format!("statement text is longer than {TEXT_BYTES_MAX} bytes")));
     }
-    let tokens = Tokenizer::new(&DIALECT, text)
+    let mut tokens = Tokenizer::new(&DIALECT, text)
         .tokenize_with_location()
         .map_err(|e| syntax_error(text, &ParserError::TokenizerError(e.to_string())))?;
+    for token in &mut tokens {
+        // Hive's INSERT INTO DIRECTORY is no PostgreSQL: there it is a table's name like any other.
+        if let Token::Word(word) = &mut token.token
+            && word.keyword == Keyword::DIRECTORY
+        {
+            word.keyword = Keyword::NoKeyword;
+        }
+    }
     let mut statements = Vec::new();
     let mut start = 0;
     while start < tokens.len() {

@@ -110,9 +110,7 @@ fn get_bytes(from: &mut Bytes) -> Result<Bytes> {
 
 fn get_text(from: &mut Bytes) -> Result<Arc<str>> {
     let bytes = get_bytes(from)?;
-    Ok(std::str::from_utf8(&bytes)
-        .map_err(|_| malformed())?
-        .into())
+    Ok(std::str::from_utf8(&bytes).map_err(|_| malformed())?.into())
 }
 
 fn get(from: &mut Bytes, depth: usize) -> Result<Value> {
@@ -165,7 +163,9 @@ mod tests {
             Value::Bytea(Bytes::from_static(b"\0\xff")),
             Value::Timestamptz(-1),
             Value::Uuid([9; 16]),
-            Value::Numeric(Arc::new(BigDecimal::from_str("-12345678901234567890.1200").unwrap())),
+            Value::Numeric(Arc::new(
+                BigDecimal::from_str("-12345678901234567890.1200").unwrap(),
+            )),
             Value::Interval {
                 months: 1,
                 days: -2,
