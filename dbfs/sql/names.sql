@@ -33,8 +33,7 @@ CREATE OR REPLACE FUNCTION dbfs_create(in_home int8, in_user text, in_up_parent 
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM dbfs_check_directory(in_home, in_user, in_up_parent, in_up_name);
-    -- Quoted: some dialects have INSERT INTO DIRECTORY, and the parser here knows them all.
-    INSERT INTO "directory" (home, user_name, parent, name, kind, file_id, block_size)
+    INSERT INTO directory (home, user_name, parent, name, kind, file_id, block_size)
         VALUES (in_home, in_user, in_parent, in_name, in_kind, in_file_id, in_block_size)
         ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
