@@ -85,9 +85,13 @@ pub fn cast(value: &Value, to: DataType, context: CastContext) -> Result<Value> 
             ))
         }
         DataType::Int8 => Ok(Value::Int8(to_int(value, to)?)),
-        DataType::Float8 => to_float(value)
-            .map(Value::Float8)
-            .ok_or_else(|| cannot_cast(from, to)),
+        DataType::Float8 => match to_float(value) {
+            Some(float) if float.is_infinite() && from == DataType::Numeric => {
+                Err(out_of_range(to))
+            }
+            Some(float) => Ok(Value::Float8(float)),
+            None => Err(cannot_cast(from, to)),
+        },
         DataType::Numeric => match value {
             Value::Float8(number) => Ok(Value::numeric(numeric::from_f64(*number)?)),
             other => other

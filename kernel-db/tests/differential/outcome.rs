@@ -7,13 +7,36 @@ use sqlparser::ast::Statement;
 
 type Row = Vec<Option<String>>;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Outcome {
-    Rows { columns: Vec<String>, rows: Vec<Row> },
+    Rows {
+        columns: Vec<String>,
+        rows: Vec<Row>,
+    },
     /// Number of rows that INSERT, UPDATE or DELETE touched; 0 for DDL.
     Touched(u64),
-    /// SQLSTATE.
-    Error(String),
+    /// SQLSTATE, and the message, which is not compared.
+    Error(String, String),
+}
+
+impl PartialEq for Outcome {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Rows {
+                    columns: a,
+                    rows: x,
+                },
+                Self::Rows {
+                    columns: b,
+                    rows: y,
+                },
+            ) => a == b && x == y,
+            (Self::Touched(a), Self::Touched(b)) => a == b,
+            (Self::Error(a, _), Self::Error(b, _)) => a == b,
+            _ => false,
+        }
+    }
 }
 
 impl Outcome {
@@ -21,8 +44,8 @@ impl Outcome {
         Self::Rows { columns, rows }
     }
 
-    pub fn error(sqlstate: &str) -> Self {
-        Self::Error(sqlstate.to_string())
+    pub fn error(sqlstate: &str, message: &str) -> Self {
+        Self::Error(sqlstate.to_string(), message.to_string())
     }
 
     /// Rows in an order of their own, unless the statement's order is to be compared.
@@ -39,7 +62,7 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Error(state) => write!(f, "error {state}"),
+            Self::Error(state, message) => write!(f, "error {state}: {message}"),
             Self::Touched(rows) => write!(f, "{rows} rows touched"),
             Self::Rows { columns, rows } => {
                 write!(f, "{} rows ({})", rows.len(), columns.join(", "))?;

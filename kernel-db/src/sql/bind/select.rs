@@ -519,48 +519,46 @@ fn wanted_order(sort: &[SortKey], project: &[Expr]) -> Option<Order> {
 
 /// The name PostgreSQL gives a column without alias.
 fn column_name(e: &ast::Expr) -> String {
+    named(e).map_or_else(|| "?column?".to_string(), |(name, _)| name)
+}
+
+/// A name and whether it is a strong one, which a cast or CASE around it keeps.
+fn named(e: &ast::Expr) -> Option<(String, bool)> {
     use ast::Expr as E;
+    let strong = |name: &str| Some((name.to_string(), true));
+    let type_name = |t: &ast::DataType| DataType::from_sql(t).ok().map(|(t, _)| (t.internal_name().to_string(), false));
     match e {
-        E::Identifier(id) => ident(id),
-        E::CompoundIdentifier(parts) => parts.last().map(ident).unwrap_or_default(),
-        E::Function(call) => call::call_name(call),
-        E::Nested(inner) => column_name(inner),
-        E::Cast { expr, data_type, .. } => match column_name(expr) {
-            name if name == "?column?" => {
-                DataType::from_sql(data_type).map_or(name, |(t, _)| t.internal_name().to_string())
-            }
-            name => name,
-        },
-        E::TypedString(typed) => {
-            DataType::from_sql(&typed.data_type).map_or_else(|_| "?column?".into(), |(t, _)| t.internal_name().to_string())
+        E::Identifier(id) => Some((ident(id), true)),
+        E::CompoundIdentifier(parts) => parts.last().map(|id| (ident(id), true)),
+        E::Function(call) => Some((call::call_name(call), true)),
+        E::Nested(inner) => named(inner),
+        E::Cast { expr, data_type, .. } => named(expr).filter(|(_, strong)| *strong).or_else(|| type_name(data_type)),
+        E::TypedString(typed) => type_name(&typed.data_type),
+        E::Interval(_) => Some(("interval".to_string(), false)),
+        E::Case { else_result, .. } => {
+            let inner = else_result.as_deref().and_then(named).filter(|(_, strong)| *strong);
+            inner.or_else(|| Some(("case".to_string(), false)))
         }
-        E::Value(v) if matches!(v.value, ast::Value::Boolean(_)) => "bool".to_string(),
-        E::Interval(_) => "interval".to_string(),
-        E::Case { else_result, .. } => match else_result.as_deref().map(column_name) {
-            Some(name) if name != "?column?" => name,
-            _ => "case".to_string(),
-        },
-        E::Exists { .. } => "exists".to_string(),
-        E::Extract { .. } => "extract".to_string(),
-        E::Ceil { .. } => "ceil".to_string(),
-        E::Floor { .. } => "floor".to_string(),
-        E::Position { .. } => "position".to_string(),
-        E::Substring { .. } => "substring".to_string(),
-        E::Trim { trim_where, .. } => match trim_where {
-            Some(ast::TrimWhereField::Leading) => "ltrim".to_string(),
-            Some(ast::TrimWhereField::Trailing) => "rtrim".to_string(),
-            _ => "btrim".to_string(),
-        },
-        E::Tuple(_) => "row".to_string(),
+        E::Exists { .. } => strong("exists"),
+        E::Extract { .. } => strong("extract"),
+        E::Ceil { .. } => strong("ceil"),
+        E::Floor { .. } => strong("floor"),
+        E::Position { .. } => strong("position"),
+        E::Substring { shorthand: true, .. } => strong("substr"),
+        E::Substring { .. } => strong("substring"),
+        E::Trim { trim_where: Some(ast::TrimWhereField::Leading), .. } => strong("ltrim"),
+        E::Trim { trim_where: Some(ast::TrimWhereField::Trailing), .. } => strong("rtrim"),
+        E::Trim { .. } => strong("btrim"),
+        E::Tuple(_) => strong("row"),
         E::Subquery(query) => match query.body.as_ref() {
             SetExpr::Select(select) => match select.projection.as_slice() {
-                [SelectItem::UnnamedExpr(e)] => column_name(e),
-                [SelectItem::ExprWithAlias { alias, .. }] => ident(alias),
-                _ => "?column?".to_string(),
+                [SelectItem::UnnamedExpr(e)] => named(e),
+                [SelectItem::ExprWithAlias { alias, .. }] => Some((ident(alias), true)),
+                _ => None,
             },
-            _ => "?column?".to_string(),
+            _ => None,
         },
-        _ => "?column?".to_string(),
+        _ => None,
     }
 }
 

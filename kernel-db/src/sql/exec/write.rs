@@ -102,6 +102,9 @@ fn insert_row(
     check_row(rules, &row, frame, ctx)?;
     let key = keys::row_key(table, &row);
     let Some((existing, target)) = conflict_of(rules, &row, &key, ctx)? else {
+        if insert.conflict.as_ref().is_some_and(|c| matches!(c.action, ConflictAction::Update { .. })) {
+            updated.insert(key.clone());
+        }
         store_row(rules, &row, key, ctx)?;
         return Ok(Some(row));
     };
@@ -110,7 +113,7 @@ fn insert_row(
     let ConflictAction::Update { assignments, filter } = &conflict.action else { return Ok(None) };
     let old = codec::row::decode(&existing, &rules.types)?;
     let old_key = keys::row_key(table, &old);
-    if !updated.insert(old_key) {
+    if updated.contains(&old_key) {
         return Err(Error::new("21000", "ON CONFLICT DO UPDATE command cannot affect row a second time")
             .hint("Ensure that no rows proposed for insertion within the same command have duplicate constrained values."));
     }
@@ -123,6 +126,7 @@ fn insert_row(
         return Ok(None);
     }
     let new = assigned(&old, assignments, &seen, ctx)?;
+    updated.insert(keys::row_key(table, &new));
     replace_row(rules, &old, &new, frame, ctx)?;
     Ok(Some(new))
 }

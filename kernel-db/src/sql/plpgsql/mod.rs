@@ -27,3 +27,6 @@ pub fn compile(catalog: &Arc<Catalog>, def: &FunctionDef) -> Result<Arc<dyn Proc
     let block = parse::parse(&def.body)?;
     Ok(Arc::new(compile::compile(catalog, def, &block)?))
 }
+
+#[cfg(test)]
+mod tests;

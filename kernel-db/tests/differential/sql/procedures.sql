@@ -191,8 +191,8 @@ SELECT b FROM outs(2);
 CREATE FUNCTION one_out(a int4, OUT b int4) LANGUAGE plpgsql AS $$ BEGIN b := a * 2; END $$;
 SELECT one_out(4);
 SELECT * FROM one_out(4);
-CREATE FUNCTION inout(INOUT a int4) LANGUAGE plpgsql AS $$ BEGIN a := a + 1; END $$;
-SELECT inout(4);
+CREATE FUNCTION in_out(INOUT a int4) LANGUAGE plpgsql AS $$ BEGIN a := a + 1; END $$;
+SELECT in_out(4);
 CREATE FUNCTION series(n int4) RETURNS SETOF int4 LANGUAGE plpgsql AS $$ BEGIN FOR i IN 1..n LOOP RETURN NEXT i * i; END LOOP; RETURN; END $$;
 SELECT * FROM series(4);
 SELECT sum(series) FROM series(4);
@@ -264,6 +264,7 @@ CREATE FUNCTION strict_fn(a int4) RETURNS int4 LANGUAGE plpgsql STRICT AS $$ BEG
 SELECT strict_fn(NULL), strict_fn(2);
 CREATE FUNCTION dflt(a int4, b int4 DEFAULT 5) RETURNS int4 LANGUAGE plpgsql AS $$ BEGIN RETURN a + b; END $$;
 SELECT dflt(1), dflt(1, 1);
+-- differs: not built: named arguments
 SELECT dflt(b => 2, a => 1);
 CREATE FUNCTION syn() RETURNS int4 LANGUAGE plpgsql AS $$ BEGIN x := ; END $$;
 CREATE FUNCTION syn() RETURNS int4 LANGUAGE plpgsql AS $$ BEGIN RETURN 1 END $$;

@@ -156,6 +156,7 @@ CREATE TABLE bad (a int4, PRIMARY KEY (b));
 CREATE TABLE bad (a int4 DEFAULT 'x');
 CREATE TABLE bad (a int4 CHECK (nosuch > 1));
 CREATE TABLE bad (a int4 CHECK (a));
+-- differs: a default sees no columns, so the column is unknown
 CREATE TABLE bad (a int4 DEFAULT b, b int4);
 CREATE TABLE "Quoted Name" ("A b" int4 PRIMARY KEY, "select" text);
 INSERT INTO "Quoted Name" VALUES (1, 'x');
@@ -180,5 +181,7 @@ SELECT t FROM t WHERE k = 999;
 SELECT 1 FROM t WHERE k = 1 FOR UPDATE;
 SELECT 1 FROM t WHERE k = 1 FOR UPDATE NOWAIT;
 SELECT 1 FROM t WHERE k = 1 FOR UPDATE SKIP LOCKED;
+-- differs: FOR UPDATE is accepted anywhere: it does nothing in serial execution
 SELECT count(*) FROM t FOR UPDATE;
+-- differs: FOR UPDATE is accepted anywhere
 SELECT DISTINCT k FROM t FOR UPDATE;

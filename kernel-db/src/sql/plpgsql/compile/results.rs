@@ -68,6 +68,7 @@ impl Compiler<'_> {
             });
         };
         if statement.columns.is_empty() {
+            self.deferred = true;
             return Err(
                 self.syntax_error(text.at, "INTO used with a command that cannot return data")
             );

@@ -77,7 +77,8 @@ impl Procedure for Program {
 impl Run<'_> {
     fn finish(mut self) -> Result<Returned> {
         match &self.program.result {
-            ResultShape::Void => Ok(Returned::One(Value::Null)),
+            // As in PostgreSQL, void is a value, and no NULL.
+            ResultShape::Void => Ok(Returned::One(Value::text(""))),
             ResultShape::Set => Ok(Returned::Set(self.rows)),
             ResultShape::Out(slots) => {
                 let mut values: Vec<Value> = slots.iter().map(|s| self.frame[*s].clone()).collect();
