@@ -86,7 +86,9 @@ pub fn cast(value: &Value, to: DataType, context: CastContext) -> Result<Value> 
         }
         DataType::Int8 => Ok(Value::Int8(to_int(value, to)?)),
         DataType::Float8 => match to_float(value) {
-            Some(float) if float.is_infinite() && from == DataType::Numeric => Err(out_of_range(to)),
+            Some(float) if float.is_infinite() && from == DataType::Numeric => {
+                Err(out_of_range(to))
+            }
             Some(float) => Ok(Value::Float8(float)),
             None => Err(cannot_cast(from, to)),
         },

@@ -5,12 +5,12 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kernel_db::Result;
 use kernel_db::partition::{Budget, Scan, Slot, Store, Transaction, TxnEnv};
 use kernel_db::sql::catalog::Catalog;
 use kernel_db::sql::prepare::{self, Kind};
 use kernel_db::sql::text;
 use kernel_db::sql::transaction::{Backfill, CatalogChange, InstallSchema, read_catalog};
-use kernel_db::Result;
 
 use crate::outcome::Outcome;
 
@@ -64,13 +64,18 @@ impl Kernel {
             return Ok(Outcome::Touched(outcome.count));
         }
         let columns = prepared.columns.iter().map(|c| c.name.clone()).collect();
-        let rows = outcome.rows.iter().map(|row| row.iter().map(text::to_text).collect());
+        let rows = outcome
+            .rows
+            .iter()
+            .map(|row| row.iter().map(text::to_text).collect());
         Ok(Outcome::rows(columns, rows.collect()))
     }
 
     fn env(&mut self) -> TxnEnv {
         self.seed += 1;
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time after 1970");
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .expect("a time after 1970");
         TxnEnv {
             wall_us: i64::try_from(now.as_micros()).expect("microseconds fit"),
             seed: self.seed,
@@ -94,14 +99,23 @@ impl Kernel {
             let mut after = None;
             loop {
                 let catalog = Arc::clone(&self.catalog);
-                let fill = Backfill { catalog, table: table.id, index, after, max_rows: 100 };
+                let fill = Backfill {
+                    catalog,
+                    table: table.id,
+                    index,
+                    after,
+                    max_rows: 100,
+                };
                 let mut env = self.env();
                 after = Backfill::decode(&fill.run(&mut self.rows, &mut env)?);
                 if after.is_none() {
                     break;
                 }
             }
-            self.change(CatalogChange::IndexReady { table: table.id, index })?;
+            self.change(CatalogChange::IndexReady {
+                table: table.id,
+                index,
+            })?;
         }
         Ok(())
     }
@@ -123,7 +137,9 @@ impl Store for Memory {
         if scan.from >= scan.to {
             return Ok(());
         }
-        let range = self.rows.range::<[u8], _>((Bound::Included(scan.from), Bound::Excluded(scan.to)));
+        let range = self
+            .rows
+            .range::<[u8], _>((Bound::Included(scan.from), Bound::Excluded(scan.to)));
         let copy = |(k, v): (&Bytes, &Bytes)| (k.clone(), v.clone());
         match scan.reverse {
             true => out.extend(range.rev().take(scan.limit).map(copy)),
@@ -146,7 +162,11 @@ impl Store for Memory {
     }
 
     fn delete_range(&mut self, from: &[u8], to: &[u8]) -> Result<()> {
-        let keys: Vec<Bytes> = self.rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))).map(|(k, _)| k.clone()).collect();
+        let keys: Vec<Bytes> = self
+            .rows
+            .range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)))
+            .map(|(k, _)| k.clone())
+            .collect();
         keys.iter().try_for_each(|key| self.delete(key))
     }
 

@@ -30,7 +30,12 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        Self { kernel: Kernel::new(), postgres: Postgres::start(), statements: 0, differences: Vec::new() }
+        Self {
+            kernel: Kernel::new(),
+            postgres: Postgres::start(),
+            statements: 0,
+            differences: Vec::new(),
+        }
     }
 
     /// An empty database on both sides.
@@ -46,9 +51,12 @@ impl Pair {
         let postgres = self.postgres.run(sql).normalised(ordered);
         match (kernel == postgres, differs) {
             (true, None) | (false, Some(_)) => {}
-            (true, Some(reason)) => self.differences.push(format!("{from}: {sql}\n  no longer differs: {reason}")),
+            (true, Some(reason)) => self
+                .differences
+                .push(format!("{from}: {sql}\n  no longer differs: {reason}")),
             (false, None) => {
-                let text = format!("{from}: {sql}\n  kernel:     {kernel}\n  PostgreSQL: {postgres}");
+                let text =
+                    format!("{from}: {sql}\n  kernel:     {kernel}\n  PostgreSQL: {postgres}");
                 self.differences.push(text);
             }
         }
@@ -56,9 +64,23 @@ impl Pair {
 
     fn finish(self, at_least: usize) {
         let count = self.differences.len();
-        let shown = self.differences.iter().take(SHOWN_MAX).cloned().collect::<Vec<_>>().join("\n");
-        assert!(count == 0, "{count} of {} statements differ:\n{shown}", self.statements);
-        assert!(self.statements >= at_least, "only {} statements ran", self.statements);
+        let shown = self
+            .differences
+            .iter()
+            .take(SHOWN_MAX)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join("\n");
+        assert!(
+            count == 0,
+            "{count} of {} statements differ:\n{shown}",
+            self.statements
+        );
+        assert!(
+            self.statements >= at_least,
+            "only {} statements ran",
+            self.statements
+        );
     }
 }
 
@@ -97,8 +119,14 @@ fn random_statements_end_as_on_postgresql() {
 fn a_difference_is_found() {
     let one = Outcome::rows(vec!["a".into()], vec![vec![Some("1".into())], vec![None]]);
     let other = Outcome::rows(vec!["a".into()], vec![vec![None], vec![Some("1".into())]]);
-    assert_eq!(one.clone().normalised(false), other.clone().normalised(false));
+    assert_eq!(
+        one.clone().normalised(false),
+        other.clone().normalised(false)
+    );
     assert_ne!(one.clone().normalised(true), other.normalised(true));
-    assert_ne!(one.normalised(false), Outcome::error("22012", "").normalised(false));
+    assert_ne!(
+        one.normalised(false),
+        Outcome::error("22012", "").normalised(false)
+    );
     assert_ne!(Outcome::Touched(1), Outcome::Touched(2));
 }

@@ -9,7 +9,10 @@ type Row = Vec<Option<String>>;
 
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    Rows { columns: Vec<String>, rows: Vec<Row> },
+    Rows {
+        columns: Vec<String>,
+        rows: Vec<Row>,
+    },
     /// Number of rows that INSERT, UPDATE or DELETE touched; 0 for DDL.
     Touched(u64),
     /// SQLSTATE, and the message, which is not compared.
@@ -19,7 +22,16 @@ pub enum Outcome {
 impl PartialEq for Outcome {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Rows { columns: a, rows: x }, Self::Rows { columns: b, rows: y }) => a == b && x == y,
+            (
+                Self::Rows {
+                    columns: a,
+                    rows: x,
+                },
+                Self::Rows {
+                    columns: b,
+                    rows: y,
+                },
+            ) => a == b && x == y,
             (Self::Touched(a), Self::Touched(b)) => a == b,
             (Self::Error(a, _), Self::Error(b, _)) => a == b,
             _ => false,

@@ -22,7 +22,11 @@ pub fn all() -> Vec<Script> {
     let mut paths: Vec<_> = entries.map(|e| e.expect("a script").path()).collect();
     paths.sort();
     let read = |path: &Path| Script {
-        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        name: path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
         statements: split(&std::fs::read_to_string(path).expect("a script's text")),
     };
     paths.iter().map(|p| read(p)).collect()
@@ -49,7 +53,11 @@ fn split(text: &str) -> Vec<Statement> {
         let open_body = sql.matches("$$").count() % 2 == 1;
         if line.trim_end().ends_with(';') && !open_body {
             let text = sql.trim_end().trim_end_matches(';').to_string();
-            statements.push(Statement { line: start, sql: text, differs: differs.take() });
+            statements.push(Statement {
+                line: start,
+                sql: text,
+                differs: differs.take(),
+            });
             sql.clear();
         }
     }

@@ -12,7 +12,9 @@ fn catalog_of(texts: &[String]) -> Arc<Catalog> {
     let mut change = Change::new(Catalog::new());
     for text in texts {
         for (_, statement) in parse_many(text).unwrap() {
-            change.apply(&statement).unwrap_or_else(|e| panic!("{e} in {statement}"));
+            change
+                .apply(&statement)
+                .unwrap_or_else(|e| panic!("{e} in {statement}"));
         }
     }
     Arc::new(change.finish().unwrap().0)
@@ -36,15 +38,30 @@ fn procedure(args: &str, body: &str) -> Arc<dyn Procedure> {
 fn services_procedures_stay_in_the_partition_of_their_first_argument() {
     let mut checked = 0;
     for service in ["scheduler", "ipc", "dbfs"] {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(service).join("sql");
-        let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("..")
+            .join(service)
+            .join("sql");
+        let mut paths: Vec<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect();
         // The schema comes first; functions may call those of earlier files.
         paths.sort_by_key(|p| (!p.ends_with("schema.sql"), p.clone()));
-        let texts: Vec<String> = paths.iter().map(|p| std::fs::read_to_string(p).unwrap()).collect();
+        let texts: Vec<String> = paths
+            .iter()
+            .map(|p| std::fs::read_to_string(p).unwrap())
+            .collect();
         let catalog = catalog_of(&texts);
         for def in catalog.functions() {
-            let procedure = def.compiled(&catalog).unwrap_or_else(|e| panic!("{e} in {}", def.name));
-            let expected = if procedure.touches_no_table() { None } else { Some(0) };
+            let procedure = def
+                .compiled(&catalog)
+                .unwrap_or_else(|e| panic!("{e} in {}", def.name));
+            let expected = if procedure.touches_no_table() {
+                None
+            } else {
+                Some(0)
+            };
             assert_eq!(procedure.partition_param(), expected, "{}", def.name);
             checked += 1;
         }
@@ -55,9 +72,18 @@ fn services_procedures_stay_in_the_partition_of_their_first_argument() {
 #[test]
 fn an_argument_that_is_assigned_does_not_tell_the_partition() {
     let read = "RETURN (SELECT v FROM t WHERE k = a); END";
-    assert_eq!(procedure("a int4", &format!("BEGIN {read}")).partition_param(), Some(0));
-    assert_eq!(procedure("a int4", &format!("BEGIN a := a + 1; {read}")).partition_param(), None);
-    assert_eq!(procedure("INOUT a int4", "BEGIN UPDATE t SET v = 1 WHERE k = a; END").partition_param(), None);
+    assert_eq!(
+        procedure("a int4", &format!("BEGIN {read}")).partition_param(),
+        Some(0)
+    );
+    assert_eq!(
+        procedure("a int4", &format!("BEGIN a := a + 1; {read}")).partition_param(),
+        None
+    );
+    assert_eq!(
+        procedure("INOUT a int4", "BEGIN UPDATE t SET v = 1 WHERE k = a; END").partition_param(),
+        None
+    );
     let into = format!("BEGIN SELECT v INTO a FROM t WHERE k = a; {read}");
     assert_eq!(procedure("a int4", &into).partition_param(), None);
 }
@@ -69,7 +95,10 @@ fn every_statement_must_route_by_the_same_argument() {
     let scan = "BEGIN RETURN (SELECT count(*) FROM t); END";
     assert_eq!(procedure("a int4", scan).partition_param(), None);
     let second = "BEGIN INSERT INTO t VALUES (b, a); RETURN get(b); END";
-    assert_eq!(procedure("a int4, b int4", second).partition_param(), Some(1));
+    assert_eq!(
+        procedure("a int4, b int4", second).partition_param(),
+        Some(1)
+    );
     let called = "BEGIN UPDATE t SET v = 1 WHERE k = a; RETURN get(b); END";
     assert_eq!(procedure("a int4, b int4", called).partition_param(), None);
 }
@@ -80,6 +109,9 @@ fn knows_whether_it_writes_and_touches_tables() {
     assert!(pure.touches_no_table() && !pure.writes());
     let reads = procedure("a int4", "BEGIN RETURN get(a); END");
     assert!(!reads.touches_no_table() && !reads.writes());
-    let writes = procedure("a int4", "BEGIN IF a > 0 THEN DELETE FROM t WHERE k = a; END IF; RETURN 1; END");
+    let writes = procedure(
+        "a int4",
+        "BEGIN IF a > 0 THEN DELETE FROM t WHERE k = a; END IF; RETURN 1; END",
+    );
     assert!(writes.writes());
 }

@@ -22,7 +22,9 @@ pub struct Scope<'a> {
     pub columns: Vec<Column>,
 }
 
-const WORDS: [&str; 12] = ["", "a", "b", "ab", "abc", "Abc", "x y", "zz", "ba", "it''s", "10", "a_b"];
+const WORDS: [&str; 12] = [
+    "", "a", "b", "ab", "abc", "Abc", "x y", "zz", "ba", "it''s", "10", "a_b",
+];
 const PATTERNS: [&str; 8] = ["a%", "%b", "%b%", "_", "a_c", "%", "", "a\\_b"];
 
 impl Scope<'_> {
@@ -58,7 +60,11 @@ impl Scope<'_> {
         if fitting.is_empty() {
             return None;
         }
-        Some(fitting[self.rng.random_range(0..fitting.len())].name.clone())
+        Some(
+            fitting[self.rng.random_range(0..fitting.len())]
+                .name
+                .clone(),
+        )
     }
 
     fn leaf(&mut self, kind: Type) -> String {
@@ -76,10 +82,18 @@ impl Scope<'_> {
         }
         match self.range(0, 12) {
             0 => {
-                let (when, then, other) = (self.of(Type::Bool, depth - 1), self.of(kind, depth - 1), self.of(kind, depth - 1));
+                let (when, then, other) = (
+                    self.of(Type::Bool, depth - 1),
+                    self.of(kind, depth - 1),
+                    self.of(kind, depth - 1),
+                );
                 format!("CASE WHEN {when} THEN {then} ELSE {other} END")
             }
-            1 => format!("COALESCE({}, {})", self.of(kind, depth - 1), self.literal(kind)),
+            1 => format!(
+                "COALESCE({}, {})",
+                self.of(kind, depth - 1),
+                self.literal(kind)
+            ),
             _ => match kind {
                 Type::Int => self.int(depth - 1),
                 Type::Text => self.text(depth - 1),
@@ -110,7 +124,11 @@ impl Scope<'_> {
             0..2 => format!("({one} || {})", self.of(Type::Text, depth)),
             2 => format!("upper({one})"),
             3 => format!("lower({one})"),
-            4 => format!("substring({one}, {}, {})", self.range(-1, 4), self.range(0, 5)),
+            4 => format!(
+                "substring({one}, {}, {})",
+                self.range(-1, 4),
+                self.range(0, 5)
+            ),
             5 => format!("left({one}, {})", self.range(-2, 4)),
             6 => format!("right({one}, {})", self.range(-2, 4)),
             7 => format!("replace({one}, 'a', {})", self.literal(Type::Text)),
@@ -125,8 +143,16 @@ impl Scope<'_> {
             0..4 => self.comparison(Type::Int, depth),
             4 => self.comparison(Type::Text, depth),
             5 => self.comparison(Type::Float, depth),
-            6..8 => format!("({} AND {})", self.of(Type::Bool, depth), self.of(Type::Bool, depth)),
-            8 => format!("({} OR {})", self.of(Type::Bool, depth), self.of(Type::Bool, depth)),
+            6..8 => format!(
+                "({} AND {})",
+                self.of(Type::Bool, depth),
+                self.of(Type::Bool, depth)
+            ),
+            8 => format!(
+                "({} OR {})",
+                self.of(Type::Bool, depth),
+                self.of(Type::Bool, depth)
+            ),
             9 => format!("NOT ({})", self.of(Type::Bool, depth)),
             10 => {
                 let kind = self.kind();
@@ -139,8 +165,14 @@ impl Scope<'_> {
             }
             12 => {
                 let not = if self.range(0, 3) == 0 { "NOT " } else { "" };
-                let list: Vec<String> = (0..self.range(1, 4)).map(|_| self.literal(Type::Int)).collect();
-                format!("({} {not}IN ({}))", self.of(Type::Int, depth), list.join(", "))
+                let list: Vec<String> = (0..self.range(1, 4))
+                    .map(|_| self.literal(Type::Int))
+                    .collect();
+                format!(
+                    "({} {not}IN ({}))",
+                    self.of(Type::Int, depth),
+                    list.join(", ")
+                )
             }
             _ => {
                 let pattern = PATTERNS[self.rng.random_range(0..PATTERNS.len())];
@@ -151,8 +183,21 @@ impl Scope<'_> {
     }
 
     fn comparison(&mut self, kind: Type, depth: u32) -> String {
-        let operator = ["=", "<>", "<", "<=", ">", ">=", "IS DISTINCT FROM", "IS NOT DISTINCT FROM"][self.rng.random_range(0..8)];
-        format!("({} {operator} {})", self.of(kind, depth), self.of(kind, depth))
+        let operator = [
+            "=",
+            "<>",
+            "<",
+            "<=",
+            ">",
+            ">=",
+            "IS DISTINCT FROM",
+            "IS NOT DISTINCT FROM",
+        ][self.rng.random_range(0..8)];
+        format!(
+            "({} {operator} {})",
+            self.of(kind, depth),
+            self.of(kind, depth)
+        )
     }
 
     fn float(&mut self, depth: u32) -> String {
@@ -169,7 +214,9 @@ impl Scope<'_> {
 
     /// A condition that an index or the primary key may serve.
     pub fn access(&mut self) -> String {
-        let Some(column) = self.column_of(Type::Int) else { return "true".to_string() };
+        let Some(column) = self.column_of(Type::Int) else {
+            return "true".to_string();
+        };
         let rest = self.of(Type::Bool, 1);
         let value = self.range(0, 20);
         match self.range(0, 7) {

@@ -22,17 +22,34 @@ const A: [(&str, Type); 6] = [
     ("b", Type::Bool),
     ("f", Type::Float),
 ];
-const P: [(&str, Type); 4] = [("k1", Type::Int), ("k2", Type::Int), ("x", Type::Text), ("n", Type::Int)];
+const P: [(&str, Type); 4] = [
+    ("k1", Type::Int),
+    ("k2", Type::Int),
+    ("x", Type::Text),
+    ("n", Type::Int),
+];
 const C: [(&str, Type); 2] = [("i", Type::Int), ("s", Type::Text)];
 
 fn columns(table: &'static [(&'static str, Type)], alias: &str) -> Vec<Column> {
-    let prefix = if alias.is_empty() { String::new() } else { format!("{alias}.") };
-    table.iter().map(|(name, kind)| Column { name: format!("{prefix}{name}"), kind: *kind }).collect()
+    let prefix = if alias.is_empty() {
+        String::new()
+    } else {
+        format!("{alias}.")
+    };
+    table
+        .iter()
+        .map(|(name, kind)| Column {
+            name: format!("{prefix}{name}"),
+            kind: *kind,
+        })
+        .collect()
 }
 
 impl Generator {
     pub fn new(seed: u64) -> Self {
-        Self { rng: StdRng::seed_from_u64(seed) }
+        Self {
+            rng: StdRng::seed_from_u64(seed),
+        }
     }
 
     pub fn setup(&self) -> Vec<String> {
@@ -71,7 +88,10 @@ impl Generator {
     }
 
     fn scope(&mut self, columns: Vec<Column>) -> Scope<'_> {
-        Scope { rng: &mut self.rng, columns }
+        Scope {
+            rng: &mut self.rng,
+            columns,
+        }
     }
 
     fn insert(&mut self) -> String {
@@ -79,20 +99,33 @@ impl Generator {
         match self.rng.random_range(0..10) {
             0..5 => {
                 let values: Vec<String> = (0..rows).map(|_| self.row_of_a()).collect();
-                let mut sql = format!("INSERT INTO a (k, g, v, t, b, f) VALUES {}", values.join(", "));
+                let mut sql = format!(
+                    "INSERT INTO a (k, g, v, t, b, f) VALUES {}",
+                    values.join(", ")
+                );
                 match self.rng.random_range(0..5) {
                     0 => sql += " ON CONFLICT DO NOTHING",
-                    1 => sql += " ON CONFLICT (k) DO UPDATE SET g = EXCLUDED.g, t = a.t || EXCLUDED.t",
+                    1 => {
+                        sql +=
+                            " ON CONFLICT (k) DO UPDATE SET g = EXCLUDED.g, t = a.t || EXCLUDED.t"
+                    }
                     2 => sql += " ON CONFLICT (k) DO UPDATE SET v = a.v + 1 WHERE a.g > EXCLUDED.g",
                     _ => {}
                 }
-                if self.chance(30) { sql + " RETURNING k, g, t" } else { sql }
+                if self.chance(30) {
+                    sql + " RETURNING k, g, t"
+                } else {
+                    sql
+                }
             }
             5..8 => {
                 let values: Vec<String> = (0..rows)
                     .map(|_| {
-                        let (k1, k2, n) =
-                            (self.rng.random_range(0..8), self.rng.random_range(0..12), self.rng.random_range(-3..20));
+                        let (k1, k2, n) = (
+                            self.rng.random_range(0..8),
+                            self.rng.random_range(0..12),
+                            self.rng.random_range(-3..20),
+                        );
                         let x = self.scope(Vec::new()).literal(Type::Text);
                         format!("({k1}, {k2}, {x}, {n})")
                     })
@@ -115,19 +148,26 @@ impl Generator {
     fn row_of_a(&mut self) -> String {
         let k = self.rng.random_range(0..80);
         let mut scope = self.scope(Vec::new());
-        let values = [Type::Int, Type::Int, Type::Text, Type::Bool, Type::Float].map(|t| scope.literal(t));
+        let values =
+            [Type::Int, Type::Int, Type::Text, Type::Bool, Type::Float].map(|t| scope.literal(t));
         format!("({k}, {})", values.join(", "))
     }
 
     fn update(&mut self) -> String {
         let key = self.rng.random_range(0..80);
         match self.rng.random_range(0..8) {
-            0 => format!("UPDATE a SET k = {} WHERE k = {key}", self.rng.random_range(0..80)),
+            0 => format!(
+                "UPDATE a SET k = {} WHERE k = {key}",
+                self.rng.random_range(0..80)
+            ),
             1 => {
                 let n = self.scope(columns(&P, "")).of(Type::Int, 1);
                 format!("UPDATE p SET n = {n} WHERE k1 = {}", key % 8)
             }
-            2 => format!("UPDATE c SET s = s || i WHERE i = {}", self.rng.random_range(-5..20)),
+            2 => format!(
+                "UPDATE c SET s = s || i WHERE i = {}",
+                self.rng.random_range(-5..20)
+            ),
             _ => {
                 let mut scope = self.scope(columns(&A, ""));
                 let set = match scope.rng.random_range(0..5) {
@@ -140,7 +180,11 @@ impl Generator {
                 let condition = scope.of(Type::Bool, 2);
                 // Values must not grow from round to round.
                 let bounded = "abs(g) < 1000 AND abs(v) < 1000";
-                let returning = if self.chance(30) { " RETURNING k, g, v" } else { "" };
+                let returning = if self.chance(30) {
+                    " RETURNING k, g, v"
+                } else {
+                    ""
+                };
                 format!("UPDATE a SET {set} WHERE {bounded} AND {condition}{returning}")
             }
         }
@@ -166,7 +210,11 @@ impl Generator {
         let expr = scope.of(kind, 3);
         match scope.rng.random_range(0..8) {
             0 => format!("SELECT ({})::text::int4", scope.of(Type::Text, 1)),
-            1 => format!("SELECT {} / ({})", scope.of(Type::Int, 1), scope.of(Type::Int, 1)),
+            1 => format!(
+                "SELECT {} / ({})",
+                scope.of(Type::Int, 1),
+                scope.of(Type::Int, 1)
+            ),
             2 => format!("SELECT ({})::int2, {expr}", scope.of(Type::Float, 2)),
             _ => format!("SELECT {expr}"),
         }
@@ -189,7 +237,11 @@ impl Generator {
                 scope.of(kind, 2)
             })
             .collect();
-        let condition = if scope.rng.random_bool(0.7) { scope.access() } else { scope.of(Type::Bool, 2) };
+        let condition = if scope.rng.random_bool(0.7) {
+            scope.access()
+        } else {
+            scope.of(Type::Bool, 2)
+        };
         let mut sql = format!("SELECT {} FROM {table} WHERE {condition}", list.join(", "));
         if scope.rng.random_bool(0.15) {
             return sql.replacen("SELECT", "SELECT DISTINCT", 1);
@@ -197,7 +249,8 @@ impl Generator {
         if !key.is_empty() && scope.rng.random_bool(0.6) {
             let kind = scope.kind();
             let order = scope.column_of(kind).unwrap_or_else(|| key.to_string());
-            let direction = ["", " DESC", " NULLS FIRST", " DESC NULLS LAST"][scope.rng.random_range(0..4)];
+            let direction =
+                ["", " DESC", " NULLS FIRST", " DESC NULLS LAST"][scope.rng.random_range(0..4)];
             sql += &format!(" ORDER BY {order}{direction}, {key}");
             if scope.rng.random_bool(0.6) {
                 sql += &format!(" LIMIT {}", scope.rng.random_range(0..8));
@@ -214,13 +267,19 @@ impl Generator {
         let mut scope = self.scope(columns);
         let kind = scope.kind();
         let key = scope.of(kind, 1);
-        let aggregates: Vec<String> = (0..scope.rng.random_range(1..4)).map(|_| scope.aggregate()).collect();
+        let aggregates: Vec<String> = (0..scope.rng.random_range(1..4))
+            .map(|_| scope.aggregate())
+            .collect();
         let condition = scope.of(Type::Bool, 2);
         let list = aggregates.join(", ");
         if scope.rng.random_bool(0.3) {
             return format!("SELECT {list} FROM {table} WHERE {condition}");
         }
-        let having = if scope.rng.random_bool(0.3) { " HAVING count(*) > 1" } else { "" };
+        let having = if scope.rng.random_bool(0.3) {
+            " HAVING count(*) > 1"
+        } else {
+            ""
+        };
         format!("SELECT {key} AS key, {list} FROM {table} WHERE {condition} GROUP BY key{having}")
     }
 
@@ -231,12 +290,20 @@ impl Generator {
             _ => (("a", columns(&A, "x")), ("a", columns(&A, "y"))),
         };
         let join = *self.pick(&["JOIN", "LEFT JOIN", "JOIN", "LEFT JOIN", "CROSS JOIN"]);
-        let on_left = self.scope(left.1.clone()).column_of(Type::Int).unwrap_or_default();
-        let on_right = self.scope(right.1.clone()).column_of(Type::Int).unwrap_or_default();
+        let on_left = self
+            .scope(left.1.clone())
+            .column_of(Type::Int)
+            .unwrap_or_default();
+        let on_right = self
+            .scope(right.1.clone())
+            .column_of(Type::Int)
+            .unwrap_or_default();
         let mut scope = self.scope([left.1, right.1].concat());
         let on = match join {
             "CROSS JOIN" => String::new(),
-            _ if scope.rng.random_bool(0.3) => format!(" ON {on_left} = {on_right} AND {}", scope.of(Type::Bool, 1)),
+            _ if scope.rng.random_bool(0.3) => {
+                format!(" ON {on_left} = {on_right} AND {}", scope.of(Type::Bool, 1))
+            }
             _ => format!(" ON {on_left} = {on_right}"),
         };
         let condition = scope.of(Type::Bool, 2);
@@ -256,20 +323,39 @@ impl Generator {
 
     fn subquery(&mut self) -> String {
         let inner = self.scope(columns(&P, "y")).of(Type::Bool, 1);
-        let link = self.scope(columns(&P, "y")).column_of(Type::Int).unwrap_or_default();
-        let outer = self.scope(columns(&A, "x")).column_of(Type::Int).unwrap_or_default();
+        let link = self
+            .scope(columns(&P, "y"))
+            .column_of(Type::Int)
+            .unwrap_or_default();
+        let outer = self
+            .scope(columns(&A, "x"))
+            .column_of(Type::Int)
+            .unwrap_or_default();
         let mut scope = self.scope(columns(&A, "x"));
         let condition = scope.of(Type::Bool, 1);
-        let aggregate = ["count(*)", "max(y.n)", "min(y.x)", "sum(y.k2)"][scope.rng.random_range(0..4)];
+        let aggregate =
+            ["count(*)", "max(y.n)", "min(y.x)", "sum(y.k2)"][scope.rng.random_range(0..4)];
         match scope.rng.random_range(0..6) {
-            0 => format!("SELECT x.k FROM a x WHERE EXISTS (SELECT 1 FROM p y WHERE {link} = {outer} AND {inner})"),
-            1 => format!("SELECT x.k FROM a x WHERE NOT EXISTS (SELECT 1 FROM p y WHERE {link} = {outer}) AND {condition}"),
-            2 => format!("SELECT x.k FROM a x WHERE {outer} IN (SELECT {link} FROM p y WHERE {inner})"),
-            3 => format!("SELECT x.k FROM a x WHERE {outer} NOT IN (SELECT {link} FROM p y WHERE {inner}) OR {condition}"),
-            4 => format!("SELECT x.k, (SELECT {aggregate} FROM p y WHERE {link} = {outer}) AS s FROM a x WHERE {condition}"),
+            0 => format!(
+                "SELECT x.k FROM a x WHERE EXISTS (SELECT 1 FROM p y WHERE {link} = {outer} AND {inner})"
+            ),
+            1 => format!(
+                "SELECT x.k FROM a x WHERE NOT EXISTS (SELECT 1 FROM p y WHERE {link} = {outer}) AND {condition}"
+            ),
+            2 => format!(
+                "SELECT x.k FROM a x WHERE {outer} IN (SELECT {link} FROM p y WHERE {inner})"
+            ),
+            3 => format!(
+                "SELECT x.k FROM a x WHERE {outer} NOT IN (SELECT {link} FROM p y WHERE {inner}) OR {condition}"
+            ),
+            4 => format!(
+                "SELECT x.k, (SELECT {aggregate} FROM p y WHERE {link} = {outer}) AS s FROM a x WHERE {condition}"
+            ),
             _ => {
                 let sub = format!("SELECT k1, {aggregate} AS m FROM p y WHERE {inner} GROUP BY k1");
-                format!("SELECT x.k, z.m FROM a x JOIN ({sub}) z ON z.k1 = {outer} WHERE {condition}")
+                format!(
+                    "SELECT x.k, z.m FROM a x JOIN ({sub}) z ON z.k1 = {outer} WHERE {condition}"
+                )
             }
         }
     }
@@ -278,6 +364,8 @@ impl Generator {
         let one = self.scope(columns(&A, "")).of(Type::Int, 1);
         let two = self.scope(columns(&P, "")).of(Type::Int, 1);
         let condition = self.scope(columns(&P, "")).access();
-        format!("SELECT {one} AS n FROM a WHERE k < 20 UNION ALL SELECT {two} FROM p WHERE {condition}")
+        format!(
+            "SELECT {one} AS n FROM a WHERE k < 20 UNION ALL SELECT {two} FROM p WHERE {condition}"
+        )
     }
 }

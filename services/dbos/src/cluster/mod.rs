@@ -11,4 +11,4 @@ mod up;
 pub use commands::{destroy, run};
 pub use home::ClusterSpec;
 pub use process::{kill, start, stop};
-pub use up::{Started, up, wait_ready};
+pub use up::{up, wait_ready};

@@ -29,9 +29,20 @@ pub fn running(spec: &ClusterSpec, node: u16) -> Option<u32> {
         Err(_) if cfg!(target_os = "linux") => return None,
         Err(_) => return rustix::process::test_kill_process(handle).is_ok().then_some(pid),
     };
+    // Between fork and exec a process has no command line yet; neither has one that ended and was not waited for.
+    if command.is_empty() {
+        return is_alive(pid).then_some(pid);
+    }
     command
         .contains(&*spec.config_path(node).to_string_lossy())
         .then_some(pid)
+}
+
+/// False for a zombie.
+fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+    state.is_some_and(|state| state != 'Z' && state != 'X')
 }
 
 /// Starts a node in a process group of its own, so that Ctrl-C here does not reach it.

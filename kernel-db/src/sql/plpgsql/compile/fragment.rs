@@ -21,7 +21,8 @@ impl Compiler<'_> {
                 "one SQL statement is expected",
             )));
         };
-        let prepared = prepare::prepare_ast(self.catalog, statement, &self.scopes.params()).map_err(located);
+        let prepared =
+            prepare::prepare_ast(self.catalog, statement, &self.scopes.params()).map_err(located);
         self.deferred = prepared.is_err();
         let prepared = prepared?;
         if matches!(

@@ -22,7 +22,11 @@ impl Raised {
         let state = self.state.unwrap_or_else(|| "P0001".to_string());
         let message = self.message.unwrap_or_else(|| state.clone());
         // A serialization failure asks the client to try again, whoever found it.
-        let class = if state.starts_with("40") { Class::Retry } else { Class::Request };
+        let class = if state.starts_with("40") {
+            Class::Retry
+        } else {
+            Class::Request
+        };
         let mut error = Error::with_class(class, &state, message);
         if let Some(detail) = self.detail {
             error = error.detail(detail);
@@ -79,8 +83,12 @@ impl Run<'_> {
             let error = self.handling.last().cloned();
             return Err(error.unwrap_or_else(|| Error::internal("RAISE outside of a handler")));
         }
-        let mut raised =
-            Raised { message: self.message(ctx, raise)?, state: raise.state.clone(), detail: None, hint: None };
+        let mut raised = Raised {
+            message: self.message(ctx, raise)?,
+            state: raise.state.clone(),
+            detail: None,
+            hint: None,
+        };
         for (option, value) in &raise.using {
             let value = text::to_text(&value.eval(ctx, &self.frame)?)
                 .ok_or_else(|| Error::new("22004", "RAISE statement option cannot be null"))?;
