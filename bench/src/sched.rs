@@ -11,6 +11,8 @@ use scheduler::{Policy, Registration, Scheduler};
 use crate::run::{Operation, Prepared, expect_equal};
 
 const KEYS: i32 = 64;
+/// The benchmark's own keys: tasks and workers of the target's users have others, and are left alone.
+const FIRST_KEY: i32 = 1_000_000_000;
 const WORKERS_PER_KEY: i32 = 10;
 /// Never exhausted: 2^27, the artifact's default.
 const SLOTS: i32 = 1 << 27;
@@ -21,7 +23,7 @@ pub(crate) async fn prepare(client: Client, policy: &str) -> anyhow::Result<Prep
     scheduler::install(&client).await?;
     let scheduler = Scheduler::new(client.clone());
     clear(&client).await?;
-    for key in 0..KEYS {
+    for key in FIRST_KEY..FIRST_KEY + KEYS {
         let register = (0..WORKERS_PER_KEY).map(|worker_id| {
             let scheduler = scheduler.clone();
             async move {
@@ -44,7 +46,7 @@ pub(crate) async fn prepare(client: Client, policy: &str) -> anyhow::Result<Prep
 
 /// Partition key and task of operation `n`.
 fn task(n: u64) -> (i32, i64) {
-    ((n % KEYS as u64) as i32, n as i64)
+    (FIRST_KEY + (n % KEYS as u64) as i32, n as i64)
 }
 
 fn schedule(scheduler: Scheduler, policy: impl Fn(u64) -> Policy + 'static) -> Operation {
@@ -87,18 +89,26 @@ fn pull(scheduler: Scheduler) -> Operation {
     })
 }
 
-/// Removes what an earlier run left, one partition key at a time.
+/// Removes what an earlier run left under the benchmark's keys: oldest first, in transactions of bounded size.
 async fn clear(client: &Client) -> anyhow::Result<()> {
-    const CHUNK: &str = "DELETE FROM task WHERE p_key = $1 AND task_id IN \
-                         (SELECT task_id FROM task WHERE p_key = $1 ORDER BY task_id LIMIT 2000) RETURNING 1";
-    for key in 0..KEYS {
-        while !client.call(key, CHUNK, &[&key]).await?.is_empty() {}
-        client.call(key, "DELETE FROM worker WHERE p_key = $1 RETURNING 1", &[&key]).await?;
-    }
+    const NTH: &str = "SELECT task_id FROM task WHERE p_key = $1 ORDER BY task_id OFFSET 2000 LIMIT 1";
+    const UP_TO: &str = "DELETE FROM task WHERE p_key = $1 AND task_id <= $2";
+    let clear_key = |key: i32| async move {
+        loop {
+            let nth = client.read(key, NTH, &[&key]).await?;
+            let up_to = nth.first().map_or(i64::MAX, |row| row.get(0));
+            client.call(key, UP_TO, &[&key, &up_to]).await?;
+            if up_to == i64::MAX {
+                return client.call(key, "DELETE FROM worker WHERE p_key = $1", &[&key]).await;
+            }
+        }
+    };
+    futures::future::try_join_all((FIRST_KEY..FIRST_KEY + KEYS).map(clear_key)).await?;
     Ok(())
 }
 
 async fn check(client: Client, acknowledged: u64) -> anyhow::Result<()> {
-    let rows = client.read_all("SELECT count(*) FROM task", &[]).await?;
+    let sql = "SELECT count(*) FROM task WHERE p_key BETWEEN $1 AND $2";
+    let rows = client.read_all(sql, &[&FIRST_KEY, &(FIRST_KEY + KEYS - 1)]).await?;
     expect_equal("task rows", rows[0].get(0), acknowledged)
 }

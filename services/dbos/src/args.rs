@@ -288,8 +288,8 @@ pub enum MsgCommand {
     Send {
         #[arg(long, default_value_t = 0)]
         from: i64,
-        /// Receivers
-        #[arg(long, required = true, num_args = 1.., value_delimiter = ',')]
+        /// Receivers, separated by commas
+        #[arg(long, required = true, value_delimiter = ',')]
         to: Vec<i64>,
         text: String,
     },

@@ -23,8 +23,8 @@ use crate::partition::{Scan, Slot, Store};
 use crate::storage::StateSnapshot;
 use crate::wire::peer::{Page, SnapshotScan, answer, call};
 
-/// Rows of one partition read at once for a merged range.
-const READ_AHEAD_ROWS: usize = 256;
+/// Rows of one partition read at once for a merged range, once its beginning was not enough.
+const READ_AHEAD_ROWS: usize = 4096;
 /// Ranges whose read-ahead is kept: nested loops read one inside another.
 const RANGES_KEPT: usize = 8;
 
@@ -257,7 +257,10 @@ impl ClusterStore {
                 Some(edge) => rest(&merge.from, &merge.to, edge, merge.reverse),
                 None => (merge.from.clone(), merge.to.clone()),
             };
-            let limit = limit.clamp(1, READ_AHEAD_ROWS);
+            let limit = match part.edge {
+                Some(_) => READ_AHEAD_ROWS,
+                None => limit.clamp(1, READ_AHEAD_ROWS),
+            };
             let mut rows = Vec::new();
             let scan = Scan {
                 from: &from,

@@ -60,12 +60,16 @@ pub fn plan(
         }
     }
     planned.filter = Expr::all(without_row);
+    let mut prefix = Before::Empty;
     for (i, step) in steps.iter_mut().enumerate() {
         let wanted = if i == 0 { order } else { None };
-        let sorted = plan_step(step, i, &planned.known, wanted, limited, types);
+        let sorted = plan_step(step, prefix, &planned.known, wanted, limited, types);
         if i == 0 {
             planned.sorted = sorted;
         }
+        // Under LIMIT a nested loop may stop early, which a hashed table cannot.
+        let wide = matches!(step.source, Source::Table { .. }) && step.site.is_none() && !limited;
+        prefix = if wide || prefix == Before::Wide { Before::Wide } else { Before::Narrow };
     }
     planned
 }
@@ -128,6 +132,7 @@ fn from_outside(expr: &Expr) -> bool {
 }
 
 /// An equality or range condition on one own column of a step.
+#[derive(Clone)]
 struct Candidate {
     column: usize,
     op: CompareOp,
@@ -197,9 +202,19 @@ fn reads_prefix_only(expr: &Expr, offset: usize) -> bool {
     fine
 }
 
+/// The steps before one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Empty,
+    /// Every table is read at known partition keys.
+    Narrow,
+    /// A table is read in every partition: a look-up for each of its rows would be a call to another node each.
+    Wide,
+}
+
 fn plan_step(
     step: &mut Step,
-    position: usize,
+    prefix: Before,
     known: &[(usize, Expr)],
     order: Option<&Order>,
     limited: bool,
@@ -211,26 +226,20 @@ fn plan_step(
     let mut used = Vec::new();
     if let Source::Table { table, access, .. } = &mut step.source {
         let table = Arc::clone(table);
-        let best = best_path(&table, step.offset, &found, order, limited, types);
+        let hashed = prefix == Before::Wide && hash_keys(&found, step.offset, types).is_some();
+        let usable: Vec<Candidate> = match hashed {
+            true => found.iter().filter(|c| c.value.max_column().is_none()).cloned().collect(),
+            false => found.clone(),
+        };
+        let best = best_path(&table, step.offset, &usable, order, limited, types);
         sorted = sorted || best.sorted;
         used.clone_from(&best.used);
         *access = best.access;
         step.site = site(&table, step.offset, &found, &conditions, known);
     }
-    if position > 0 && !depends_on_prefix(step) {
-        let equal = found.iter().filter(|c| {
-            let Expr::Column(probe) = &c.value else {
-                return false;
-            };
-            c.op == CompareOp::Eq && types[*probe] == types[step.offset + c.column]
-        });
-        let (own, probe): (Vec<usize>, Vec<Expr>) =
-            equal.map(|c| (c.column, c.value.clone())).unzip();
-        if own.is_empty() {
-            step.keep = true;
-        } else {
-            step.hash = Some(HashKeys { own, probe });
-        }
+    if prefix != Before::Empty && !depends_on_prefix(step) {
+        step.hash = hash_keys(&found, step.offset, types);
+        step.keep = step.hash.is_none();
     }
     used.sort_unstable();
     for i in used.into_iter().rev() {
@@ -238,6 +247,18 @@ fn plan_step(
     }
     step.on = Expr::all(conditions);
     sorted
+}
+
+/// Own columns that equal columns of earlier steps, without a cast.
+fn hash_keys(found: &[Candidate], offset: usize, types: &[DataType]) -> Option<HashKeys> {
+    let equal = found.iter().filter(|c| {
+        let Expr::Column(probe) = &c.value else {
+            return false;
+        };
+        c.op == CompareOp::Eq && types[*probe] == types[offset + c.column]
+    });
+    let (own, probe): (Vec<usize>, Vec<Expr>) = equal.map(|c| (c.column, c.value.clone())).unzip();
+    (!own.is_empty()).then_some(HashKeys { own, probe })
 }
 
 fn depends_on_prefix(step: &Step) -> bool {
