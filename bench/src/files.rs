@@ -27,10 +27,18 @@ impl Run {
         for user in 0..USERS {
             let user_name = format!("bench-{name}-{user}");
             let home = Some(i64::try_from(user)?);
-            fs.create_user(NewUser { name: &user_name, home, block_size: i32::try_from(BLOCK)? }).await?;
+            fs.create_user(NewUser {
+                name: &user_name,
+                home,
+                block_size: i32::try_from(BLOCK)?,
+            })
+            .await?;
             trees.push(fs.tree(&user_name).await?);
         }
-        Ok(Self { name: name.into(), trees })
+        Ok(Self {
+            name: name.into(),
+            trees,
+        })
     }
 
     fn tree(&self, n: u64) -> Tree {
@@ -47,19 +55,31 @@ pub(crate) async fn prepare(client: Client, shape: &str) -> anyhow::Result<Prepa
         "create" => create(run),
         "write" | "read" => {
             expected_before = fill(&run).await?;
-            if shape == "write" { write(run) } else { read(run) }
+            if shape == "write" {
+                write(run)
+            } else {
+                read(run)
+            }
         }
         other => bail!("unknown shape {other:?}: create, write or read"),
     };
     let creates = shape == "create";
-    let check = move |acknowledged: u64| -> std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>>>> {
-        Box::pin(async move {
-            let sql = "SELECT count(*) FROM directory WHERE user_name LIKE $1 AND kind <> 0";
-            let rows = client.read_all(sql, &[&pattern]).await?;
-            expect_equal("files", rows[0].get(0), expected_before + if creates { acknowledged } else { 0 })
-        })
-    };
-    Ok(Prepared { operation, check: Box::new(check) })
+    let check =
+        move |acknowledged: u64| -> std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>>>> {
+            Box::pin(async move {
+                let sql = "SELECT count(*) FROM directory WHERE user_name LIKE $1 AND kind <> 0";
+                let rows = client.read_all(sql, &[&pattern]).await?;
+                expect_equal(
+                    "files",
+                    rows[0].get(0),
+                    expected_before + if creates { acknowledged } else { 0 },
+                )
+            })
+        };
+    Ok(Prepared {
+        operation,
+        check: Box::new(check),
+    })
 }
 
 /// Makes the files whose blocks are written or read; returns how many.
@@ -79,7 +99,9 @@ fn create(run: Run) -> Operation {
     Rc::new(move |n| {
         let tree = run.tree(n);
         Box::pin(async move {
-            tree.create(&format!("/{n}"), Kind::Localized, None).await.map_err(|e| e.to_string())
+            tree.create(&format!("/{n}"), Kind::Localized, None)
+                .await
+                .map_err(|e| e.to_string())
         })
     })
 }
@@ -88,7 +110,10 @@ fn create(run: Run) -> Operation {
 fn place() -> (String, i64) {
     let mut rng = rand::rng();
     let block = rng.random_range(0..BLOCKS_PER_FILE);
-    (format!("/{}", rng.random_range(0..FILES_PER_USER)), block as i64 * BLOCK as i64)
+    (
+        format!("/{}", rng.random_range(0..FILES_PER_USER)),
+        block as i64 * BLOCK as i64,
+    )
 }
 
 fn write(run: Run) -> Operation {
@@ -96,7 +121,10 @@ fn write(run: Run) -> Operation {
         let (tree, (path, offset)) = (run.tree(n), place());
         Box::pin(async move {
             let data = [n as u8; BLOCK];
-            tree.write(&path, offset, &data).await.map(drop).map_err(|e| e.to_string())
+            tree.write(&path, offset, &data)
+                .await
+                .map(drop)
+                .map_err(|e| e.to_string())
         })
     })
 }

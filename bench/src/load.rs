@@ -80,7 +80,9 @@ where
     Fut: Future<Output = Result<(), String>> + 'static,
 {
     let shared = Rc::new(Shared {
-        latency: RefCell::new(Histogram::new_with_max(LATENCY_US_MAX, 3).expect("bounds are constants")),
+        latency: RefCell::new(
+            Histogram::new_with_max(LATENCY_US_MAX, 3).expect("bounds are constants"),
+        ),
         acknowledged: Cell::new(0),
         errors: Cell::new(0),
         first_errors: RefCell::new(Vec::new()),
@@ -89,11 +91,21 @@ where
     let operation = Rc::new(operation);
     let start = Instant::now();
     let tasks: Vec<_> = (0..load.in_flight)
-        .map(|_| tokio::task::spawn_local(one_in_flight(load, start, shared.clone(), operation.clone())))
+        .map(|_| {
+            tokio::task::spawn_local(one_in_flight(
+                load,
+                start,
+                shared.clone(),
+                operation.clone(),
+            ))
+        })
         .collect();
     for task in tasks {
         let mut task = task;
-        while tokio::time::timeout(Duration::from_secs(1), &mut task).await.is_err() {
+        while tokio::time::timeout(Duration::from_secs(1), &mut task)
+            .await
+            .is_err()
+        {
             progress(start.elapsed(), shared.acknowledged.get());
         }
     }
@@ -142,12 +154,21 @@ mod tests {
     use super::*;
 
     fn block_on<F: Future>(future: F) -> F::Output {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(false).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(false)
+            .build()
+            .unwrap();
         runtime.block_on(tokio::task::LocalSet::new().run_until(future))
     }
 
     fn load(in_flight: u32, rate: Option<f64>) -> Load {
-        Load { in_flight, rate, warm_up: Duration::ZERO, duration: Duration::from_millis(300) }
+        Load {
+            in_flight,
+            rate,
+            warm_up: Duration::ZERO,
+            duration: Duration::from_millis(300),
+        }
     }
 
     #[test]
@@ -164,12 +185,26 @@ mod tests {
         };
         let measured = block_on(run(load(1, Some(100.0)), operation, |_, _| ()));
         let delayed = measured.latency.len() - measured.latency.count_between(0, 20_000);
-        assert!(delayed >= 5, "{delayed} of {} operations saw the stall", measured.latency.len());
+        assert!(
+            delayed >= 5,
+            "{delayed} of {} operations saw the stall",
+            measured.latency.len()
+        );
     }
 
     #[test]
     fn errors_are_counted_and_the_first_are_kept() {
-        let measured = block_on(run(load(2, Some(200.0)), |n| async move { if n % 2 == 0 { Err(format!("no {n}")) } else { Ok(()) } }, |_, _| ()));
+        let measured = block_on(run(
+            load(2, Some(200.0)),
+            |n| async move {
+                if n % 2 == 0 {
+                    Err(format!("no {n}"))
+                } else {
+                    Ok(())
+                }
+            },
+            |_, _| (),
+        ));
         assert!(measured.errors > 10 && measured.acknowledged > 10);
         assert_eq!(measured.first_errors.len(), ERRORS_KEPT);
     }

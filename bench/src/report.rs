@@ -48,14 +48,24 @@ pub struct BeforeAfter {
 impl From<&Histogram<u64>> for Latency {
     fn from(histogram: &Histogram<u64>) -> Self {
         let at = |quantile| histogram.value_at_quantile(quantile);
-        Self { p50: at(0.5), p95: at(0.95), p99: at(0.99), p999: at(0.999), max: histogram.max() }
+        Self {
+            p50: at(0.5),
+            p95: at(0.95),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: histogram.max(),
+        }
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let or_dash = |value: Option<u32>| value.map_or("-".to_string(), |v| v.to_string());
-        let what = self.policy.as_deref().or(self.shape.as_deref()).unwrap_or("");
+        let what = self
+            .policy
+            .as_deref()
+            .or(self.shape.as_deref())
+            .unwrap_or("");
         writeln!(
             f,
             "{} {what} on {} ({}): nodes {}, replicas {}, partitions {}, durability {}",
@@ -67,7 +77,9 @@ impl fmt::Display for Report {
             or_dash(self.partitions),
             self.durability.as_deref().unwrap_or("-"),
         )?;
-        let offered = self.rate.map_or("closed loop".to_string(), |rate| format!("{rate}/s offered"));
+        let offered = self.rate.map_or("closed loop".to_string(), |rate| {
+            format!("{rate}/s offered")
+        });
         writeln!(
             f,
             "  {:.0}/s over {} s, {} in flight on {} connections, {offered}, {} errors, {} retries",
@@ -79,8 +91,14 @@ impl fmt::Display for Report {
             self.retries.map_or("-".to_string(), |v| v.to_string()),
         )?;
         let l = &self.latency_us;
-        write!(f, "  latency µs: p50 {}, p95 {}, p99 {}, p99.9 {}, max {}", l.p50, l.p95, l.p99, l.p999, l.max)?;
-        if let (Some(before), Some(after)) = (self.fdatasync_p50_us.before, self.fdatasync_p50_us.after) {
+        write!(
+            f,
+            "  latency µs: p50 {}, p95 {}, p99 {}, p99.9 {}, max {}",
+            l.p50, l.p95, l.p99, l.p999, l.max
+        )?;
+        if let (Some(before), Some(after)) =
+            (self.fdatasync_p50_us.before, self.fdatasync_p50_us.after)
+        {
             write!(f, "; fdatasync p50 {before} before, {after} after")?;
         }
         Ok(())

@@ -44,8 +44,7 @@ pub struct Options {
 pub type Progress<'a> = &'a dyn Fn(String);
 
 /// One operation; `n` counts from 0 within a run.
-pub(crate) type Operation =
-    Rc<dyn Fn(u64) -> Pin<Box<dyn Future<Output = Result<(), String>>>>>;
+pub(crate) type Operation = Rc<dyn Fn(u64) -> Pin<Box<dyn Future<Output = Result<(), String>>>>>;
 
 /// A benchmark that is set up on its target.
 pub(crate) struct Prepared {
@@ -55,7 +54,11 @@ pub(crate) struct Prepared {
 }
 
 /// Runs a benchmark, at each number in flight that `options` asks for, and returns the best.
-pub async fn run(target: &Target, options: &Options, progress: Progress<'_>) -> anyhow::Result<Report> {
+pub async fn run(
+    target: &Target,
+    options: &Options,
+    progress: Progress<'_>,
+) -> anyhow::Result<Report> {
     let tried: Vec<u32> = match (options.in_flight, options.rate) {
         (Some(n), _) => vec![n],
         (None, Some(_)) => vec![OPEN_LOOP_IN_FLIGHT],
@@ -67,14 +70,22 @@ pub async fn run(target: &Target, options: &Options, progress: Progress<'_>) -> 
         if report.errors > 0 {
             return Ok(report);
         }
-        if best.as_ref().is_none_or(|best| report.throughput_per_s > best.throughput_per_s) {
+        if best
+            .as_ref()
+            .is_none_or(|best| report.throughput_per_s > best.throughput_per_s)
+        {
             best = Some(report);
         }
     }
     best.context("nothing was run")
 }
 
-async fn run_at(target: &Target, options: &Options, in_flight: u32, progress: Progress<'_>) -> anyhow::Result<Report> {
+async fn run_at(
+    target: &Target,
+    options: &Options,
+    in_flight: u32,
+    progress: Progress<'_>,
+) -> anyhow::Result<Report> {
     let connect = dbos_client::Options {
         connections: options.connections as usize,
         in_flight: in_flight as usize,
@@ -97,9 +108,16 @@ async fn run_at(target: &Target, options: &Options, in_flight: u32, progress: Pr
         duration: options.duration,
     };
     let operation = prepared.operation.clone();
-    let measured = load::run(load, move |n| operation(n), |passed, done| {
-        progress(format!("{in_flight} in flight: {done} done after {} s", passed.as_secs()));
-    })
+    let measured = load::run(
+        load,
+        move |n| operation(n),
+        |passed, done| {
+            progress(format!(
+                "{in_flight} in flight: {done} done after {} s",
+                passed.as_secs()
+            ));
+        },
+    )
     .await;
     let after = target.fdatasync_p50_us();
     let mut report = report(target, options, &load, &measured);
@@ -138,7 +156,10 @@ fn report(target: &Target, options: &Options, load: &Load, measured: &Measured) 
         replicas: target.replicas,
         partitions: target.partitions,
         durability: target.durability.clone(),
-        fdatasync_p50_us: BeforeAfter { before: None, after: None },
+        fdatasync_p50_us: BeforeAfter {
+            before: None,
+            after: None,
+        },
     }
 }
 

@@ -27,7 +27,13 @@ pub(crate) async fn prepare(client: Client, policy: &str) -> anyhow::Result<Prep
         let register = (0..WORKERS_PER_KEY).map(|worker_id| {
             let scheduler = scheduler.clone();
             async move {
-                let worker = Registration { key, worker_id, slots: SLOTS, shard: worker_id, url: None };
+                let worker = Registration {
+                    key,
+                    worker_id,
+                    slots: SLOTS,
+                    shard: worker_id,
+                    url: None,
+                };
                 scheduler.register(&worker).await
             }
         });
@@ -36,12 +42,17 @@ pub(crate) async fn prepare(client: Client, policy: &str) -> anyhow::Result<Prep
     let operation: Operation = match policy {
         "fifo" => schedule(scheduler, |_| Policy::Fifo),
         "least-loaded" => schedule(scheduler, |_| Policy::LeastLoaded),
-        "locality" => schedule(scheduler, |n| Policy::Locality { shard: (n % WORKERS_PER_KEY as u64) as i32 }),
+        "locality" => schedule(scheduler, |n| Policy::Locality {
+            shard: (n % WORKERS_PER_KEY as u64) as i32,
+        }),
         "push" => push(scheduler),
         "pull" => pull(scheduler),
         other => bail!("unknown policy {other:?}: fifo, least-loaded, locality, push or pull"),
     };
-    Ok(Prepared { operation, check: Box::new(|acknowledged| Box::pin(check(client, acknowledged))) })
+    Ok(Prepared {
+        operation,
+        check: Box::new(|acknowledged| Box::pin(check(client, acknowledged))),
+    })
 }
 
 /// Partition key and task of operation `n`.
@@ -67,7 +78,10 @@ fn push(scheduler: Scheduler) -> Operation {
     Rc::new(move |n| {
         let (scheduler, (key, id)) = (scheduler.clone(), task(n));
         Box::pin(async move {
-            scheduler.submit(key, id, "").await.map_err(|e| e.to_string())?;
+            scheduler
+                .submit(key, id, "")
+                .await
+                .map_err(|e| e.to_string())?;
             match scheduler.push(key, id).await {
                 Ok(Some(_)) => Ok(()),
                 Ok(None) => Err("no worker has a free slot".into()),
@@ -83,15 +97,23 @@ fn pull(scheduler: Scheduler) -> Operation {
         let (scheduler, (key, id)) = (scheduler.clone(), task(n));
         let worker = (n / KEYS as u64 % WORKERS_PER_KEY as u64) as i32;
         Box::pin(async move {
-            scheduler.submit(key, id, "").await.map_err(|e| e.to_string())?;
-            scheduler.pull(key, worker, PULL_LIMIT).await.map(drop).map_err(|e| e.to_string())
+            scheduler
+                .submit(key, id, "")
+                .await
+                .map_err(|e| e.to_string())?;
+            scheduler
+                .pull(key, worker, PULL_LIMIT)
+                .await
+                .map(drop)
+                .map_err(|e| e.to_string())
         })
     })
 }
 
 /// Removes what an earlier run left under the benchmark's keys: oldest first, in transactions of bounded size.
 async fn clear(client: &Client) -> anyhow::Result<()> {
-    const NTH: &str = "SELECT task_id FROM task WHERE p_key = $1 ORDER BY task_id OFFSET 2000 LIMIT 1";
+    const NTH: &str =
+        "SELECT task_id FROM task WHERE p_key = $1 ORDER BY task_id OFFSET 2000 LIMIT 1";
     const UP_TO: &str = "DELETE FROM task WHERE p_key = $1 AND task_id <= $2";
     let clear_key = |key: i32| async move {
         loop {
@@ -99,7 +121,9 @@ async fn clear(client: &Client) -> anyhow::Result<()> {
             let up_to = nth.first().map_or(i64::MAX, |row| row.get(0));
             client.call(key, UP_TO, &[&key, &up_to]).await?;
             if up_to == i64::MAX {
-                return client.call(key, "DELETE FROM worker WHERE p_key = $1", &[&key]).await;
+                return client
+                    .call(key, "DELETE FROM worker WHERE p_key = $1", &[&key])
+                    .await;
             }
         }
     };
@@ -109,6 +133,8 @@ async fn clear(client: &Client) -> anyhow::Result<()> {
 
 async fn check(client: Client, acknowledged: u64) -> anyhow::Result<()> {
     let sql = "SELECT count(*) FROM task WHERE p_key BETWEEN $1 AND $2";
-    let rows = client.read_all(sql, &[&FIRST_KEY, &(FIRST_KEY + KEYS - 1)]).await?;
+    let rows = client
+        .read_all(sql, &[&FIRST_KEY, &(FIRST_KEY + KEYS - 1)])
+        .await?;
     expect_equal("task rows", rows[0].get(0), acknowledged)
 }

@@ -23,7 +23,13 @@ pub struct Target {
 
 impl Target {
     /// A kernel-db cluster with these properties.
-    pub fn cluster(name: &str, urls: Vec<String>, folder: PathBuf, shape: [u32; 3], durability: &str) -> Self {
+    pub fn cluster(
+        name: &str,
+        urls: Vec<String>,
+        folder: PathBuf,
+        shape: [u32; 3],
+        durability: &str,
+    ) -> Self {
         let [nodes, partitions, replicas] = shape;
         Self {
             name: name.to_string(),
@@ -99,7 +105,13 @@ mod tests {
 
     #[test]
     fn passwords_are_not_shown() {
-        assert_eq!(redacted("postgres://ann:secret@host:1/db"), "postgres://ann@host:1/db");
-        assert_eq!(redacted("postgres://ann@host:1/db"), "postgres://ann@host:1/db");
+        assert_eq!(
+            redacted("postgres://ann:secret@host:1/db"),
+            "postgres://ann@host:1/db"
+        );
+        assert_eq!(
+            redacted("postgres://ann@host:1/db"),
+            "postgres://ann@host:1/db"
+        );
     }
 }

@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    eprintln!("paper-repro: the papers' experiments are not built yet; `dbos bench` runs single points (see README.md)");
+    eprintln!(
+        "paper-repro: the papers' experiments are not built yet; `dbos bench` runs single points (see README.md)"
+    );
     ExitCode::from(2)
 }

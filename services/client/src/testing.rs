@@ -74,13 +74,21 @@ impl LocalCluster {
     /// `flags` are those of `dbos cluster up`. The binary is the one built beside the running test.
     pub fn start(flags: &[&str]) -> Result<Self> {
         let nodes = flags.iter().position(|flag| *flag == "--nodes");
-        let nodes = nodes.and_then(|at| flags.get(at + 1)?.parse().ok()).unwrap_or(3);
+        let nodes = nodes
+            .and_then(|at| flags.get(at + 1)?.parse().ok())
+            .unwrap_or(3);
         let mut last = None;
         for _ in 0..5 {
             // Tests run side by side, each in a home of its own, so ports are drawn.
             let port = 20_000 + rand::random::<u16>() % 100 * 200 + rand::random::<u16>() % 9 * 10;
-            let home = std::env::temp_dir().join(format!("dbos-test-{}-{port}", std::process::id()));
-            let cluster = Self { binary: binary()?, home, port, nodes };
+            let home =
+                std::env::temp_dir().join(format!("dbos-test-{}-{port}", std::process::id()));
+            let cluster = Self {
+                binary: binary()?,
+                home,
+                port,
+                nodes,
+            };
             let port = port.to_string();
             let mut args = vec!["cluster", "up", "--port", &port];
             args.extend(flags);
@@ -101,7 +109,10 @@ impl LocalCluster {
             .map_err(|error| Error::environment(format!("{}: {error}", self.binary.display())))?;
         if !output.status.success() {
             let message = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(Error::environment(format!("dbos {}: {message}", args.join(" "))));
+            return Err(Error::environment(format!(
+                "dbos {}: {message}",
+                args.join(" ")
+            )));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
@@ -133,8 +144,12 @@ impl Drop for LocalCluster {
 /// `dbos` in the directory above the running test binary.
 fn binary() -> Result<PathBuf> {
     let test = std::env::current_exe().map_err(|error| Error::environment(error.to_string()))?;
-    let binary = test.parent().and_then(|deps| deps.parent()).map(|dir| dir.join("dbos"));
+    let binary = test
+        .parent()
+        .and_then(|deps| deps.parent())
+        .map(|dir| dir.join("dbos"));
     binary.filter(|path| path.exists()).ok_or_else(|| {
-        Error::environment("the dbos binary is not built").hint("run `make build`, or `cargo build --release`, first")
+        Error::environment("the dbos binary is not built")
+            .hint("run `make build`, or `cargo build --release`, first")
     })
 }

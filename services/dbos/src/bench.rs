@@ -38,48 +38,71 @@ pub async fn run(args: BenchArgs) -> Result<()> {
         false => println!("{report}"),
     }
     if report.errors > 0 {
-        return Err(Failure::with_code(3, format!("{} operations failed", report.errors)));
+        return Err(Failure::with_code(
+            3,
+            format!("{} operations failed", report.errors),
+        ));
     }
     Ok(())
 }
 
 fn kind(args: &BenchArgs) -> Result<Kind> {
     let refuse = |flag: &str, given: &Option<String>| match given {
-        Some(_) => Err(Failure::usage(format!("--{flag} does not apply to this benchmark"))),
+        Some(_) => Err(Failure::usage(format!(
+            "--{flag} does not apply to this benchmark"
+        ))),
         None => Ok(()),
     };
     let one_of = |flag: &str, given: &Option<String>, known: &[&str]| {
         let chosen = given.as_deref().unwrap_or(known[0]);
         match known.contains(&chosen) {
             true => Ok(chosen.to_string()),
-            false => Err(Failure::usage(format!("--{flag} {chosen:?}: use {}", known.join(", ")))),
+            false => Err(Failure::usage(format!(
+                "--{flag} {chosen:?}: use {}",
+                known.join(", ")
+            ))),
         }
     };
-    if args.rate.is_some_and(|rate| !(rate > 0.0 && rate.is_finite())) {
+    if args
+        .rate
+        .is_some_and(|rate| !(rate > 0.0 && rate.is_finite()))
+    {
         return Err(Failure::usage("--rate must be above 0"));
     }
     match args.kind {
         BenchKind::Sched => {
             refuse("shape", &args.shape)?;
             let policies = ["fifo", "least-loaded", "locality", "push", "pull"];
-            Ok(Kind::Sched { policy: one_of("policy", &args.policy, &policies)? })
+            Ok(Kind::Sched {
+                policy: one_of("policy", &args.policy, &policies)?,
+            })
         }
         BenchKind::Ipc => {
             refuse("policy", &args.policy)?;
-            Ok(Kind::Ipc { shape: one_of("shape", &args.shape, &["send-receive", "fan-out"])? })
+            Ok(Kind::Ipc {
+                shape: one_of("shape", &args.shape, &["send-receive", "fan-out"])?,
+            })
         }
         BenchKind::Fs => {
             refuse("policy", &args.policy)?;
-            Ok(Kind::Fs { shape: one_of("shape", &args.shape, &["create", "write", "read"])? })
+            Ok(Kind::Fs {
+                shape: one_of("shape", &args.shape, &["create", "write", "read"])?,
+            })
         }
     }
 }
 
 fn target(args: &BenchArgs) -> Result<Target> {
     match args.target.as_deref() {
-        Some("local-postgres") => Target::local_postgres().map_err(|e| Failure::new(format!("{e:#}"))),
-        Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => Ok(Target::url(url)),
-        Some(other) => Err(Failure::usage(format!("--target {other:?}: use postgres://... or local-postgres"))),
+        Some("local-postgres") => {
+            Target::local_postgres().map_err(|e| Failure::new(format!("{e:#}")))
+        }
+        Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+            Ok(Target::url(url))
+        }
+        Some(other) => Err(Failure::usage(format!(
+            "--target {other:?}: use postgres://... or local-postgres"
+        ))),
         None => Ok(of_cluster(&ClusterSpec::existing(&args.name)?)),
     }
 }
@@ -88,14 +111,24 @@ fn target(args: &BenchArgs) -> Result<Target> {
 pub fn of_cluster(spec: &ClusterSpec) -> Target {
     let shape = [spec.nodes.into(), spec.partitions, spec.replicas];
     let durability = format!("{:?}", spec.durability).to_lowercase();
-    Target::cluster(&spec.name, spec.urls(), spec.data.clone(), shape, &durability)
+    Target::cluster(
+        &spec.name,
+        spec.urls(),
+        spec.data.clone(),
+        shape,
+        &durability,
+    )
 }
 
 /// Reads "10s", "500ms" or "2m".
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let number: f64 = number.parse().map_err(|_| format!("{text:?}: use a number and a unit, such as 10s"))?;
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("{text:?}: use a number and a unit, such as 10s"))?;
     let seconds = match unit {
         "ms" => number / 1000.0,
         "s" | "" => number,

@@ -30,8 +30,10 @@ pub async fn connect(urls: &[String]) -> Result<Client> {
             Err(_) => last = format!("no answer within {CONNECT_TIMEOUT:?}"),
         }
     }
-    Err(Failure::new(format!("cannot connect to {}: {last}", urls.join(", ")))
-        .hint("`dbos cluster status` shows what runs, `dbos cluster up` starts it"))
+    Err(
+        Failure::new(format!("cannot connect to {}: {last}", urls.join(", ")))
+            .hint("`dbos cluster status` shows what runs, `dbos cluster up` starts it"),
+    )
 }
 
 async fn connect_one(url: &str) -> Result<Client, tokio_postgres::Error> {
@@ -48,8 +50,14 @@ async fn connect_one(url: &str) -> Result<Client, tokio_postgres::Error> {
 pub fn describe(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(db) => {
-            let hint = db.hint().map(|hint| format!("; hint: {hint}")).unwrap_or_default();
-            let detail = db.detail().map(|detail| format!("; {detail}")).unwrap_or_default();
+            let hint = db
+                .hint()
+                .map(|hint| format!("; hint: {hint}"))
+                .unwrap_or_default();
+            let detail = db
+                .detail()
+                .map(|detail| format!("; {detail}"))
+                .unwrap_or_default();
             format!("{} ({}){detail}{hint}", db.message(), db.code().code())
         }
         None => match std::error::Error::source(error) {
@@ -91,6 +99,8 @@ pub async fn query(client: &Client, sql: &str) -> Result<Vec<Answer>, tokio_post
 
 /// Runs one statement and returns its rows.
 pub async fn rows(client: &Client, sql: &str) -> Result<Rows> {
-    let mut answers = query(client, sql).await.map_err(|e| Failure::new(describe(&e)))?;
+    let mut answers = query(client, sql)
+        .await
+        .map_err(|e| Failure::new(describe(&e)))?;
     Ok(answers.pop().map(|answer| answer.rows).unwrap_or_default())
 }

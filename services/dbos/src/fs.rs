@@ -18,26 +18,46 @@ pub async fn run(command: FsCommand, target: &TargetArgs, user: &str) -> Result<
     let fs = FileSystem::new(client(target).await?);
     if let FsCommand::Install = command {
         dbfs::install(fs.client()).await.map_err(failure)?;
-        let fresh = fs.create_user(NewUser::named(user)).await.map_err(failure)?;
-        println!("file system installed; user {user} {}", if fresh { "made" } else { "was there" });
+        let fresh = fs
+            .create_user(NewUser::named(user))
+            .await
+            .map_err(failure)?;
+        println!(
+            "file system installed; user {user} {}",
+            if fresh { "made" } else { "was there" }
+        );
         return Ok(());
     }
     let tree = fs.tree(user).await.map_err(failure)?;
     match command {
         FsCommand::Install => Ok(()),
         FsCommand::Mkdir { path } => tree.mkdir(&path).await.map_err(failure),
-        FsCommand::Put { local, path, parallel } => {
+        FsCommand::Put {
+            local,
+            path,
+            parallel,
+        } => {
             let input = open(&local)?;
-            let kind = if parallel { Kind::Parallel } else { Kind::Localized };
+            let kind = if parallel {
+                Kind::Parallel
+            } else {
+                Kind::Localized
+            };
             tree.create(&path, kind, None).await.map_err(failure)?;
             append(&tree, &path, input).await
         }
         FsCommand::Append { local, path } => append(&tree, &path, open(&local)?).await,
-        FsCommand::Cat { path, offset, length } => cat(&tree, &path, offset, length).await,
+        FsCommand::Cat {
+            path,
+            offset,
+            length,
+        } => cat(&tree, &path, offset, length).await,
         FsCommand::Ls { path, json } => list(&tree, &path, json).await,
         FsCommand::Stat { path, json } => stat(&tree, &path, json).await,
         FsCommand::Mv { from, to } => tree.rename(&from, &to).await.map_err(failure),
-        FsCommand::Truncate { path, size } => tree.truncate(&path, signed(size)?).await.map_err(failure),
+        FsCommand::Truncate { path, size } => {
+            tree.truncate(&path, signed(size)?).await.map_err(failure)
+        }
         FsCommand::Rm { path } => {
             tree.delete(&path).await.map_err(failure)?;
             // Blocks of parallel files go afterwards; what is left when this ends here, the next call removes.
@@ -50,7 +70,8 @@ fn open(local: &str) -> Result<Box<dyn Read>> {
     match local {
         "-" => Ok(Box::new(std::io::stdin())),
         path => {
-            let file = std::fs::File::open(path).map_err(|e| Failure::not_found(format!("{path}: {e}")))?;
+            let file = std::fs::File::open(path)
+                .map_err(|e| Failure::not_found(format!("{path}: {e}")))?;
             Ok(Box::new(file))
         }
     }
@@ -77,7 +98,10 @@ async fn cat(tree: &Tree, path: &str, offset: u64, length: Option<u64>) -> Resul
     let mut left = signed(length.unwrap_or(i64::MAX as u64))?;
     let mut out = std::io::stdout().lock();
     while left > 0 {
-        let data = tree.read(path, at, left.min(CHUNK as i64)).await.map_err(failure)?;
+        let data = tree
+            .read(path, at, left.min(CHUNK as i64))
+            .await
+            .map_err(failure)?;
         if data.is_empty() {
             break;
         }
@@ -113,8 +137,14 @@ async fn list(tree: &Tree, path: &str, json: bool) -> Result<()> {
         ];
         cells.map(Some).to_vec()
     };
-    let columns = ["name", "kind", "size", "block_size", "modified_at"].map(str::to_string).to_vec();
-    Rows { columns, rows: entries.into_iter().map(row).collect() }.print(json)
+    let columns = ["name", "kind", "size", "block_size", "modified_at"]
+        .map(str::to_string)
+        .to_vec();
+    Rows {
+        columns,
+        rows: entries.into_iter().map(row).collect(),
+    }
+    .print(json)
 }
 
 async fn stat(tree: &Tree, path: &str, as_json: bool) -> Result<()> {

@@ -46,10 +46,18 @@ fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Cluster { command } => block_on(cluster::run(command)),
-        Command::Sql { command, target, json } => block_on(sql::run(command, &target, json)),
+        Command::Sql {
+            command,
+            target,
+            json,
+        } => block_on(sql::run(command, &target, json)),
         Command::Task { command, target } => block_on(task::run(command, &target)),
         Command::Worker(args) => block_on(worker::run(args)),
-        Command::Fs { command, target, user } => block_on(fs::run(command, &target, &user)),
+        Command::Fs {
+            command,
+            target,
+            user,
+        } => block_on(fs::run(command, &target, &user)),
         Command::Msg { command, target } => block_on(msg::run(command, &target)),
         Command::Bench(args) => block_on(bench::run(args)),
         Command::Demo { json } => block_on(demo::run(json)),

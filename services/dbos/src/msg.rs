@@ -14,12 +14,18 @@ const UNREAD: &str = "SELECT receiver_id, count(*) AS unread, min(sent_at) AS ol
 pub async fn run(command: MsgCommand, target: &TargetArgs) -> Result<()> {
     match command {
         MsgCommand::Install => {
-            ipc::install(&client(target).await?).await.map_err(failure)?;
+            ipc::install(&client(target).await?)
+                .await
+                .map_err(failure)?;
             println!("messages installed: tables mailbox and message, procedures msg_*");
             Ok(())
         }
         MsgCommand::Send { from, to, text } => send(target, from, &to, &text).await,
-        MsgCommand::Receive { receiver, limit, json } => receive(target, receiver, limit, json).await,
+        MsgCommand::Receive {
+            receiver,
+            limit,
+            json,
+        } => receive(target, receiver, limit, json).await,
         MsgCommand::Unread { json } => print(target, UNREAD, json).await,
     }
 }
@@ -45,7 +51,10 @@ async fn receive(target: &TargetArgs, receiver: i64, limit: i32, as_json: bool) 
     for message in messages.receive(receiver, limit).await.map_err(failure)? {
         let text = String::from_utf8_lossy(&message.data);
         if as_json {
-            println!("{}", json!({"message_id": message.message_id, "sender_id": message.sender_id, "text": text}));
+            println!(
+                "{}",
+                json!({"message_id": message.message_id, "sender_id": message.sender_id, "text": text})
+            );
         } else {
             println!("{} from {}: {text}", message.message_id, message.sender_id);
         }

@@ -33,8 +33,16 @@ impl Rows {
     /// One JSON object per row. Values are text as PostgreSQL prints them, or null.
     pub fn json(&self) -> Vec<Value> {
         let object = |row: &Vec<Option<String>>| {
-            let cells = row.iter().map(|cell| cell.clone().map_or(Value::Null, Value::String));
-            Value::Object(self.columns.iter().cloned().zip(cells).collect::<Map<_, _>>())
+            let cells = row
+                .iter()
+                .map(|cell| cell.clone().map_or(Value::Null, Value::String));
+            Value::Object(
+                self.columns
+                    .iter()
+                    .cloned()
+                    .zip(cells)
+                    .collect::<Map<_, _>>(),
+            )
         };
         self.rows.iter().map(object).collect()
     }
@@ -58,8 +66,11 @@ pub fn spinner(text: impl Into<String>) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})").unwrap_or(ProgressStyle::default_spinner());
-    let bar = ProgressBar::new_spinner().with_style(style).with_message(text.into());
+    let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
+        .unwrap_or(ProgressStyle::default_spinner());
+    let bar = ProgressBar::new_spinner()
+        .with_style(style)
+        .with_message(text.into());
     bar.enable_steady_tick(Duration::from_millis(100));
     bar
 }

@@ -9,7 +9,10 @@ use crate::exit::{Failure, Result};
 /// A client of the command's target.
 pub async fn client(target: &TargetArgs) -> Result<Client> {
     let urls = db::urls(target)?.join(",").parse().map_err(failure)?;
-    let options = Options { application_name: "dbos".into(), ..Options::default() };
+    let options = Options {
+        application_name: "dbos".into(),
+        ..Options::default()
+    };
     Client::connect_with(&urls, options).await.map_err(failure)
 }
 
@@ -24,7 +27,8 @@ pub fn failure(error: Error) -> Failure {
     if error.get_hint().is_none() && error.sqlstate() == Some("42P01") {
         failure = failure.hint("the service's tables are missing: run its `install` command first");
     } else if error.get_hint().is_none() && error.sqlstate() == Some("42883") {
-        failure = failure.hint("the service's procedures are missing: run its `install` command first");
+        failure =
+            failure.hint("the service's procedures are missing: run its `install` command first");
     }
     failure
 }

@@ -14,12 +14,16 @@ pub async fn run(command: Option<String>, target: &TargetArgs, json: bool) -> Re
     let urls = db::urls(target)?;
     let client = db::connect(&urls).await?;
     if let Some(sql) = command {
-        return execute(&client, &sql, json).await.map_err(|e| sql_failure(&sql, &e));
+        return execute(&client, &sql, json)
+            .await
+            .map_err(|e| sql_failure(&sql, &e));
     }
     if !std::io::stdin().is_terminal() {
         let mut sql = String::new();
         std::io::stdin().read_to_string(&mut sql)?;
-        return execute(&client, &sql, json).await.map_err(|e| sql_failure(&sql, &e));
+        return execute(&client, &sql, json)
+            .await
+            .map_err(|e| sql_failure(&sql, &e));
     }
     shell(client, &urls, json).await
 }
@@ -57,7 +61,10 @@ fn sql_failure(sql: &str, error: &tokio_postgres::Error) -> Failure {
         let line = before.lines().count().max(1);
         let column = before.rsplit('\n').next().unwrap_or("").chars().count();
         let source = sql.lines().nth(line - 1).unwrap_or("");
-        text = format!("{text}\nline {line}: {source}\n{}^", " ".repeat(column + format!("line {line}: ").len()));
+        text = format!(
+            "{text}\nline {line}: {source}\n{}^",
+            " ".repeat(column + format!("line {line}: ").len())
+        );
     }
     Failure::with_code(code, text)
 }
@@ -67,7 +74,11 @@ async fn shell(mut client: Client, urls: &[String], json: bool) -> Result<()> {
     let mut editor = DefaultEditor::new().map_err(Failure::new)?;
     let mut statement = String::new();
     loop {
-        let prompt = if statement.is_empty() { "dbos=> " } else { "dbos-> " };
+        let prompt = if statement.is_empty() {
+            "dbos=> "
+        } else {
+            "dbos-> "
+        };
         let line = match editor.readline(prompt) {
             Ok(line) => line,
             Err(ReadlineError::Interrupted) => {

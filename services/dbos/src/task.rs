@@ -18,7 +18,9 @@ const WORKERS: &str = "SELECT p_key, worker_id, capacity AS free, slots, data_sh
 pub async fn run(command: TaskCommand, target: &TargetArgs) -> Result<()> {
     match command {
         TaskCommand::Install => {
-            scheduler::install(&client(target).await?).await.map_err(failure)?;
+            scheduler::install(&client(target).await?)
+                .await
+                .map_err(failure)?;
             println!("scheduler installed: tables worker and task, procedures sched_*");
             Ok(())
         }
@@ -33,9 +35,14 @@ async fn submit(target: &TargetArgs, key: Option<i32>, command: &[String]) -> Re
     let task_id = (random >> 1) as i64;
     let key = key.unwrap_or((random % KEYS as u64) as i32);
     let scheduler = Scheduler::new(client(target).await?);
-    let fresh = scheduler.submit(key, task_id, &command.join(" ")).await.map_err(failure)?;
+    let fresh = scheduler
+        .submit(key, task_id, &command.join(" "))
+        .await
+        .map_err(failure)?;
     if !fresh {
-        return Err(Failure::new("a task of this id exists already; submit again"));
+        return Err(Failure::new(
+            "a task of this id exists already; submit again",
+        ));
     }
     println!("task {task_id} submitted under key {key}");
     Ok(())

@@ -8,11 +8,24 @@ use crate::service::{client, failure};
 
 pub async fn run(args: WorkerArgs) -> Result<()> {
     let scheduler = Scheduler::new(client(&args.target).await?);
-    let registration =
-        Registration { key: args.key, worker_id: args.id, slots: args.capacity, shard: args.shard, url: None };
-    eprintln!("worker {} of key {}: {} slots, until Ctrl-C", args.id, args.key, args.capacity);
+    let registration = Registration {
+        key: args.key,
+        worker_id: args.id,
+        slots: args.capacity,
+        shard: args.shard,
+        url: None,
+    };
+    eprintln!(
+        "worker {} of key {}: {} slots, until Ctrl-C",
+        args.id, args.key, args.capacity
+    );
     let options = worker::Options::new(registration);
-    let report = worker::run(&scheduler, &options, kernel_db::node::terminated()).await.map_err(failure)?;
-    println!("{} tasks finished, {} lost to another worker", report.finished, report.lost);
+    let report = worker::run(&scheduler, &options, kernel_db::node::terminated())
+        .await
+        .map_err(failure)?;
+    println!(
+        "{} tasks finished, {} lost to another worker",
+        report.finished, report.lost
+    );
     Ok(())
 }

@@ -56,8 +56,16 @@ fn wrong_arguments_are_exit_code_2_and_go_to_standard_error() {
         vec!["config"],
     ] {
         let output = dbos(&args);
-        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", text(&output.stderr));
-        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{args:?}");
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{args:?}: {}",
+            text(&output.stderr)
+        );
+        assert!(
+            output.stdout.is_empty() && !output.stderr.is_empty(),
+            "{args:?}"
+        );
     }
 }
 
@@ -72,14 +80,22 @@ fn what_does_not_exist_is_exit_code_4_with_a_hint() {
         vec!["bench", "sched", "--name", "nowhere"],
     ] {
         let output = dbos(&args);
-        assert_eq!(output.status.code(), Some(4), "{args:?}: {}", text(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(4),
+            "{args:?}: {}",
+            text(&output.stderr)
+        );
         assert!(text(&output.stderr).contains("hint:"), "{args:?}");
     }
 }
 
 #[test]
 fn destroying_nothing_succeeds() {
-    for args in [vec!["cluster", "destroy", "--name", "nowhere"], vec!["cluster", "destroy", "--all", "--yes"]] {
+    for args in [
+        vec!["cluster", "destroy", "--name", "nowhere"],
+        vec!["cluster", "destroy", "--all", "--yes"],
+    ] {
         assert_eq!(dbos(&args).status.code(), Some(0), "{args:?}");
     }
     assert_eq!(text(&dbos(&["cluster", "list", "--json"]).stdout), "");
@@ -89,7 +105,9 @@ fn destroying_nothing_succeeds() {
 fn the_default_configuration_explains_every_setting() {
     let output = text(&dbos(&["config", "--default"]).stdout);
     kernel_db::node::NodeConfig::from_toml(&output).expect("what is printed can be read");
-    let settings = output.lines().filter(|line| line.contains(" = ") && !line.starts_with('#'));
+    let settings = output
+        .lines()
+        .filter(|line| line.contains(" = ") && !line.starts_with('#'));
     assert!(settings.count() > 20);
 }
 
@@ -103,6 +121,9 @@ fn an_unreadable_configuration_is_a_clear_error() {
 #[test]
 fn completions_name_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
-        assert!(text(&dbos(&["completions", shell]).stdout).contains("cluster"), "{shell}");
+        assert!(
+            text(&dbos(&["completions", shell]).stdout).contains("cluster"),
+            "{shell}"
+        );
     }
 }

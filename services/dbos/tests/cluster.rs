@@ -13,7 +13,11 @@ use serde_json::Value;
 
 /// The clients' threads; the test's own thread waits for commands.
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 fn status(cluster: &LocalCluster) -> Value {
@@ -22,8 +26,13 @@ fn status(cluster: &LocalCluster) -> Value {
 
 fn sql(cluster: &LocalCluster, node: u16, text: &str) -> Result<Vec<Value>, String> {
     let url = cluster.url(node);
-    let output = cluster.dbos(&["sql", "--json", "--target", &url, "-c", text]).map_err(|e| e.to_string())?;
-    Ok(output.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    let output = cluster
+        .dbos(&["sql", "--json", "--target", &url, "-c", text])
+        .map_err(|e| e.to_string())?;
+    Ok(output
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect())
 }
 
 #[test]
@@ -34,11 +43,21 @@ fn a_cluster_lives_stops_and_starts_on_its_data() {
     assert_eq!(before["dbos.partitions"].as_array().unwrap().len(), 2);
     assert_eq!(before["dbos.replicas"].as_array().unwrap().len(), 6);
 
-    sql(&cluster, 1, "CREATE TABLE note (id int4 PRIMARY KEY, text text NOT NULL)").unwrap();
+    sql(
+        &cluster,
+        1,
+        "CREATE TABLE note (id int4 PRIMARY KEY, text text NOT NULL)",
+    )
+    .unwrap();
     for id in 0..10 {
         // Any node answers any client.
         let node = 1 + id % 3;
-        sql(&cluster, node, &format!("INSERT INTO note VALUES ({id}, 'note {id}')")).unwrap();
+        sql(
+            &cluster,
+            node,
+            &format!("INSERT INTO note VALUES ({id}, 'note {id}')"),
+        )
+        .unwrap();
     }
     for node in 1..=3 {
         let rows = sql(&cluster, node, "SELECT count(*) AS n FROM note").unwrap();
@@ -47,14 +66,35 @@ fn a_cluster_lives_stops_and_starts_on_its_data() {
     let duplicate = sql(&cluster, 2, "INSERT INTO note VALUES (3, 'again')").unwrap_err();
     assert!(duplicate.contains("23505"), "{duplicate}");
 
-    let differing = cluster.dbos(&["cluster", "up", "--partitions", "3"]).unwrap_err().to_string();
-    assert!(differing.contains("--partitions is 2, not 3"), "{differing}");
-    assert!(cluster.dbos(&["cluster", "up"]).unwrap().contains("already running"));
+    let differing = cluster
+        .dbos(&["cluster", "up", "--partitions", "3"])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        differing.contains("--partitions is 2, not 3"),
+        "{differing}"
+    );
+    assert!(
+        cluster
+            .dbos(&["cluster", "up"])
+            .unwrap()
+            .contains("already running")
+    );
 
     cluster.dbos(&["cluster", "down"]).unwrap();
     assert!(sql(&cluster, 1, "SELECT 1").is_err());
-    assert!(cluster.dbos(&["cluster", "status"]).unwrap().contains("no node answers SQL"));
-    assert!(cluster.dbos(&["cluster", "up"]).unwrap().contains("running again on its data"));
+    assert!(
+        cluster
+            .dbos(&["cluster", "status"])
+            .unwrap()
+            .contains("no node answers SQL")
+    );
+    assert!(
+        cluster
+            .dbos(&["cluster", "up"])
+            .unwrap()
+            .contains("running again on its data")
+    );
     let rows = sql(&cluster, 3, "SELECT id, text FROM note ORDER BY id").unwrap();
     assert_eq!(rows.len(), 10);
     assert_eq!(rows[7]["text"], "note 7");
@@ -80,8 +120,13 @@ impl Told {
 }
 
 async fn client(cluster: &LocalCluster) -> Client {
-    let options = Options { deadline: Duration::from_secs(20), ..Options::default() };
-    Client::connect_with(&cluster.target().unwrap(), options).await.unwrap()
+    let options = Options {
+        deadline: Duration::from_secs(20),
+        ..Options::default()
+    };
+    Client::connect_with(&cluster.target().unwrap(), options)
+        .await
+        .unwrap()
 }
 
 const KEYS: i64 = 16;
@@ -93,7 +138,10 @@ async fn work(client: Client, told: Arc<Told>) {
         let number = told.next.fetch_add(1, Ordering::Relaxed);
         let key = number / 2 % KEYS;
         if number % 2 == 0 {
-            told.note(number, scheduler.schedule(Policy::Fifo, key as i32, number).await);
+            told.note(
+                number,
+                scheduler.schedule(Policy::Fifo, key as i32, number).await,
+            );
         } else {
             told.note(number, messages.send(key, 0, &number.to_be_bytes()).await);
         }
@@ -109,7 +157,13 @@ fn what_was_acknowledged_is_there_once_after_every_node_was_killed() {
         ipc::install(&first).await.unwrap();
         let scheduler = Scheduler::new(first.clone());
         for key in 0..KEYS as i32 {
-            let worker = Registration { key, worker_id: 1, slots: 1 << 27, shard: 0, url: None };
+            let worker = Registration {
+                key,
+                worker_id: 1,
+                slots: 1 << 27,
+                shard: 0,
+                url: None,
+            };
             scheduler.register(&worker).await.unwrap();
         }
         let told = Arc::new(Told::default());
@@ -132,30 +186,54 @@ fn what_was_acknowledged_is_there_once_after_every_node_was_killed() {
         for worker in workers {
             worker.await.unwrap();
         }
-        assert!(progress.iter().all(|done| *done > 0), "work went on with a node down: {progress:?}");
+        assert!(
+            progress.iter().all(|done| *done > 0),
+            "work went on with a node down: {progress:?}"
+        );
         check(&first, &told).await;
     });
 }
 
 async fn check(client: &Client, told: &Told) {
     let mut found = BTreeSet::new();
-    let rows = client.read_all("SELECT task_id FROM task", &[]).await.unwrap();
+    let rows = client
+        .read_all("SELECT task_id FROM task", &[])
+        .await
+        .unwrap();
     for row in &rows {
         assert!(found.insert(row.get::<_, i64>(0)), "a task twice");
     }
-    let rows = client.read_all("SELECT data FROM message", &[]).await.unwrap();
+    let rows = client
+        .read_all("SELECT data FROM message", &[])
+        .await
+        .unwrap();
     for row in &rows {
         let number = i64::from_be_bytes(row.get::<_, &[u8]>(0).try_into().unwrap());
         assert!(found.insert(number), "message {number} twice");
     }
-    let (acknowledged, unknown) = (told.acknowledged.lock().unwrap(), told.unknown.lock().unwrap());
+    let (acknowledged, unknown) = (
+        told.acknowledged.lock().unwrap(),
+        told.unknown.lock().unwrap(),
+    );
     let lost: Vec<&i64> = acknowledged.difference(&found).collect();
-    assert!(lost.is_empty(), "{} acknowledged, lost: {lost:?}", acknowledged.len());
+    assert!(
+        lost.is_empty(),
+        "{} acknowledged, lost: {lost:?}",
+        acknowledged.len()
+    );
     let claimed: BTreeSet<i64> = acknowledged.union(&unknown).copied().collect();
     let foreign: Vec<&i64> = found.difference(&claimed).collect();
-    assert!(foreign.is_empty(), "there, although refused or never sent: {foreign:?}");
+    assert!(
+        foreign.is_empty(),
+        "there, although refused or never sent: {foreign:?}"
+    );
     // A scheduling call that ran twice would have taken two slots for one task.
-    let sql = "SELECT (SELECT sum(slots - capacity) FROM worker)::int8, (SELECT count(*) FROM task)";
+    let sql =
+        "SELECT (SELECT sum(slots - capacity) FROM worker)::int8, (SELECT count(*) FROM task)";
     let rows = client.read_all(sql, &[]).await.unwrap();
-    assert_eq!(rows[0].get::<_, i64>(0), rows[0].get::<_, i64>(1), "slots taken, tasks");
+    assert_eq!(
+        rows[0].get::<_, i64>(0),
+        rows[0].get::<_, i64>(1),
+        "slots taken, tasks"
+    );
 }

@@ -69,7 +69,11 @@ pub fn plan(
         }
         // Under LIMIT a nested loop may stop early, which a hashed table cannot.
         let wide = matches!(step.source, Source::Table { .. }) && step.site.is_none() && !limited;
-        prefix = if wide || prefix == Before::Wide { Before::Wide } else { Before::Narrow };
+        prefix = if wide || prefix == Before::Wide {
+            Before::Wide
+        } else {
+            Before::Narrow
+        };
     }
     planned
 }
@@ -228,7 +232,11 @@ fn plan_step(
         let table = Arc::clone(table);
         let hashed = prefix == Before::Wide && hash_keys(&found, step.offset, types).is_some();
         let usable: Vec<Candidate> = match hashed {
-            true => found.iter().filter(|c| c.value.max_column().is_none()).cloned().collect(),
+            true => found
+                .iter()
+                .filter(|c| c.value.max_column().is_none())
+                .cloned()
+                .collect(),
             false => found.clone(),
         };
         let best = best_path(&table, step.offset, &usable, order, limited, types);

@@ -18,14 +18,24 @@ pub async fn run(command: ClusterCommand) -> Result<()> {
             print_started(&started, args.json);
             Ok(())
         }
-        ClusterCommand::Status { name, json } => status::print(&ClusterSpec::existing(&name.name)?, json).await,
-        ClusterCommand::Logs { node, follow, name } => logs(&ClusterSpec::existing(&name.name)?, node, follow).await,
+        ClusterCommand::Status { name, json } => {
+            status::print(&ClusterSpec::existing(&name.name)?, json).await
+        }
+        ClusterCommand::Logs { node, follow, name } => {
+            logs(&ClusterSpec::existing(&name.name)?, node, follow).await
+        }
         ClusterCommand::Kill { node, name } => kill(&ClusterSpec::existing(&name.name)?, node),
-        ClusterCommand::Restart { node, name } => restart(&ClusterSpec::existing(&name.name)?, node).await,
+        ClusterCommand::Restart { node, name } => {
+            restart(&ClusterSpec::existing(&name.name)?, node).await
+        }
         ClusterCommand::Down { name } => {
             let spec = ClusterSpec::existing(&name.name)?;
             let stopped = process::stop(&spec, 1..=spec.nodes)?;
-            println!("cluster {}: {stopped} nodes stopped; data kept in {}", spec.name, spec.data.display());
+            println!(
+                "cluster {}: {stopped} nodes stopped; data kept in {}",
+                spec.name,
+                spec.data.display()
+            );
             Ok(())
         }
         ClusterCommand::List { json } => list(json),
@@ -36,9 +46,13 @@ pub async fn run(command: ClusterCommand) -> Result<()> {
 fn print_started(started: &up::Started, json: bool) {
     let spec = &started.spec;
     if json {
-        let nodes = (1..=spec.nodes).map(|n| json!({"node": n, "url": spec.url(n), "log": spec.log_path(n)}));
+        let nodes = (1..=spec.nodes)
+            .map(|n| json!({"node": n, "url": spec.url(n), "log": spec.log_path(n)}));
         let nodes: Vec<_> = nodes.collect();
-        println!("{}", json!({"name": spec.name, "created": started.created, "started": started.started, "nodes": nodes}));
+        println!(
+            "{}",
+            json!({"name": spec.name, "created": started.created, "started": started.started, "nodes": nodes})
+        );
         return;
     }
     let what = match (started.created, started.started.is_empty()) {
@@ -51,16 +65,24 @@ fn print_started(started: &up::Started, json: bool) {
         spec.name, spec.nodes, spec.partitions, spec.replicas, spec.durability
     );
     for node in 1..=spec.nodes {
-        println!("  node {node}: {}   log {}", spec.url(node), spec.log_path(node).display());
+        println!(
+            "  node {node}: {}   log {}",
+            spec.url(node),
+            spec.log_path(node).display()
+        );
     }
-    println!("try: psql {}    or: dbos sql --name {}", spec.url(1), spec.name);
+    println!(
+        "try: psql {}    or: dbos sql --name {}",
+        spec.url(1),
+        spec.name
+    );
 }
 
 async fn logs(spec: &ClusterSpec, node: u16, follow: bool) -> Result<()> {
     spec.check_node(node)?;
     let path = spec.log_path(node);
-    let mut file =
-        std::fs::File::open(&path).map_err(|e| Failure::not_found(format!("{}: {e}", path.display())))?;
+    let mut file = std::fs::File::open(&path)
+        .map_err(|e| Failure::not_found(format!("{}: {e}", path.display())))?;
     let mut out = std::io::stdout();
     let mut chunk = vec![0; 64 << 10];
     loop {
@@ -103,7 +125,9 @@ async fn restart(spec: &ClusterSpec, node: u16) -> Result<()> {
 
 fn list(json: bool) -> Result<()> {
     let row = |spec: &ClusterSpec| {
-        let running = (1..=spec.nodes).filter(|n| process::running(spec, *n).is_some()).count();
+        let running = (1..=spec.nodes)
+            .filter(|n| process::running(spec, *n).is_some())
+            .count();
         let cells = [
             spec.name.clone(),
             spec.nodes.to_string(),
@@ -116,8 +140,21 @@ fn list(json: bool) -> Result<()> {
         ];
         cells.map(Some).to_vec()
     };
-    let columns = ["name", "nodes", "running", "partitions", "replicas", "durability", "url", "data"];
-    Rows { columns: columns.map(str::to_string).to_vec(), rows: ClusterSpec::all()?.iter().map(row).collect() }.print(json)
+    let columns = [
+        "name",
+        "nodes",
+        "running",
+        "partitions",
+        "replicas",
+        "durability",
+        "url",
+        "data",
+    ];
+    Rows {
+        columns: columns.map(str::to_string).to_vec(),
+        rows: ClusterSpec::all()?.iter().map(row).collect(),
+    }
+    .print(json)
 }
 
 fn destroy_asking(name: &str, yes: bool, all: bool) -> Result<()> {
@@ -141,7 +178,11 @@ fn destroy_asking(name: &str, yes: bool, all: bool) -> Result<()> {
 }
 
 fn confirmed(spec: &ClusterSpec) -> Result<bool> {
-    eprint!("destroy cluster {} and its data in {}? [y/N] ", spec.name, spec.data.display());
+    eprint!(
+        "destroy cluster {} and its data in {}? [y/N] ",
+        spec.name,
+        spec.data.display()
+    );
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

@@ -27,7 +27,11 @@ pub fn running(spec: &ClusterSpec, node: u16) -> Option<u32> {
     let command = match fs::read(format!("/proc/{pid}/cmdline")) {
         Ok(command) => String::from_utf8_lossy(&command).into_owned(),
         Err(_) if cfg!(target_os = "linux") => return None,
-        Err(_) => return rustix::process::test_kill_process(handle).is_ok().then_some(pid),
+        Err(_) => {
+            return rustix::process::test_kill_process(handle)
+                .is_ok()
+                .then_some(pid);
+        }
     };
     // Between fork and exec a process has no command line yet; neither has one that ended and was not waited for.
     if command.is_empty() {
@@ -41,7 +45,10 @@ pub fn running(spec: &ClusterSpec, node: u16) -> Option<u32> {
 /// False for a zombie.
 fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
+    let state = stat
+        .rsplit(')')
+        .next()
+        .and_then(|rest| rest.trim_start().chars().next());
     state.is_some_and(|state| state != 'Z' && state != 'X')
 }
 

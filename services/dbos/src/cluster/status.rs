@@ -29,7 +29,9 @@ pub async fn print(spec: &ClusterSpec, json: bool) -> Result<()> {
     );
     println!("{}", processes(spec).table());
     match tables {
-        Some(tables) => tables.iter().for_each(|(name, rows)| println!("dbos.{name}\n{}", rows.table())),
+        Some(tables) => tables
+            .iter()
+            .for_each(|(name, rows)| println!("dbos.{name}\n{}", rows.table())),
         None => println!("no node answers SQL"),
     }
     Ok(())
@@ -39,7 +41,11 @@ pub async fn print(spec: &ClusterSpec, json: bool) -> Result<()> {
 async fn tables(spec: &ClusterSpec) -> Option<Vec<(&'static str, Rows)>> {
     let client = db::connect(&spec.urls()).await.ok()?;
     let mut tables = Vec::new();
-    for (name, sql) in [("nodes", NODES), ("partitions", PARTITIONS), ("replicas", REPLICAS)] {
+    for (name, sql) in [
+        ("nodes", NODES),
+        ("partitions", PARTITIONS),
+        ("replicas", REPLICAS),
+    ] {
         tables.push((name, db::rows(&client, sql).await.ok()?));
     }
     Some(tables)
@@ -48,11 +54,17 @@ async fn tables(spec: &ClusterSpec) -> Option<Vec<(&'static str, Rows)>> {
 fn processes(spec: &ClusterSpec) -> Rows {
     let columns = ["node", "process", "connection string", "log"];
     let row = |node: u16| {
-        let process = process::running(spec, node).map_or("stopped".into(), |pid| format!("pid {pid}"));
+        let process =
+            process::running(spec, node).map_or("stopped".into(), |pid| format!("pid {pid}"));
         let log = spec.log_path(node).display().to_string();
-        [node.to_string(), process, spec.url(node), log].map(Some).to_vec()
+        [node.to_string(), process, spec.url(node), log]
+            .map(Some)
+            .to_vec()
     };
-    Rows { columns: columns.map(str::to_string).to_vec(), rows: (1..=spec.nodes).map(row).collect() }
+    Rows {
+        columns: columns.map(str::to_string).to_vec(),
+        rows: (1..=spec.nodes).map(row).collect(),
+    }
 }
 
 fn as_json(spec: &ClusterSpec, tables: &Option<Vec<(&'static str, Rows)>>) -> Value {

@@ -35,7 +35,9 @@ pub async fn up(args: &UpArgs) -> Result<Started> {
         }
         None => (new_spec(args)?, true),
     };
-    let missing: Vec<u16> = (1..=spec.nodes).filter(|n| process::running(&spec, *n).is_none()).collect();
+    let missing: Vec<u16> = (1..=spec.nodes)
+        .filter(|n| process::running(&spec, *n).is_none())
+        .collect();
     check_ports(&spec, &missing)?;
     if created {
         spec.save().inspect_err(|_| drop(spec.remove()))?;
@@ -51,7 +53,11 @@ pub async fn up(args: &UpArgs) -> Result<Started> {
         }
         return Err(failure);
     }
-    Ok(Started { spec, created, started: missing })
+    Ok(Started {
+        spec,
+        created,
+        started: missing,
+    })
 }
 
 async fn start_all(spec: &ClusterSpec, nodes: &[u16]) -> Result<()> {
@@ -78,20 +84,31 @@ pub async fn wait_ready(spec: &ClusterSpec, nodes: &[u16]) -> Result<()> {
                 progress.finish_and_clear();
                 return Ok(());
             }
-            Ok(leaders) => last = format!("{leaders} of {} partitions have a leader", spec.partitions),
+            Ok(leaders) => {
+                last = format!("{leaders} of {} partitions have a leader", spec.partitions)
+            }
             Err(failure) => last = failure.message,
         }
         progress.set_message(format!("starting {} nodes: {last}", spec.nodes));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     progress.finish_and_clear();
-    Err(Failure::new(format!("the cluster is not ready after {READY_TIMEOUT:?}: {last}"))
-        .hint(format!("`dbos cluster logs 1 --name {}` shows why", spec.name)))
+    Err(Failure::new(format!(
+        "the cluster is not ready after {READY_TIMEOUT:?}: {last}"
+    ))
+    .hint(format!(
+        "`dbos cluster logs 1 --name {}` shows why",
+        spec.name
+    )))
 }
 
 async fn leaders(spec: &ClusterSpec) -> Result<usize> {
     let client = db::connect(&spec.urls()).await?;
-    let rows = db::rows(&client, "SELECT partition_id FROM dbos.partitions WHERE leader IS NOT NULL").await?;
+    let rows = db::rows(
+        &client,
+        "SELECT partition_id FROM dbos.partitions WHERE leader IS NOT NULL",
+    )
+    .await?;
     Ok(rows.rows.len())
 }
 
@@ -99,15 +116,20 @@ fn died(spec: &ClusterSpec, node: u16) -> Failure {
     let log = std::fs::read_to_string(spec.log_path(node)).unwrap_or_default();
     let tail: Vec<&str> = log.lines().rev().take(5).collect();
     let tail: Vec<&str> = tail.into_iter().rev().collect();
-    Failure::new(format!("node {node} ended while starting:\n{}", tail.join("\n")))
-        .hint(format!("its whole log: {}", spec.log_path(node).display()))
+    Failure::new(format!(
+        "node {node} ended while starting:\n{}",
+        tail.join("\n")
+    ))
+    .hint(format!("its whole log: {}", spec.log_path(node).display()))
 }
 
 fn new_spec(args: &UpArgs) -> Result<ClusterSpec> {
     let nodes = args.nodes.unwrap_or(3);
     let replicas = args.replicas.unwrap_or(if nodes < 3 { 1 } else { 3 });
     if ![1, 3, 5].contains(&replicas) || replicas > nodes.into() {
-        return Err(Failure::usage(format!("--replicas {replicas} with {nodes} nodes: use 1, 3 or 5, at most the nodes")));
+        return Err(Failure::usage(format!(
+            "--replicas {replicas} with {nodes} nodes: use 1, 3 or 5, at most the nodes"
+        )));
     }
     let data = match &args.data {
         Some(data) => std::path::absolute(data)?,
@@ -139,8 +161,11 @@ fn durability(argument: args::Durability) -> Durability {
 /// A data directory that holds nodes of another cluster is not to be written into.
 fn refuse_foreign(data: &PathBuf) -> Result<()> {
     if data.join("node-1").exists() {
-        return Err(Failure::new(format!("{} holds the data of another cluster", data.display()))
-            .hint("choose another --data, or remove it if it is not needed"));
+        return Err(Failure::new(format!(
+            "{} holds the data of another cluster",
+            data.display()
+        ))
+        .hint("choose another --data, or remove it if it is not needed"));
     }
     Ok(())
 }
@@ -150,17 +175,46 @@ fn refuse_differences(spec: &ClusterSpec, args: &UpArgs) -> Result<()> {
     let mut differences = Vec::new();
     let mut check = |flag: &str, wanted: Option<String>, is: String| {
         if wanted.as_ref().is_some_and(|wanted| *wanted != is) {
-            differences.push(format!("--{flag} is {is}, not {}", wanted.unwrap_or_default()));
+            differences.push(format!(
+                "--{flag} is {is}, not {}",
+                wanted.unwrap_or_default()
+            ));
         }
     };
-    check("nodes", args.nodes.map(|v| v.to_string()), spec.nodes.to_string());
-    check("partitions", args.partitions.map(|v| v.to_string()), spec.partitions.to_string());
-    check("replicas", args.replicas.map(|v| v.to_string()), spec.replicas.to_string());
-    check("port", args.port.map(|v| v.to_string()), spec.port.to_string());
-    let wanted = args.durability.map(|d| format!("{:?}", durability(d)).to_lowercase());
-    check("durability", wanted, format!("{:?}", spec.durability).to_lowercase());
+    check(
+        "nodes",
+        args.nodes.map(|v| v.to_string()),
+        spec.nodes.to_string(),
+    );
+    check(
+        "partitions",
+        args.partitions.map(|v| v.to_string()),
+        spec.partitions.to_string(),
+    );
+    check(
+        "replicas",
+        args.replicas.map(|v| v.to_string()),
+        spec.replicas.to_string(),
+    );
+    check(
+        "port",
+        args.port.map(|v| v.to_string()),
+        spec.port.to_string(),
+    );
+    let wanted = args
+        .durability
+        .map(|d| format!("{:?}", durability(d)).to_lowercase());
+    check(
+        "durability",
+        wanted,
+        format!("{:?}", spec.durability).to_lowercase(),
+    );
     let data = args.data.as_ref().map(std::path::absolute).transpose()?;
-    check("data", data.map(|d| d.display().to_string()), spec.data.display().to_string());
+    check(
+        "data",
+        data.map(|d| d.display().to_string()),
+        spec.data.display().to_string(),
+    );
     if differences.is_empty() {
         return Ok(());
     }
@@ -170,7 +224,11 @@ fn refuse_differences(spec: &ClusterSpec, args: &UpArgs) -> Result<()> {
 
 fn check_ports(spec: &ClusterSpec, nodes: &[u16]) -> Result<()> {
     let config = spec.node_config(1);
-    for node in config.nodes.iter().filter(|n| nodes.contains(&(n.id as u16))) {
+    for node in config
+        .nodes
+        .iter()
+        .filter(|n| nodes.contains(&(n.id as u16)))
+    {
         for address in [node.sql, node.peer] {
             if !is_free(address) {
                 return Err(Failure::new(format!("port {} of node {} is in use", address.port(), node.id))

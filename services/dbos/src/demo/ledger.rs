@@ -44,7 +44,8 @@ impl Ledger {
 
     pub fn counts(&self) -> Counts {
         let there = |number: &&u64| self.found.contains_key(number);
-        let claimed = |number: &u64| self.acknowledged.contains(number) || self.unknown.contains(number);
+        let claimed =
+            |number: &u64| self.acknowledged.contains(number) || self.unknown.contains(number);
         Counts {
             acked: self.acknowledged.len() as u64,
             found: self.acknowledged.iter().filter(there).count() as u64,
@@ -93,6 +94,16 @@ mod tests {
             ledger.found(n);
         }
         let counts = ledger.counts();
-        assert_eq!(counts, Counts { acked: 4, found: 3, lost: 1, doubled: 1, unknown: 1, foreign: 1 });
+        assert_eq!(
+            counts,
+            Counts {
+                acked: 4,
+                found: 3,
+                lost: 1,
+                doubled: 1,
+                unknown: 1,
+                foreign: 1
+            }
+        );
     }
 }

@@ -48,12 +48,20 @@ impl Load {
         let scheduler = Scheduler::new(client.clone());
         for key in 0..KEYS {
             for worker_id in 0..WORKERS_PER_KEY {
-                let worker = Registration { key, worker_id, slots: SLOTS, shard: 0, url: None };
+                let worker = Registration {
+                    key,
+                    worker_id,
+                    slots: SLOTS,
+                    shard: 0,
+                    url: None,
+                };
                 scheduler.register(&worker).await.map_err(failure)?;
             }
         }
         let fs = FileSystem::new(client.clone());
-        fs.create_user(NewUser::named(USER)).await.map_err(failure)?;
+        fs.create_user(NewUser::named(USER))
+            .await
+            .map_err(failure)?;
         let tree = fs.tree(USER).await.map_err(failure)?;
         let shared = Rc::new(Shared {
             client,
@@ -68,8 +76,11 @@ impl Load {
         });
         let mut workers = Vec::new();
         workers.extend((0..SCHEDULERS).map(|_| tokio::task::spawn_local(schedule(shared.clone()))));
-        workers.extend((0..SENDERS).map(|i| tokio::task::spawn_local(talk(shared.clone(), i as i64))));
-        workers.extend((0..WRITERS).map(|_| tokio::task::spawn_local(write(shared.clone(), tree.clone()))));
+        workers
+            .extend((0..SENDERS).map(|i| tokio::task::spawn_local(talk(shared.clone(), i as i64))));
+        workers.extend(
+            (0..WRITERS).map(|_| tokio::task::spawn_local(write(shared.clone(), tree.clone()))),
+        );
         Ok(Self { shared, workers })
     }
 
@@ -102,7 +113,12 @@ impl Load {
 
     /// Node that leads a partition, as the client knows it.
     pub fn leader(&self, partition: u32) -> Option<u16> {
-        let leader = *self.shared.client.topology().leaders.get(partition as usize)?;
+        let leader = *self
+            .shared
+            .client
+            .topology()
+            .leaders
+            .get(partition as usize)?;
         leader.and_then(|node| node.try_into().ok())
     }
 
@@ -133,11 +149,21 @@ impl Load {
         for receiver in 0..RECEIVERS {
             shared.receive_all(&messages, receiver).await?;
         }
-        let tasks = client.read_all("SELECT task_id FROM task", &[]).await.map_err(failure)?;
-        let files = client.read_all("SELECT name FROM directory WHERE size > 0", &[]).await.map_err(failure)?;
+        let tasks = client
+            .read_all("SELECT task_id FROM task", &[])
+            .await
+            .map_err(failure)?;
+        let files = client
+            .read_all("SELECT name FROM directory WHERE size > 0", &[])
+            .await
+            .map_err(failure)?;
         let mut ledger = shared.ledger.borrow_mut();
-        tasks.iter().for_each(|row| ledger.found(row.get::<_, i64>(0) as u64));
-        let names = files.iter().filter_map(|row| row.get::<_, String>(0).parse().ok());
+        tasks
+            .iter()
+            .for_each(|row| ledger.found(row.get::<_, i64>(0) as u64));
+        let names = files
+            .iter()
+            .filter_map(|row| row.get::<_, String>(0).parse().ok());
         names.for_each(|number| ledger.found(number));
         Ok(ledger.counts())
     }
@@ -171,7 +197,9 @@ impl Shared {
 
     /// A call on `key` that began at `began` succeeded.
     fn succeeded(&self, key: i32, began: Instant) {
-        let Some((partition, died)) = self.death.get() else { return };
+        let Some((partition, died)) = self.death.get() else {
+            return;
+        };
         let partitions = self.client.topology().leaders.len().max(1) as u32;
         let here = u32::from(PartitionKey::from(key).slot()) % partitions == partition;
         if here && began >= died && self.recovered.get().is_none() {
@@ -185,7 +213,9 @@ impl Shared {
             if received.is_empty() {
                 return Ok(());
             }
-            received.iter().for_each(|message| self.received(&message.data));
+            received
+                .iter()
+                .for_each(|message| self.received(&message.data));
         }
     }
 
@@ -224,7 +254,9 @@ async fn talk(shared: Rc<Shared>, me: i64) {
             // Two of three mailboxes are left to fill, so that there is something unread to ask about.
             let mine = me * 3;
             match messages.receive(mine, 100).await {
-                Ok(received) => received.iter().for_each(|message| shared.received(&message.data)),
+                Ok(received) => received
+                    .iter()
+                    .for_each(|message| shared.received(&message.data)),
                 Err(error) => tracing::debug!("receive: {error}"),
             }
         }
@@ -236,7 +268,11 @@ async fn write(shared: Rc<Shared>, tree: Tree) {
     while !shared.stop.get() {
         let number = shared.number();
         let path = format!("/{number}");
-        let kind = if number % 4 == 0 { Kind::Parallel } else { Kind::Localized };
+        let kind = if number % 4 == 0 {
+            Kind::Parallel
+        } else {
+            Kind::Localized
+        };
         let content = vec![number as u8; 1 + (number % 20_000) as usize];
         let result = async {
             tree.create(&path, kind, None).await?;

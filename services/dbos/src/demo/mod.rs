@@ -39,30 +39,50 @@ pub async fn run(json: bool) -> Result<()> {
         println!("cluster stopped and removed");
     }
     let (counts, killed, failover_ms) = result?;
-    let ok = counts.lost == 0 && counts.doubled == 0 && counts.foreign == 0 && failover_ms.is_some();
+    let ok =
+        counts.lost == 0 && counts.doubled == 0 && counts.foreign == 0 && failover_ms.is_some();
     if json {
         println!("{}", counts.json(killed, failover_ms));
     }
     match ok {
         true => Ok(()),
-        false => Err(Failure::with_code(3, format!("the count is wrong: {counts:?}, failover {failover_ms:?} ms"))),
+        false => Err(Failure::with_code(
+            3,
+            format!("the count is wrong: {counts:?}, failover {failover_ms:?} ms"),
+        )),
     }
 }
 
 async fn show() -> Result<(Counts, bool, Option<u64>)> {
     heading("1. Three nodes, four partitions, three replicas each, fsync before every reply");
-    let up = UpArgs { name: NAME.into(), nodes: Some(3), partitions: Some(4), replicas: Some(3), ..UpArgs::default() };
+    let up = UpArgs {
+        name: NAME.into(),
+        nodes: Some(3),
+        partitions: Some(4),
+        replicas: Some(3),
+        ..UpArgs::default()
+    };
     let spec = cluster::up(&up).await?.spec;
     for node in 1..=spec.nodes {
-        println!("node {node}: psql {}   (log {})", spec.url(node), spec.log_path(node).display());
+        println!(
+            "node {node}: psql {}   (log {})",
+            spec.url(node),
+            spec.log_path(node).display()
+        );
     }
     let sql = db::connect(&spec.urls()).await?;
     questions::ask(&sql, &questions::CLUSTER).await?;
 
     heading("2. The services are SQL: tables and procedures");
-    let options = Options { connections: 4, application_name: "dbos-demo".into(), ..Options::default() };
+    let options = Options {
+        connections: 4,
+        application_name: "dbos-demo".into(),
+        ..Options::default()
+    };
     let target = spec.urls().join(",").parse().map_err(failure)?;
-    let client = Client::connect_with(&target, options).await.map_err(failure)?;
+    let client = Client::connect_with(&target, options)
+        .await
+        .map_err(failure)?;
     scheduler::install(&client).await.map_err(failure)?;
     ipc::install(&client).await.map_err(failure)?;
     dbfs::install(&client).await.map_err(failure)?;
@@ -91,11 +111,17 @@ async fn show() -> Result<(Counts, bool, Option<u64>)> {
 
 async fn kill_a_leader(spec: &ClusterSpec, load: &Load) -> Result<(Option<u64>, u16)> {
     let partition = 0;
-    let leader = load.leader(partition).ok_or_else(|| Failure::new("partition 0 has no leader"))?;
-    heading(&format!("5. kill -9 of node {leader}, the leader of partition {partition}, in the middle of the work"));
+    let leader = load
+        .leader(partition)
+        .ok_or_else(|| Failure::new("partition 0 has no leader"))?;
+    heading(&format!(
+        "5. kill -9 of node {leader}, the leader of partition {partition}, in the middle of the work"
+    ));
     load.leader_dies(partition);
     cluster::kill(spec, leader)?;
-    let failover_ms = load.first_success_after_death(Duration::from_secs(10)).await;
+    let failover_ms = load
+        .first_success_after_death(Duration::from_secs(10))
+        .await;
     match failover_ms {
         Some(ms) => println!("partition {partition} works again {ms} ms after the kill"),
         None => println!("partition {partition} did not work again within 10 s"),
@@ -111,7 +137,9 @@ async fn compare(spec: &ClusterSpec) -> Result<()> {
         return Ok(());
     }
     let options = bench::Options {
-        kind: bench::Kind::Sched { policy: "fifo".into() },
+        kind: bench::Kind::Sched {
+            policy: "fifo".into(),
+        },
         connections: 4,
         in_flight: Some(64),
         rate: None,
@@ -128,7 +156,9 @@ async fn compare(spec: &ClusterSpec) -> Result<()> {
             Err(error) => println!("not measured: {error:#}"),
         }
     }
-    println!("(the cluster writes three copies and runs three processes on this machine; PostgreSQL writes one)");
+    println!(
+        "(the cluster writes three copies and runs three processes on this machine; PostgreSQL writes one)"
+    );
     Ok(())
 }
 
