@@ -268,6 +268,10 @@ impl NodeConfig {
             self.heartbeat_ticks * 3,
             10_000,
         )?;
+        self.validate_memory_bounds()
+    }
+
+    fn validate_memory_bounds(&self) -> Result<()> {
         within("run_limit_steps", self.run_limit_steps, 1_000, 10_000_000)?;
         within(
             "statement_timeout_ms",

@@ -91,6 +91,28 @@ fn key(number: u8) -> Bytes {
     Bytes::copy_from_slice(&[0, 0, 1, number / 8, 0, 0, number % 8])
 }
 
+/// A scan of the view from one key to another, within the table of the first, is the model's.
+fn check_scan(
+    view: &mut dyn Store,
+    rows: &BTreeMap<Bytes, Bytes>,
+    (from, to): (Bytes, Bytes),
+    reverse: bool,
+    limit: usize,
+) {
+    let (_, end) = table_range(from[3]);
+    let to = to.min(Bytes::copy_from_slice(&end));
+    let mut out = vec![(Bytes::new(), Bytes::new())];
+    let scan = Scan {
+        from: &from,
+        to: &to,
+        reverse,
+        limit,
+        slot: None,
+    };
+    view.scan(scan, &mut out).unwrap();
+    assert_eq!(out[1..], range(rows, &from, &to, reverse, limit));
+}
+
 fn table_range(table: u8) -> ([u8; 4], [u8; 4]) {
     ([0, 0, 1, table], [0, 0, 1, table + 1])
 }
@@ -191,21 +213,7 @@ impl<S: StateStore> Bench<S> {
                     to,
                     reverse,
                     limit,
-                } => {
-                    let from = key(*from);
-                    let (_, end) = table_range(from[3]);
-                    let to = key(*to).min(Bytes::copy_from_slice(&end));
-                    let mut out = vec![(Bytes::new(), Bytes::new())];
-                    let scan = Scan {
-                        from: &from,
-                        to: &to,
-                        reverse: *reverse,
-                        limit: *limit,
-                        slot: None,
-                    };
-                    view.scan(scan, &mut out).unwrap();
-                    assert_eq!(out[1..], range(&rows, &from, &to, *reverse, *limit));
-                }
+                } => check_scan(&mut view, &rows, (key(*from), key(*to)), *reverse, *limit),
                 TxnStep::DropTable(table) => {
                     let (from, to) = table_range(*table);
                     view.delete_range(&from, &to).unwrap();

@@ -22,7 +22,6 @@ pub struct Block {
 #[derive(Clone, Debug)]
 pub struct Declaration {
     pub name: String,
-    pub at: usize,
     pub kind: DeclarationKind,
 }
 
@@ -65,7 +64,6 @@ pub enum Condition {
 
 #[derive(Clone, Debug)]
 pub struct Statement {
-    pub at: usize,
     pub kind: StatementKind,
 }
 

@@ -56,7 +56,6 @@ impl Parser<'_> {
     }
 
     fn declaration(&mut self) -> Result<Declaration> {
-        let at = self.peek().start;
         let name = self.identifier()?;
         if self.eat_word("alias") {
             self.expect_word("for")?;
@@ -64,7 +63,6 @@ impl Parser<'_> {
             self.expect_symbol(";")?;
             return Ok(Declaration {
                 name,
-                at,
                 kind: DeclarationKind::Alias(other),
             });
         }
@@ -88,7 +86,6 @@ impl Parser<'_> {
         self.expect_symbol(";")?;
         Ok(Declaration {
             name,
-            at,
             kind: DeclarationKind::Variable {
                 of,
                 constant,

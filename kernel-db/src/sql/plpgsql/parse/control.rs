@@ -13,11 +13,10 @@ const REFUSED: [&str; 10] = [
 
 impl Parser<'_> {
     pub(super) fn statement(&mut self) -> Result<Statement> {
-        let at = self.peek().start;
         let label = self.label()?;
         if self.is_assignment() {
             let kind = self.assignment()?;
-            return Ok(Statement { at, kind });
+            return Ok(Statement { kind });
         }
         let Kind::Word(word) = self.peek().kind.clone() else {
             return Err(self.unexpected());
@@ -52,7 +51,7 @@ impl Parser<'_> {
             }
             _ => self.sql_statement()?,
         };
-        Ok(Statement { at, kind })
+        Ok(Statement { kind })
     }
 
     fn inner_block(&mut self, label: Option<String>) -> Result<Block> {
