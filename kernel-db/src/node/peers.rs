@@ -1,5 +1,8 @@
 //! Connections to the other nodes: one per node and direction, kept open, with a bounded queue.
 //!
+//! A node that is silent for `SILENCE_MAX` although it was asked counts as gone, as if its connection had broken: a stopped
+//! process keeps its sockets open.
+//!
 //! Raft messages to a node that is not connected are dropped: raft-rs sends them again. A call to it is refused at once
 //! with an error to try again. When a connection breaks, calls that were under way end as *outcome unknown*, unless
 //! they change nothing.
@@ -21,13 +24,21 @@ use tokio::task::JoinHandle;
 use super::NodeConfig;
 use crate::error::{Error, Result};
 use crate::wire::peer::{
-    Answer, Call, FrameReader, GroupMessage, Hello, PROTOCOL, RaftBatch, answer, call,
+    Answer, Call, FrameReader, GroupMessage, Hello, PROTOCOL, Ping, RaftBatch, answer, call,
     encode_frame, frame, from_failure,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two attempts: short at first, so that a node that starts is found at once.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+
+/// A peer that nothing was heard of for this long is asked.
+const SILENCE: Duration = Duration::from_millis(250);
+/// A peer that nothing was heard of for this long is gone: above an election timeout, so that its groups have a new leader
+/// when calls to it end.
+const SILENCE_MAX: Duration = Duration::from_millis(1500);
+/// Nobody waits for the answer to a ping.
+const PING_ID: u64 = 0;
 
 /// What becomes of a call whose connection breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +56,7 @@ struct Link {
     node: u64,
     address: SocketAddr,
     connected: Cell<bool>,
+    heard: Cell<tokio::time::Instant>,
     queue: RefCell<Vec<Bytes>>,
     queued_bytes: Cell<u64>,
     bytes_max: u64,
@@ -70,6 +82,7 @@ impl Peers {
                 node: n.id,
                 address: n.peer,
                 connected: Cell::new(false),
+                heard: Cell::new(tokio::time::Instant::now()),
                 queue: RefCell::default(),
                 queued_bytes: Cell::new(0),
                 bytes_max: config.peer_queue_bytes_max,
@@ -211,19 +224,48 @@ impl Link {
     async fn serve(&self, stream: TcpStream, hello: Hello) -> Error {
         let (read, write) = stream.into_split();
         self.enqueue(encode_frame(frame::Body::Hello(hello)));
-        self.connected.set(true);
+        self.heard.set(tokio::time::Instant::now());
+        self.ping();
         let result = tokio::select! {
             r = self.read(read) => r,
             r = self.write(write) => r,
+            r = self.watch() => r,
         };
         result
             .err()
             .unwrap_or_else(|| Error::retry("08006", "closed by the peer"))
     }
 
+    fn ping(&self) {
+        self.enqueue(encode_frame(frame::Body::Call(Call {
+            id: PING_ID,
+            body: Some(call::Body::Ping(Ping {})),
+        })));
+    }
+
+    /// Ends when the peer has been silent for too long.
+    async fn watch(&self) -> Result<()> {
+        loop {
+            tokio::time::sleep(SILENCE).await;
+            let silence = self.heard.get().elapsed();
+            if silence > SILENCE_MAX {
+                return Err(Error::retry(
+                    "08006",
+                    format!("nothing heard for {} ms", silence.as_millis()),
+                ));
+            }
+            if silence >= SILENCE {
+                self.ping();
+            }
+        }
+    }
+
     async fn read(&self, read: OwnedReadHalf) -> Result<()> {
         let mut frames = FrameReader::new(read);
         while let Some(body) = frames.next().await? {
+            self.heard.set(tokio::time::Instant::now());
+            // The first answer tells that somebody is there: a stopped process accepts connections too.
+            self.connected.set(true);
             let frame::Body::Answer(Answer { id, body }) = body else {
                 return Err(Error::retry(
                     "08P01",

@@ -85,6 +85,9 @@ impl Gateway {
                 let status = self.node_status();
                 async move { Ok(answer::Body::Status(status)) }.boxed_local()
             }
+            call::Body::Ping(_) => {
+                std::future::ready(Ok(answer::Body::Reply(Bytes::new()))).boxed_local()
+            }
             call::Body::Publish(publish) => match Catalog::from_bytes(&publish.catalog) {
                 Ok(catalog) => {
                     self.adopt(catalog);

@@ -138,11 +138,14 @@ impl Backend for Gateway {
             Err(error) if is_unknown_name(&error) => {
                 let (gateway, sql, oids) = (self.own(), sql.to_string(), param_oids.to_vec());
                 async move {
-                    let deadline = Instant::now() + Duration::from_millis(500);
-                    if gateway.refresh_catalog(deadline).await.is_ok() {
-                        return statement(&gateway.plan(&sql, &oids)?);
-                    }
-                    Err(error)
+                    let wait = Duration::from_millis(gateway.config.leader_wait_ms);
+                    // Without the newest catalogue nobody can say that the name is unknown: a node that has just started
+                    // knows no table at all.
+                    gateway
+                        .refresh_catalog(Instant::now() + wait)
+                        .await
+                        .map_err(|cause| unknown_yet(&error, &cause))?;
+                    statement(&gateway.plan(&sql, &oids)?)
                 }
                 .boxed_local()
             }
@@ -191,6 +194,16 @@ fn statement(plan: &Arc<Plan>) -> Result<pg::Statement> {
         numbered: plan.numbered(),
         handle: Arc::clone(plan) as Arc<dyn std::any::Any + Send + Sync>,
     })
+}
+
+/// The catalogue cannot be read now, so whether `error` is true is not known.
+fn unknown_yet(error: &Error, cause: &Error) -> Error {
+    Error::retry(
+        "57P03",
+        format!("the schema cannot be read now ({})", cause.message()),
+    )
+    .detail(error.message())
+    .hint("a majority of the nodes must be alive; try again")
 }
 
 /// Undefined table, column or function.

@@ -1,6 +1,6 @@
 //! `cluster up`: a new cluster, or an existing one on its data.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kernel_db::node::Durability;
@@ -158,14 +158,12 @@ fn durability(argument: args::Durability) -> Durability {
     }
 }
 
-/// A data directory that holds nodes of another cluster is not to be written into.
-fn refuse_foreign(data: &PathBuf) -> Result<()> {
-    if data.join("node-1").exists() {
-        return Err(Failure::new(format!(
-            "{} holds the data of another cluster",
-            data.display()
-        ))
-        .hint("choose another --data, or remove it if it is not needed"));
+/// What is removed with a cluster must have come with it: its folder must be new or empty.
+fn refuse_foreign(data: &Path) -> Result<()> {
+    let occupied = std::fs::read_dir(data).is_ok_and(|mut entries| entries.next().is_some());
+    if occupied {
+        return Err(Failure::new(format!("{} is not empty", data.display()))
+            .hint("give --data a new or empty folder: `cluster destroy` removes what is in it"));
     }
     Ok(())
 }
