@@ -156,7 +156,6 @@ mod tests {
     fn block_on<F: Future>(future: F) -> F::Output {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .start_paused(false)
             .build()
             .unwrap();
         runtime.block_on(tokio::task::LocalSet::new().run_until(future))

@@ -18,6 +18,9 @@ pub const IN_FLIGHT_TRIED: [u32; 4] = [1, 4, 16, 64];
 /// Operations that may be outstanding in the open loop.
 const OPEN_LOOP_IN_FLIGHT: u32 = 1024;
 
+/// Calls outstanding of all operations together: the window of one session.
+const CALLS_IN_FLIGHT_MAX: usize = 1024;
+
 /// What is measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -88,7 +91,8 @@ async fn run_at(
 ) -> anyhow::Result<Report> {
     let connect = dbos_client::Options {
         connections: options.connections as usize,
-        in_flight: in_flight as usize,
+        // One operation may be many calls (fan-out).
+        in_flight: CALLS_IN_FLIGHT_MAX,
         application_name: "dbos-bench".into(),
         ..dbos_client::Options::default()
     };

@@ -52,3 +52,15 @@ BEGIN
     RETURN released;
 END
 $$;
+
+-- A worker leaves: its unfinished tasks become pending again. Returns how many.
+CREATE OR REPLACE FUNCTION sched_leave(in_key int4, in_worker_id int4) RETURNS int4 LANGUAGE plpgsql AS $$
+DECLARE
+    released int4;
+BEGIN
+    PERFORM worker_id FROM worker WHERE p_key = in_key AND worker_id = in_worker_id FOR UPDATE;
+    released := sched_release(in_key, in_worker_id);
+    DELETE FROM worker WHERE p_key = in_key AND worker_id = in_worker_id;
+    RETURN released;
+END
+$$;

@@ -215,6 +215,16 @@ impl Scheduler {
         )
     }
 
+    /// A worker leaves. Returns how many of its tasks wait again.
+    pub async fn leave(&self, key: i32, worker_id: i32) -> Result<i32> {
+        first_field(
+            &self
+                .client
+                .call(key, "SELECT sched_leave($1, $2)", &[&key, &worker_id])
+                .await?,
+        )
+    }
+
     /// Removes workers of a key not seen for `timeout_s` seconds. Returns how many tasks wait again.
     pub async fn reap(&self, key: i32, timeout_s: f64) -> Result<i32> {
         first_field(

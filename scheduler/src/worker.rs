@@ -86,6 +86,9 @@ pub async fn run(
             () = tokio::time::sleep(wait) => {}
         }
     }
+    // No task may be placed on a worker that is gone; what was placed meanwhile waits again.
+    let Registration { key, worker_id, .. } = options.registration;
+    scheduler.leave(key, worker_id).await?;
     Ok(worker.report)
 }
 

@@ -93,7 +93,8 @@ pub(super) fn io_error(what: &str, path: &Path, error: &std::io::Error) -> Error
 /// As `io_error`, for engines that report text.
 pub(super) fn storage_error(message: &str) -> Error {
     let lower = message.to_lowercase();
-    if lower.contains("no space left") {
+    // The second is what raft-engine says.
+    if lower.contains("no space left") || lower.contains("nospace") {
         return Error::new("53100", message)
             .hint("free space on the node's disk and start the node again");
     }

@@ -66,6 +66,26 @@ pub async fn run(command: FsCommand, target: &TargetArgs, user: &str) -> Result<
     }
 }
 
+/// Writes under a hidden name and renames at the end, so that nobody sees half a file under its own name.
+async fn put(tree: &Tree, path: &str, input: Box<dyn Read>, kind: Kind) -> Result<()> {
+    if tree.stat(path).await.is_ok() {
+        return Err(
+            Failure::new(format!("{path} exists already")).hint("`dbos fs rm` removes it first")
+        );
+    }
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let hidden = format!("{folder}/.{name}.{}.part", uuid::Uuid::new_v4().simple());
+    tree.create(&hidden, kind, None).await.map_err(failure)?;
+    let mut result = append(tree, &hidden, input).await;
+    if result.is_ok() {
+        result = tree.rename(&hidden, path).await.map_err(failure);
+    }
+    if result.is_err() {
+        let _ = tree.delete(&hidden).await;
+    }
+    result
+}
+
 fn open(local: &str) -> Result<Box<dyn Read>> {
     match local {
         "-" => Ok(Box::new(std::io::stdin())),

@@ -36,7 +36,7 @@ async fn submit(target: &TargetArgs, key: Option<i32>, command: &[String]) -> Re
     let key = key.unwrap_or((random % KEYS as u64) as i32);
     let scheduler = Scheduler::new(client(target).await?);
     let fresh = scheduler
-        .submit(key, task_id, &command.join(" "))
+        .submit(key, task_id, &shell_line(command))
         .await
         .map_err(failure)?;
     if !fresh {
@@ -48,8 +48,44 @@ async fn submit(target: &TargetArgs, key: Option<i32>, command: &[String]) -> Re
     Ok(())
 }
 
+/// What the worker's shell is given: one argument is a shell line as it is, several are words that stay whole.
+fn shell_line(command: &[String]) -> String {
+    let quoted = |word: &String| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=:,+@%".contains(c);
+        match !word.is_empty() && word.chars().all(plain) {
+            true => word.clone(),
+            false => format!("'{}'", word.replace('\'', r"'\''")),
+        }
+    };
+    match command {
+        [line] => line.clone(),
+        words => words.iter().map(quoted).collect::<Vec<_>>().join(" "),
+    }
+}
+
 /// One SELECT as a table or as JSON.
 pub async fn print(target: &TargetArgs, sql: &str, json: bool) -> Result<()> {
     let connection = db::connect(&db::urls(target)?).await?;
     db::rows(&connection, sql).await?.print(json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shell_line;
+
+    fn line(words: &[&str]) -> String {
+        shell_line(
+            &words
+                .iter()
+                .map(|word| word.to_string())
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    #[test]
+    fn words_stay_whole_and_one_line_stays_as_it_is() {
+        assert_eq!(line(&["sh", "-c", "exit 7"]), "sh -c 'exit 7'");
+        assert_eq!(line(&["echo", "it's", ""]), r"echo 'it'\''s' ''");
+        assert_eq!(line(&["sleep 1; echo $HOME"]), "sleep 1; echo $HOME");
+    }
 }

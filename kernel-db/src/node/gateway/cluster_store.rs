@@ -101,6 +101,12 @@ impl ClusterStore {
         }
     }
 
+    /// From now on reads what is newest, which is no snapshot.
+    pub fn to_newest(&mut self) {
+        self.ts = u64::MAX;
+        self.kept.clear();
+    }
+
     /// This partition alone.
     pub fn only(&mut self, group: u32) -> OnePartition<'_> {
         OnePartition { store: self, group }

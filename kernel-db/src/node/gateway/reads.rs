@@ -70,13 +70,18 @@ impl Gateway {
             );
             let run = move || {
                 store.check_schema(&groups, version)?;
-                let mut outcomes = Vec::with_capacity(statements.len());
-                for (prepared, params) in statements {
-                    let done =
-                        prepared.execute_with(&mut store, &mut env, &params, Some(&system))?;
-                    outcomes.push(outcome(done));
-                }
-                Ok(outcomes)
+                let outcomes: Result<Vec<_>> = statements
+                    .into_iter()
+                    .map(|(prepared, params)| {
+                        let done =
+                            prepared.execute_with(&mut store, &mut env, &params, Some(&system))?;
+                        Ok(outcome(done))
+                    })
+                    .collect();
+                // What a DROP or TRUNCATE removes has no history: had one begun to be installed, rows would be missing.
+                store.to_newest();
+                store.check_schema(&groups, version)?;
+                outcomes
             };
             tokio::task::spawn_blocking(run)
                 .await
