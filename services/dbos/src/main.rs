@@ -23,8 +23,8 @@ use clap::{CommandFactory, Parser};
 use args::{Cli, Command};
 use exit::{Failure, Result};
 
-/// Transactions are made of small allocations that live for microseconds: this halves what they cost on the core, against the
-/// C library's allocator (docs/performance.md).
+/// Transactions are made of small allocations that live for microseconds: this takes about a quarter off their time on the
+/// core, against the C library's allocator (docs/performance.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
