@@ -20,7 +20,7 @@ mod run;
 mod server;
 #[cfg(test)]
 mod shell_tests;
-mod threads;
+pub mod threads;
 mod upkeep;
 
 pub use config::{Durability, NodeAddress, NodeConfig};

@@ -221,10 +221,10 @@ impl<S: StateStore> Executor<S> {
         request: &Request,
     ) -> (Result<Bytes>, bool) {
         self.runs += 1;
-        let seed = xxh3_64_with_seed(
-            &[self.term, self.runs].map(u64::to_be_bytes).concat(),
-            config.seed,
-        );
+        let mut run = [0; 16];
+        run[..8].copy_from_slice(&self.term.to_be_bytes());
+        run[8..].copy_from_slice(&self.runs.to_be_bytes());
+        let seed = xxh3_64_with_seed(&run, config.seed);
         let mut env = TxnEnv {
             wall_us: now.wall_us,
             seed,

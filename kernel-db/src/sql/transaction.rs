@@ -43,11 +43,11 @@ pub struct SqlTransaction {
     /// Schema version the statements were planned for.
     pub schema_version: u64,
     /// Text shown in dbos.statements.
-    pub label: String,
+    pub label: Arc<str>,
 }
 
 impl SqlTransaction {
-    pub fn new(statements: Vec<(Arc<Prepared>, Vec<Value>)>, label: impl Into<String>) -> Self {
+    pub fn new(statements: Vec<(Arc<Prepared>, Vec<Value>)>, label: impl Into<Arc<str>>) -> Self {
         let schema_version = statements.first().map_or(0, |(p, _)| p.version);
         Self {
             statements,

@@ -145,7 +145,7 @@ impl Gateway {
         }
         let label = statements
             .first()
-            .map_or(String::new(), |(_, _, plan)| plan.text.to_string());
+            .map_or_else(|| "".into(), |(_, _, plan)| Arc::clone(&plan.text));
         let statements = statements
             .into_iter()
             .map(|(prepared, params, _)| (prepared, params))
