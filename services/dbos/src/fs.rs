@@ -37,14 +37,12 @@ pub async fn run(command: FsCommand, target: &TargetArgs, user: &str) -> Result<
             path,
             parallel,
         } => {
-            let input = open(&local)?;
             let kind = if parallel {
                 Kind::Parallel
             } else {
                 Kind::Localized
             };
-            tree.create(&path, kind, None).await.map_err(failure)?;
-            append(&tree, &path, input).await
+            put(&tree, &path, open(&local)?, kind).await
         }
         FsCommand::Append { local, path } => append(&tree, &path, open(&local)?).await,
         FsCommand::Cat {

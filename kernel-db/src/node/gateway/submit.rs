@@ -173,7 +173,10 @@ impl Gateway {
         group: u32,
         txn: &Txn,
     ) -> LocalBoxFuture<'static, Result<Vec<Outcome>>> {
-        let label = txn.plans.first().map_or_else(|| "".into(), |p| Arc::clone(&p.text));
+        let label = txn
+            .plans
+            .first()
+            .map_or_else(|| "".into(), |p| Arc::clone(&p.text));
         let work = SqlWork {
             plans: txn.plans.clone(),
             txn: Arc::new(SqlTransaction::new(txn.statements(), label)),
