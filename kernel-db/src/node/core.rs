@@ -52,6 +52,8 @@ pub struct Core {
     wake: Notify,
     waiting: RefCell<HashMap<u64, Waiter>>,
     next_id: Cell<u64>,
+    /// Waiters for a snapshot.
+    snapshots: Cell<usize>,
     threads: RefCell<Threads>,
     log: Arc<dyn LogStore>,
     peers: Rc<Peers>,
@@ -86,6 +88,7 @@ impl Core {
             wake: Notify::new(),
             waiting: RefCell::default(),
             next_id: Cell::new(1),
+            snapshots: Cell::new(0),
             threads: RefCell::new(threads),
             log,
             peers,
@@ -147,6 +150,8 @@ impl Core {
     pub fn snapshot_at(&self, group: u32, ts: u64) -> oneshot::Receiver<Result<()>> {
         let (sender, receiver) = oneshot::channel();
         let id = self.wait_for(Waiter::Ready(sender));
+        self.snapshots.set(self.snapshots.get() + 1);
+        self.threads.borrow().hurry();
         self.send(group, Input::SnapshotAt { id, ts });
         receiver
     }
@@ -239,7 +244,10 @@ impl Core {
         match self.waiting.borrow_mut().remove(&id) {
             Some(Waiter::Reply(sender)) => drop(sender.send(Err(error))),
             Some(Waiter::Ts(sender)) => drop(sender.send(Err(error))),
-            Some(Waiter::Ready(sender)) => drop(sender.send(Err(error))),
+            Some(Waiter::Ready(sender)) => {
+                self.snapshots.set(self.snapshots.get() - 1);
+                drop(sender.send(Err(error)));
+            }
             None => {}
         }
     }
@@ -260,7 +268,10 @@ impl Core {
                         sync,
                     });
                 }
-                Output::Apply(job) => self.threads.borrow().apply(job),
+                Output::Apply(job) => {
+                    self.threads.borrow().apply(job);
+                    self.hurry_apply(group);
+                }
                 Output::Reply { id, result } => {
                     if let Some(Waiter::Reply(sender)) = self.waiting.borrow_mut().remove(&id) {
                         // A receiver that is gone was given up by its timeout.
@@ -274,6 +285,7 @@ impl Core {
                 }
                 Output::SnapshotReady { id, result } => {
                     if let Some(Waiter::Ready(sender)) = self.waiting.borrow_mut().remove(&id) {
+                        self.snapshots.set(self.snapshots.get() - 1);
                         let _ = sender.send(result);
                     }
                 }
@@ -283,6 +295,14 @@ impl Core {
                 }
                 Output::Truncate { index } => self.truncate(number, index),
             }
+        }
+    }
+
+    /// Snapshot reads wait for apply, and so does the opening of a new leader (I2).
+    fn hurry_apply(&self, group: &Group) {
+        let role = group.role.get();
+        if self.snapshots.get() > 0 || (role.is_leader && !role.open) {
+            self.threads.borrow().hurry();
         }
     }
 

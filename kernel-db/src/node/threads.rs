@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use tokio::sync::mpsc::UnboundedSender;
@@ -23,6 +23,10 @@ const JOBS_MAX: usize = 65_536;
 
 /// How often the log is synced in the background while durability is `memory`.
 const BACKGROUND_SYNC: Duration = Duration::from_millis(200);
+
+/// Under load apply waits this long for more entries, unless somebody waits for it: rows that changed many times are
+/// written once, and neighbours together.
+const APPLY_PAUSE: Duration = Duration::from_millis(5);
 
 /// What the threads tell the core.
 pub enum Report {
@@ -50,6 +54,7 @@ pub struct WriteJob {
 pub struct Threads {
     writes: Option<Sender<WriteJob>>,
     applies: Option<Sender<ApplyJob>>,
+    /// Log writer, apply.
     joins: Vec<JoinHandle<()>>,
 }
 
@@ -98,6 +103,13 @@ impl Threads {
         }
     }
 
+    /// Somebody waits for what was given to apply: it is not to wait for more.
+    pub fn hurry(&self) {
+        if let Some(apply) = self.joins.last() {
+            apply.thread().unpark();
+        }
+    }
+
     /// Lets the threads finish what waits and joins them.
     pub fn stop(&mut self) {
         self.writes = None;
@@ -119,9 +131,10 @@ impl Drop for Threads {
 /// One append and one fdatasync for everything that waits, of all groups.
 fn write_loop(log: &dyn LogStore, jobs: &Receiver<WriteJob>, reports: &UnboundedSender<Report>) {
     let mut unsynced = false;
+    let mut synced = Instant::now();
     loop {
         let first = if unsynced {
-            match jobs.recv_timeout(BACKGROUND_SYNC) {
+            match jobs.recv_timeout(BACKGROUND_SYNC.saturating_sub(synced.elapsed())) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -140,13 +153,24 @@ fn write_loop(log: &dyn LogStore, jobs: &Receiver<WriteJob>, reports: &Unbounded
             writes.push(job.write);
             done.push((job.group, job.token));
         }
-        if let Err(error) = log.append(writes, sync) {
+        let mut written = log.append(writes, sync);
+        if written.is_ok() {
+            for (group, token) in done {
+                let _ = reports.send(Report::Persisted { group, token });
+            }
+            unsynced = !sync;
+            // Under steady load nothing times out: the background sync is due all the same, behind the reports.
+            if unsynced && synced.elapsed() >= BACKGROUND_SYNC {
+                written = log.append(Vec::new(), true);
+                (sync, unsynced) = (true, false);
+            }
+        }
+        if let Err(error) = written {
             let _ = reports.send(Report::Fatal(error));
             return;
         }
-        unsynced = !sync;
-        for (group, token) in done {
-            let _ = reports.send(Report::Persisted { group, token });
+        if sync {
+            synced = Instant::now();
         }
     }
     if unsynced && let Err(error) = log.append(Vec::new(), true) {
@@ -160,7 +184,12 @@ fn apply_loop(
     jobs: &Receiver<ApplyJob>,
     reports: &UnboundedSender<Report>,
 ) {
+    let mut done: Option<Instant> = None;
     while let Ok(first) = jobs.recv() {
+        if done.is_some_and(|done| done.elapsed() < APPLY_PAUSE) {
+            // Ends early by `Threads::hurry`.
+            std::thread::park_timeout(APPLY_PAUSE);
+        }
         let mut merged: BTreeMap<u32, ApplyJob> = BTreeMap::new();
         for job in std::iter::once(first).chain(jobs.try_iter()) {
             match merged.get_mut(&job.group) {
@@ -187,5 +216,6 @@ fn apply_loop(
                 return;
             }
         }
+        done = Some(Instant::now());
     }
 }

@@ -66,6 +66,8 @@ impl RocksShared {
         // Look-ups of absent keys (unique checks of cold tables) end in the memtable's own filter.
         options.set_memtable_prefix_bloom_ratio(0.05);
         options.set_memtable_whole_key_filtering(true);
+        // Apply is the only writer: inserts need no atomics, and keys in order start where the last one ended.
+        options.set_allow_concurrent_memtable_write(false);
         options.set_max_background_jobs(2);
         options.set_log_level(LogLevel::Warn);
         options.set_keep_log_file_num(2);
@@ -119,8 +121,12 @@ impl RocksState {
 struct Gather<'a> {
     db: &'a DB,
     batch: WriteBatch,
-    /// Current rows as this call leaves them, so that later entries of the call see earlier ones.
+    /// Records put (or, without a value, deleted) and not in `batch` yet.
+    records: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Current rows as the entries before the last leave them, so that later entries of the call see earlier ones.
     rows: HashMap<Bytes, Option<Versioned>>,
+    /// This entry is the call's last one.
+    last: bool,
     dropped: Vec<(Bytes, Bytes)>,
 }
 
@@ -134,15 +140,16 @@ impl Gather<'_> {
                         ts: entry.ts,
                         value: value.clone(),
                     };
-                    self.batch.put(current_key(key), encode_row(&row));
-                    self.rows.insert(key.clone(), Some(row));
+                    self.put(current_key(key), encode_row(&row));
+                    self.note(key, Some(row));
                 }
                 Op::Delete { key } => {
                     self.retire(key, false, entry.ts)?;
-                    self.batch.delete(current_key(key));
-                    self.rows.insert(key.clone(), None);
+                    self.records.push((current_key(key), None));
+                    self.note(key, None);
                 }
                 Op::DeleteRange { from, to } => {
+                    self.sort_in();
                     self.batch.delete_range(current_key(from), current_key(to));
                     self.rows.retain(|key, _| key < from || key >= to);
                     self.dropped.push((from.clone(), to.clone()));
@@ -156,18 +163,46 @@ impl Gather<'_> {
         } in &entry.sessions
         {
             let value = [&number.to_be_bytes()[..], reply].concat();
-            self.batch
-                .put(session_key(*session, number % SESSION_RING), value);
+            self.put(session_key(*session, number % SESSION_RING), value);
         }
         for session in &entry.evicted {
+            self.sort_in();
             self.batch.delete_range(
                 session_key(*session, 0),
                 session_key(*session, SESSION_RING),
             );
-            self.batch
-                .put([&[EVICTED][..], &session.to_be_bytes()].concat(), b"");
+            self.put(
+                [&[EVICTED][..], &session.to_be_bytes()].concat(),
+                Vec::new(),
+            );
         }
         Ok(())
+    }
+
+    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.records.push((key, Some(value)));
+    }
+
+    fn note(&mut self, key: &Bytes, row: Option<Versioned>) {
+        if !self.last {
+            self.rows.insert(key.clone(), row);
+        }
+    }
+
+    /// Moves the records to the batch: in order of keys, which a memtable takes faster, and of each key only the last.
+    fn sort_in(&mut self) {
+        self.records
+            .sort_by(|(left, _), (right, _)| left.cmp(right));
+        let mut records = self.records.drain(..).peekable();
+        while let Some((key, value)) = records.next() {
+            if records.peek().is_some_and(|(next, _)| *next == key) {
+                continue;
+            }
+            match value {
+                Some(value) => self.batch.put(key, value),
+                None => self.batch.delete(key),
+            }
+        }
     }
 
     /// Moves the current version of `key`, if there is one, to the history, which it enters at `ts`.
@@ -187,7 +222,7 @@ impl Gather<'_> {
         if let Some(old) = old
             && old.ts < ts
         {
-            self.batch.put(history_key(ts, key), encode_row(&old));
+            self.put(history_key(ts, key), encode_row(&old));
         }
         Ok(())
     }
@@ -281,11 +316,14 @@ impl StateStore for RocksState {
         let mut gather = Gather {
             db: &self.db,
             batch: WriteBatch::default(),
+            records: Vec::new(),
             rows: HashMap::new(),
+            last: false,
             dropped: Vec::new(),
         };
         let start = meta.applied_index;
-        for entry in entries {
+        for (place, entry) in entries.iter().enumerate() {
+            gather.last = place + 1 == entries.len();
             if entry.index > meta.applied_index {
                 gather.entry(entry)?;
                 meta.advance(entry);
@@ -293,7 +331,8 @@ impl StateStore for RocksState {
         }
         if meta.applied_index > start {
             // I8: rows, history, sessions and the applied index are one atomic write.
-            gather.batch.put(META, encode_meta(&meta));
+            gather.put(META.to_vec(), encode_meta(&meta));
+            gather.sort_in();
             self.write(gather.batch)?;
             *self.lock_meta() = meta;
         }
