@@ -171,28 +171,16 @@ impl StateTwins {
                 };
                 self.apply(ops, vec![record], Vec::new(), *repeat);
             }
-            StateStep::DropRange(from, to) if from < to => {
-                let (from, to) = (key(*from), key(*to));
-                let put = Op::Put {
-                    key: from.clone(),
-                    value: Bytes::from_static(b"after the drop"),
-                    fresh: false,
-                };
-                self.apply(
-                    vec![vec![Op::DeleteRange { from, to }], vec![put]],
-                    Vec::new(),
-                    Vec::new(),
-                    false,
-                );
-            }
+            StateStep::DropRange(from, to) if from < to => self.drop_range(*from, *to),
             StateStep::DropRange(..) => {}
             StateStep::EvictSession(session) => {
-                self.apply(
-                    vec![Vec::new()],
-                    Vec::new(),
-                    vec![u128::from(*session)],
-                    false,
-                );
+                let session = u128::from(*session);
+                let record = SessionRecord {
+                    session,
+                    number: self.twin.meta().applied_index * 300,
+                    reply: Bytes::from_static(b"right before the eviction"),
+                };
+                self.apply(vec![Vec::new()], vec![record], vec![session], false);
             }
             StateStep::Flush => {
                 self.real.as_ref().unwrap().flush().unwrap();
@@ -216,6 +204,21 @@ impl StateTwins {
                 self.twin.drop_history(ts).unwrap();
             }
         }
+    }
+
+    /// A row of the range is written before it goes, and one after, all in one call.
+    fn drop_range(&mut self, from: u8, to: u8) {
+        let put = |key: Bytes, value| Op::Put {
+            key,
+            value: Bytes::from_static(value),
+            fresh: false,
+        };
+        let before = put(key(from + (to - from) / 2), b"before the drop");
+        let after = put(key(from), b"after the drop");
+        let (from, to) = (key(from), key(to));
+        let drop = Op::DeleteRange { from, to };
+        let entries = vec![vec![before], vec![drop], vec![after]];
+        self.apply(entries, Vec::new(), Vec::new(), false);
     }
 
     fn present(&self) -> BTreeSet<Bytes> {
