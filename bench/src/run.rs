@@ -46,14 +46,16 @@ pub struct Options {
 /// Called about once a second with a line to show.
 pub type Progress<'a> = &'a dyn Fn(String);
 
+type Task<T> = Pin<Box<dyn Future<Output = T>>>;
+
 /// One operation; `n` counts from 0 within a run.
-pub(crate) type Operation = Rc<dyn Fn(u64) -> Pin<Box<dyn Future<Output = Result<(), String>>>>>;
+pub(crate) type Operation = Rc<dyn Fn(u64) -> Task<Result<(), String>>>;
 
 /// A benchmark that is set up on its target.
 pub(crate) struct Prepared {
     pub operation: Operation,
     /// Compares the target's tables with the number of acknowledged operations.
-    pub check: Box<dyn FnOnce(u64) -> Pin<Box<dyn Future<Output = anyhow::Result<()>>>>>,
+    pub check: Box<dyn FnOnce(u64) -> Task<anyhow::Result<()>>>,
 }
 
 /// Runs a benchmark, at each number in flight that `options` asks for, and returns the best.

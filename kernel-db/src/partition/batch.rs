@@ -13,12 +13,12 @@ use crate::storage::Op;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rests {
     /// Its effect, or its recorded outcome, is in the entry: the entry's commit settles it.
-    OnEffect,
+    Effect,
     /// It saw the state up to the entry, and came before the entry was proposed: the entry's commit shows that this leader
     /// still led when the reply was made.
-    OnTip,
-    /// As `OnTip`, but it came after the proposal: it needs a lease or a quorum's word too.
-    OnTipLate,
+    Tip,
+    /// As `Tip`, but it came after the proposal: it needs a lease or a quorum's word too.
+    TipLate,
 }
 
 /// A reply that must not leave yet (I4).

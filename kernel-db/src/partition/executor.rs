@@ -186,7 +186,7 @@ impl<S: StateStore> Executor<S> {
         let cancelled = request.cancel.as_ref();
         if cancelled.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
             let error = Error::new("57014", "canceled on user request");
-            return self.hold(id, Err(error), Rests::OnTip);
+            return self.hold(id, Err(error), Rests::Tip);
         }
         let session = request.session.filter(|_| !request.txn.read_only());
         if let Some((session, number)) = session {
@@ -195,11 +195,11 @@ impl<S: StateStore> Executor<S> {
                 Seen::Done(outcome) => {
                     return self.repeat(id, sessions::decode_outcome(&outcome), out);
                 }
-                Seen::Refused(error) => return self.hold(id, Err(error), Rests::OnTip),
+                Seen::Refused(error) => return self.hold(id, Err(error), Rests::Tip),
             }
         }
         let (result, wrote) = self.run(config, now, &request);
-        let mut rests = if wrote { Rests::OnEffect } else { Rests::OnTip };
+        let mut rests = if wrote { Rests::Effect } else { Rests::Tip };
         if let Some((session, number)) = session
             && let Some(outcome) = sessions::encode_outcome(&result)
         {
@@ -208,7 +208,7 @@ impl<S: StateStore> Executor<S> {
             if let Some(evicted) = self.sessions.record(session, number, outcome) {
                 self.batch.add_eviction(evicted);
             }
-            rests = Rests::OnEffect;
+            rests = Rests::Effect;
         }
         self.hold(id, result, rests);
     }
@@ -254,8 +254,8 @@ impl<S: StateStore> Executor<S> {
             self.batch.held.push(Held { id, result, rests });
         } else if let Some(newest) = self.in_flight.back_mut() {
             let rests = match rests {
-                Rests::OnEffect => Rests::OnEffect,
-                Rests::OnTip | Rests::OnTipLate => Rests::OnTipLate,
+                Rests::Effect => Rests::Effect,
+                Rests::Tip | Rests::TipLate => Rests::TipLate,
             };
             newest.held.push(Held { id, result, rests });
         } else {
@@ -266,7 +266,7 @@ impl<S: StateStore> Executor<S> {
     /// An outcome that was recorded: told at once if its entry is committed, else held with the tip.
     fn repeat(&mut self, id: u64, result: Result<Bytes>, out: &mut Vec<Output>) {
         if self.is_dirty() || !self.in_flight.is_empty() {
-            self.hold(id, result, Rests::OnEffect);
+            self.hold(id, result, Rests::Effect);
         } else {
             self.requests -= 1;
             out.push(Output::Reply { id, result });
@@ -305,7 +305,7 @@ impl<S: StateStore> Executor<S> {
             self.ceiling_committed = self.ceiling_committed.max(entry.ceiling);
             self.committed_ts = self.committed_ts.max(entry.ts);
             for Held { id, result, rests } in entry.held {
-                if rests == Rests::OnTipLate {
+                if rests == Rests::TipLate {
                     self.reads.push(Answer::Reply { id, result });
                 } else {
                     self.requests -= 1;
@@ -391,7 +391,7 @@ impl<S: StateStore> Executor<S> {
             });
         };
         for held in self.in_flight.into_iter().flat_map(|entry| entry.held) {
-            let effect = held.rests == Rests::OnEffect;
+            let effect = held.rests == Rests::Effect;
             reply(held.id, if effect { &unknown } else { not_leader });
         }
         for held in self.batch.held {

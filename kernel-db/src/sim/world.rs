@@ -422,7 +422,7 @@ impl World {
 
     fn answer(&mut self, question: u64, heard: Heard) {
         if let Some((lane, _)) = self.questions.remove(&question)
-            && !(!self.calm && self.rng.permille(self.faults.loss))
+            && (self.calm || !self.rng.permille(self.faults.loss))
         {
             self.after(50, 1_000, Event::Hear(lane, question, heard));
         }

@@ -118,7 +118,7 @@ fn to_int(value: &Value, to: DataType) -> Result<i64> {
         Value::Float8(number) => {
             let rounded = number.round_ties_even();
             // Both bounds are powers of two and exact; NaN fails both.
-            if rounded >= -9_223_372_036_854_775_808.0 && rounded < 9_223_372_036_854_775_808.0 {
+            if (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&rounded) {
                 Ok(rounded as i64)
             } else {
                 Err(out_of_range(to))

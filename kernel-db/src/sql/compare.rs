@@ -65,10 +65,10 @@ fn compare_mixed(a: &Value, b: &Value) -> Ordering {
     if let (Some(x), Some(y)) = (a.as_int(), b.as_int()) {
         return x.cmp(&y);
     }
-    if matches!(a, Value::Float8(_)) || matches!(b, Value::Float8(_)) {
-        if let (Some(x), Some(y)) = (as_float(a), as_float(b)) {
-            return compare_floats(x, y);
-        }
+    if (matches!(a, Value::Float8(_)) || matches!(b, Value::Float8(_)))
+        && let (Some(x), Some(y)) = (as_float(a), as_float(b))
+    {
+        return compare_floats(x, y);
     }
     if let (Some(x), Some(y)) = (as_numeric(a), as_numeric(b)) {
         return numeric::compare(&x, &y);

@@ -102,7 +102,7 @@ impl ClusterStore {
     }
 
     /// From now on reads what is newest, which is no snapshot.
-    pub fn to_newest(&mut self) {
+    pub fn read_newest(&mut self) {
         self.ts = u64::MAX;
         self.kept.clear();
     }

@@ -79,7 +79,7 @@ impl Gateway {
                     })
                     .collect();
                 // What a DROP or TRUNCATE removes has no history: had one begun to be installed, rows would be missing.
-                store.to_newest();
+                store.read_newest();
                 store.check_schema(&groups, version)?;
                 outcomes
             };

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use bigdecimal::num_traits::Zero;
+
 use super::arithmetic::{checked_float, division_by_zero, out_of_range};
 use super::{Args, FnCtx, mismatch};
 use crate::error::{Error, Result};
@@ -130,7 +132,7 @@ pub(super) fn div(args: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {
     let [Value::Numeric(a), Value::Numeric(b)] = args else {
         return Err(mismatch(args));
     };
-    if numeric::sign(b) == bigdecimal::BigDecimal::from(0) {
+    if numeric::sign(b).is_zero() {
         return Err(division_by_zero());
     }
     let remainder = numeric::modulo(a, b)?;

@@ -137,9 +137,7 @@ fn comparison(op: &Op, left: DataType, right: DataType) -> Result<Function> {
         wider(left, right)
     } else if left.is_string() && right.is_string() {
         DataType::Text
-    } else if left == right && left.category() != Category::Pseudo
-        || left == DataType::Record && left == right
-    {
+    } else if left == right && (left.category() != Category::Pseudo || left == DataType::Record) {
         left
     } else {
         return Err(undefined(Some(left), op, right));

@@ -32,7 +32,7 @@ impl Parser<'_> {
             if into.is_some() {
                 return Err(self.error(start.start, "INTO specified more than once"));
             }
-            into = Some(self.into_clause()?);
+            into = Some(self.destination()?);
             blank = start.start..self.tokens[self.next - 1].end;
         }
         let mut text = self.fragment_of(first)?;
@@ -43,7 +43,7 @@ impl Parser<'_> {
         Ok(StatementKind::Sql { text, into })
     }
 
-    fn into_clause(&mut self) -> Result<Into> {
+    fn destination(&mut self) -> Result<Into> {
         let strict = self.eat_word("strict");
         let mut targets = vec![self.name()?];
         while self.eat_symbol(",") {
