@@ -116,7 +116,7 @@ fn configs(dir: &Path) -> Vec<NodeConfig> {
 }
 
 /// The open leader of `group` among `nodes`.
-async fn leader<'a>(nodes: &'a [Node], group: u32) -> &'a Node {
+async fn leader(nodes: &[Node], group: u32) -> &Node {
     for _ in 0..500 {
         if let Some(node) = nodes
             .iter()

@@ -211,10 +211,8 @@ async fn check(client: &Client, told: &Told) {
         let number = i64::from_be_bytes(row.get::<_, &[u8]>(0).try_into().unwrap());
         assert!(found.insert(number), "message {number} twice");
     }
-    let (acknowledged, unknown) = (
-        told.acknowledged.lock().unwrap(),
-        told.unknown.lock().unwrap(),
-    );
+    let acknowledged = told.acknowledged.lock().unwrap().clone();
+    let unknown = told.unknown.lock().unwrap().clone();
     let lost: Vec<&i64> = acknowledged.difference(&found).collect();
     assert!(
         lost.is_empty(),
