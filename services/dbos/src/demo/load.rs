@@ -250,7 +250,7 @@ async fn talk(shared: Rc<Shared>, me: i64) {
         if shared.note(number, result).is_some() {
             shared.messages.set(shared.messages.get() + 1);
         }
-        if number % 4 == 0 {
+        if number.is_multiple_of(4) {
             // Two of three mailboxes are left to fill, so that there is something unread to ask about.
             let mine = me * 3;
             match messages.receive(mine, 100).await {
@@ -268,7 +268,7 @@ async fn write(shared: Rc<Shared>, tree: Tree) {
     while !shared.stop.get() {
         let number = shared.number();
         let path = format!("/{number}");
-        let kind = if number % 4 == 0 {
+        let kind = if number.is_multiple_of(4) {
             Kind::Parallel
         } else {
             Kind::Localized
