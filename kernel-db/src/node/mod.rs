@@ -1,6 +1,6 @@
 //! The process: runtime, sockets, files and timers around the state machines.
 //!
-//! * [`run`] starts a node: data directory, log, stores, replicas, listeners.
+//! * [`run()`] starts a node: data directory, log, stores, replicas, listeners.
 //! * `core` is the loop on the one thread that holds connections and replicas; `threads` are the log writer and apply.
 //! * `peers` and `server` are the two ends of the connections between nodes.
 //! * `gateway` plans, routes and repeats what clients ask, and changes the schema.

@@ -67,13 +67,13 @@ pub enum Expr {
         expr: Box<Expr>,
         negated: bool,
     },
-    /// IS [NOT] TRUE / FALSE.
+    /// IS `[NOT]` TRUE / FALSE.
     IsBool {
         expr: Box<Expr>,
         want: bool,
         negated: bool,
     },
-    /// IS [NOT] DISTINCT FROM.
+    /// IS `[NOT]` DISTINCT FROM.
     Distinct {
         left: Box<Expr>,
         right: Box<Expr>,
