@@ -22,9 +22,10 @@ use super::peers::Peers;
 use super::threads::{Report, Threads, WriteJob};
 use crate::error::{Error, Result};
 use crate::partition::{
-    Input, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Transaction,
+    Input, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Task, Transaction,
 };
 use crate::storage::LogStore;
+use crate::txn::messages::Work;
 use crate::wire::peer::GroupMessage;
 
 /// Exit code of a node that stopped itself because it could not keep its promises (sysexits: internal error).
@@ -124,13 +125,33 @@ impl Core {
         session: Option<(u128, u64)>,
         cancel: Option<Arc<AtomicBool>>,
     ) -> oneshot::Receiver<Result<Bytes>> {
+        self.request(group, Task::Run(txn), session, cancel)
+    }
+
+    /// Submits work of a transaction that runs elsewhere; resolves to an encoded `Answer`.
+    pub fn submit_work(
+        &self,
+        group: u32,
+        work: Work,
+        cancel: Option<Arc<AtomicBool>>,
+    ) -> oneshot::Receiver<Result<Bytes>> {
+        self.request(group, Task::Txn(Arc::new(work)), None, cancel)
+    }
+
+    fn request(
+        &self,
+        group: u32,
+        task: Task,
+        session: Option<(u128, u64)>,
+        cancel: Option<Arc<AtomicBool>>,
+    ) -> oneshot::Receiver<Result<Bytes>> {
         let (sender, receiver) = oneshot::channel();
         let id = self.wait_for(Waiter::Reply(sender));
         self.send(
             group,
             Input::Request(Request {
                 id,
-                txn,
+                task,
                 session,
                 cancel,
             }),

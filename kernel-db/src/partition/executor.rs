@@ -14,10 +14,10 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::batch::{Batch, Held, InFlight, Rests, Stamp};
 use super::reads::{Answer, Reads};
-use super::replica::{Now, Output, ReplicaConfig, Request};
+use super::replica::{Now, Output, ReplicaConfig, Request, Task};
 use super::sessions::{self, Seen, Sessions};
 use super::tip::{Tip, TipLimits};
-use super::transaction::{Budget, TxnEnv};
+use super::transaction::{Budget, Transaction, TxnEnv};
 use crate::error::{Class, Error, Result};
 use crate::raft::Lease;
 use crate::storage::StateStore;
@@ -142,7 +142,7 @@ impl<S: StateStore> Executor<S> {
                 "{} requests are waiting at this partition (queue_max)",
                 self.requests
             )))
-        } else if log_full && !request.txn.read_only() {
+        } else if log_full && !request.task.read_only() {
             Some(log_full_error(config.log_bytes_max))
         } else {
             None
@@ -188,7 +188,14 @@ impl<S: StateStore> Executor<S> {
             let error = Error::new("57014", "canceled on user request");
             return self.hold(id, Err(error), Rests::Tip);
         }
-        let session = request.session.filter(|_| !request.txn.read_only());
+        let txn = match &request.task {
+            Task::Run(txn) => Arc::clone(txn),
+            Task::Txn(_) => {
+                let error = Error::unsupported("work of distributed transactions");
+                return self.hold(id, Err(error), Rests::Tip);
+            }
+        };
+        let session = request.session.filter(|_| !txn.read_only());
         if let Some((session, number)) = session {
             match self.sessions.look_up(session, number) {
                 Seen::New => {}
@@ -198,7 +205,7 @@ impl<S: StateStore> Executor<S> {
                 Seen::Refused(error) => return self.hold(id, Err(error), Rests::Tip),
             }
         }
-        let (result, wrote) = self.run(config, now, &request);
+        let (result, wrote) = self.run(config, now, &*txn);
         let mut rests = if wrote { Rests::Effect } else { Rests::Tip };
         if let Some((session, number)) = session
             && let Some(outcome) = sessions::encode_outcome(&result)
@@ -218,7 +225,7 @@ impl<S: StateStore> Executor<S> {
         &mut self,
         config: &ReplicaConfig,
         now: Now,
-        request: &Request,
+        txn: &dyn Transaction,
     ) -> (Result<Bytes>, bool) {
         self.runs += 1;
         let mut run = [0; 16];
@@ -233,8 +240,8 @@ impl<S: StateStore> Executor<S> {
             budget: Budget::new(config.run_limit_steps),
         };
         let mut view = self.tip.begin();
-        match request.txn.run(&mut view, &mut env) {
-            Ok(_) if request.txn.read_only() && view.wrote() => {
+        match txn.run(&mut view, &mut env) {
+            Ok(_) if txn.read_only() && view.wrote() => {
                 view.rollback();
                 let error = Error::internal("a transaction that claims to read only has written");
                 (Err(error), false)

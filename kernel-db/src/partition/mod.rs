@@ -21,8 +21,9 @@ mod transaction;
 
 pub use replica::{
     Durability, FollowerStatus, Input, Now, Output, Replica, ReplicaConfig, ReplicaStatus, Request,
-    Role, RoleChange, SessionStatus,
+    Role, RoleChange, SessionStatus, Task,
 };
+pub use sessions::{decode_outcome, encode_outcome};
 pub use tip::{Tip, TipLimits, TipStats};
 pub use tip_view::TxnView;
 pub use transaction::{Budget, SLOTS, Scan, Slot, Store, Transaction, TxnEnv};

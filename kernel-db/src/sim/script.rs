@@ -30,7 +30,7 @@ use super::member::{Member, WaitingWrite};
 use super::transcript;
 use super::work::{Picture, Work};
 use crate::error::{Error, Result};
-use crate::partition::{Input, Now, Output, ReplicaConfig, Request};
+use crate::partition::{Input, Now, Output, ReplicaConfig, Request, Task};
 
 const TICK_US: u64 = 50_000;
 const EPOCH_US: i64 = 1_000_000_000;
@@ -190,7 +190,7 @@ impl Script {
         };
         let request = Request {
             id: arg(numbers, 1, command)?,
-            txn: Arc::new(work),
+            task: Task::Run(Arc::new(work)),
             session,
             cancel: None,
         };

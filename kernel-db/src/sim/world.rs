@@ -14,7 +14,7 @@ use super::rng::Rng;
 use super::transcript;
 use super::work::Picture;
 use crate::error::Error;
-use crate::partition::{Durability, Input, Now, Output, ReplicaConfig, Request};
+use crate::partition::{Durability, Input, Now, Output, ReplicaConfig, Request, Task};
 use crate::storage::{SessionRecord, StateStore};
 
 const TICK_US: u64 = 50_000;
@@ -407,7 +407,7 @@ impl World {
         let input = match ask {
             Ask::Run { work, session } => Input::Request(Request {
                 id: question,
-                txn: Arc::new(work),
+                task: Task::Run(Arc::new(work)),
                 session,
                 cancel: None,
             }),

@@ -13,6 +13,7 @@ use super::super::Transaction;
 use super::super::apply::{AppliedReport, ApplyJob};
 use crate::error::Result;
 use crate::storage::LogWrite;
+use crate::txn::messages::Work;
 
 /// What "committed" means to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,12 +102,30 @@ pub struct Now {
     pub wall_us: i64,
 }
 
-/// A transaction to run here.
+/// What a request asks for.
+#[derive(Clone)]
+pub enum Task {
+    /// A transaction of this partition alone, run on the core.
+    Run(Arc<dyn Transaction>),
+    /// Work of a transaction that runs elsewhere. The reply is an encoded `messages::Answer`.
+    Txn(Arc<Work>),
+}
+
+impl Task {
+    pub fn read_only(&self) -> bool {
+        match self {
+            Task::Run(txn) => txn.read_only(),
+            Task::Txn(work) => !matches!(**work, Work::Prepare(_) | Work::Commit(_)),
+        }
+    }
+}
+
+/// Something to do here.
 #[derive(Clone)]
 pub struct Request {
     /// Chosen by the shell, unique while the request is open; comes back in `Output::Reply`.
     pub id: u64,
-    pub txn: Arc<dyn Transaction>,
+    pub task: Task,
     /// (session, number) of a numbered request (I11).
     pub session: Option<(u128, u64)>,
     /// Set to true by a cancel request; checked before execution.

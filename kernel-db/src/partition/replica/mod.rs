@@ -14,7 +14,7 @@ mod io;
 
 pub use io::{
     Durability, FollowerStatus, Input, Now, Output, ReplicaConfig, ReplicaStatus, Request, Role,
-    RoleChange, SessionStatus,
+    RoleChange, SessionStatus, Task,
 };
 
 use std::collections::VecDeque;
