@@ -25,6 +25,12 @@ pub async fn run(command: ClusterCommand) -> Result<()> {
             logs(&ClusterSpec::existing(&name.name)?, node, follow).await
         }
         ClusterCommand::Kill { node, name } => kill(&ClusterSpec::existing(&name.name)?, node),
+        ClusterCommand::Pause { node, name } => {
+            pause(&ClusterSpec::existing(&name.name)?, node, true)
+        }
+        ClusterCommand::Resume { node, name } => {
+            pause(&ClusterSpec::existing(&name.name)?, node, false)
+        }
         ClusterCommand::Restart { node, name } => {
             restart(&ClusterSpec::existing(&name.name)?, node).await
         }
@@ -111,6 +117,23 @@ fn kill(spec: &ClusterSpec, node: u16) -> Result<()> {
         true => println!("node {node} killed"),
         false => println!("node {node} was not running"),
     }
+    Ok(())
+}
+
+fn pause(spec: &ClusterSpec, node: u16, stop: bool) -> Result<()> {
+    spec.check_node(node)?;
+    if !process::pause(spec, node, stop)? {
+        return Err(
+            Failure::not_found(format!("node {node} is not running")).hint(format!(
+                "`dbos cluster restart {node} --name {}` starts it",
+                spec.name
+            )),
+        );
+    }
+    println!(
+        "node {node} {}",
+        if stop { "paused" } else { "goes on" }
+    );
     Ok(())
 }
 
