@@ -116,8 +116,14 @@ fn open(local: &str) -> Result<Box<dyn Read>> {
     match local {
         "-" => Ok(Box::new(std::io::stdin())),
         path => {
-            let file = std::fs::File::open(path)
-                .map_err(|e| Failure::not_found(format!("{path}: {e}")))?;
+            let file = std::fs::File::open(path).map_err(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => Failure::not_found(format!("{path}: {e}")),
+                _ => Failure::new(format!("{path}: {e}")),
+            })?;
+            if file.metadata()?.is_dir() {
+                return Err(Failure::new(format!("{path} is a directory"))
+                    .hint("files are copied one by one"));
+            }
             Ok(Box::new(file))
         }
     }

@@ -2,11 +2,13 @@
 
 use scheduler::Scheduler;
 use serde_json::json;
+use tokio_postgres::error::SqlState;
 
 use crate::args::{TargetArgs, TaskCommand};
 use crate::db;
 use crate::exit::{Failure, Result};
-use crate::service::{client, failure};
+use crate::output::Rows;
+use crate::service::{NOT_INSTALLED, client, failure};
 
 /// Partition keys that tasks without `--key` are spread over.
 const KEYS: i32 = 64;
@@ -36,18 +38,21 @@ pub async fn run(command: TaskCommand, target: &TargetArgs) -> Result<()> {
 async fn list(target: &TargetArgs, limit: u32, json: bool) -> Result<()> {
     let connection = db::connect(&db::urls(target)?).await?;
     if limit == 0 {
-        return db::rows(&connection, LIST).await?.print(json);
+        return rows(&connection, LIST).await?.print(json);
     }
-    let shown = db::rows(&connection, &format!("{LIST} LIMIT {limit}")).await?;
+    let shown = rows(&connection, &format!("{LIST} LIMIT {limit}")).await?;
     shown.print(json)?;
     if shown.rows.len() < limit as usize {
         return Ok(());
     }
     let count = db::rows(&connection, COUNT).await?;
-    let all = count.rows.first().and_then(|row| row[0].as_ref()?.parse().ok());
+    let all = count
+        .rows
+        .first()
+        .and_then(|row| row[0].as_ref()?.parse().ok());
     let more = all.unwrap_or(0_usize).saturating_sub(shown.rows.len());
     if more > 0 {
-        eprintln!("{more} more tasks: --limit N shows the first N, --limit 0 all");
+        eprintln!("and {more} more: --limit N shows the first N tasks, --limit 0 all");
     }
     Ok(())
 }
@@ -96,7 +101,20 @@ fn shell_line(command: &[String]) -> String {
 /// One SELECT as a table or as JSON.
 pub async fn print(target: &TargetArgs, sql: &str, json: bool) -> Result<()> {
     let connection = db::connect(&db::urls(target)?).await?;
-    db::rows(&connection, sql).await?.print(json)
+    rows(&connection, sql).await?.print(json)
+}
+
+/// Rows of a service's own tables.
+async fn rows(connection: &tokio_postgres::Client, sql: &str) -> Result<Rows> {
+    let failed = |error: tokio_postgres::Error| {
+        let failure = Failure::new(db::describe(&error));
+        match error.code() {
+            Some(&SqlState::UNDEFINED_TABLE) => failure.hint(NOT_INSTALLED),
+            _ => failure,
+        }
+    };
+    let mut answers = db::query(connection, sql).await.map_err(failed)?;
+    Ok(answers.pop().map(|answer| answer.rows).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -67,12 +67,20 @@ fn print_started(started: &up::Started, json: bool) {
         (false, false) => "running again on its data",
     };
     println!(
-        "cluster {} is {what}: {} nodes, {} partitions, {} replicas, durability {:?}",
-        spec.name, spec.nodes, spec.partitions, spec.replicas, spec.durability
+        "cluster {} is {what}: {} nodes, {} partitions, {} replicas, durability {}",
+        spec.name,
+        spec.nodes,
+        spec.partitions,
+        spec.replicas,
+        spec.durability()
     );
     for node in 1..=spec.nodes {
+        let paused = match process::paused(spec, node) {
+            true => "   paused",
+            false => "",
+        };
         println!(
-            "  node {node}: {}   log {}",
+            "  node {node}: {}   log {}{paused}",
             spec.url(node),
             spec.log_path(node).display()
         );
@@ -130,10 +138,7 @@ fn pause(spec: &ClusterSpec, node: u16, stop: bool) -> Result<()> {
             )),
         );
     }
-    println!(
-        "node {node} {}",
-        if stop { "paused" } else { "goes on" }
-    );
+    println!("node {node} {}", if stop { "paused" } else { "goes on" });
     Ok(())
 }
 
@@ -157,7 +162,7 @@ fn list(json: bool) -> Result<()> {
             running.to_string(),
             spec.partitions.to_string(),
             spec.replicas.to_string(),
-            format!("{:?}", spec.durability).to_lowercase(),
+            spec.durability(),
             spec.url(1),
             spec.data.display().to_string(),
         ];

@@ -111,10 +111,7 @@ impl ClusterSpec {
         create_dir(&folder)?;
         for node in 1..=self.nodes {
             create_dir(&self.node_dir(node))?;
-            write(
-                &self.config_path(node),
-                &self.node_config(node).to_toml(),
-            )?;
+            write(&self.config_path(node), &self.node_config(node).to_toml())?;
         }
         create_dir(&self.data.join("logs"))?;
         let text = toml::to_string(self).map_err(Failure::new)?;
@@ -203,6 +200,11 @@ impl ClusterSpec {
 
     pub fn sql_address(&self, node: u16) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port + node - 1))
+    }
+
+    /// As the flag has it.
+    pub fn durability(&self) -> String {
+        format!("{:?}", self.durability).to_lowercase()
     }
 
     /// What psql and any driver take.

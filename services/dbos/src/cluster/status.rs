@@ -19,12 +19,12 @@ pub async fn print(spec: &ClusterSpec, json: bool) -> Result<()> {
         return Ok(());
     }
     println!(
-        "cluster {}: {} nodes, {} partitions, {} replicas, durability {:?}, data {}",
+        "cluster {}: {} nodes, {} partitions, {} replicas, durability {}, data {}",
         spec.name,
         spec.nodes,
         spec.partitions,
         spec.replicas,
-        spec.durability,
+        spec.durability(),
         spec.data.display()
     );
     println!("{}", processes(spec).table());
