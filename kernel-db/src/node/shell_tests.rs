@@ -13,7 +13,7 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use super::core::Core;
 use super::datadir::DataDir;
-use super::open::open;
+use super::open::{open, open_log};
 use super::peers::Peers;
 use super::server::{Calls, PeerServer};
 use super::upkeep::Upkeep;
@@ -52,7 +52,7 @@ impl Node {
     async fn start(config: NodeConfig) -> Self {
         let config = Rc::new(config);
         let dir = DataDir::open(&config).unwrap();
-        let (core, peers, reports) = open(&config, &dir).unwrap();
+        let (core, peers, reports) = open(&config, &dir, open_log).unwrap();
         let listener = TcpListener::bind(config.own().unwrap().peer).await.unwrap();
         let server = Rc::new(PeerServer {
             own: config.node_id,

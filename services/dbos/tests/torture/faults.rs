@@ -91,8 +91,12 @@ impl std::fmt::Display for Failovers {
 
 /// Strikes once, heals, and waits until everything works again.
 pub async fn strike(cluster: &mut Cluster, fault: Fault, random: u64, failovers: &mut Failovers) {
-    let partition = (random % u64::from(PARTITIONS)) as u32;
-    let hold = Duration::from_millis(1500 + random / 7 % 2500);
+    // Half of the time the quiet partition, where a deposed leader would be seen.
+    let partition = match random % 2 {
+        0 => PARTITIONS - 1,
+        _ => (random / 2 % u64::from(PARTITIONS)) as u32,
+    };
+    let hold = Duration::from_millis(2000 + random / 7 % 2500);
     let victim = leader(cluster, partition).await;
     let others: Vec<u64> = cluster.nodes().filter(|n| *n != victim).collect();
     let mut ways = Vec::new();

@@ -3,9 +3,10 @@
 //! Each fault strikes the leader of some partition; the harness measures how long that partition is without service, heals,
 //! waits until everything works, and goes on. In the end the histories of all clients are compared with what is there
 //! (`history`). `TORTURE_MINUTES` sets how long (one minute by default, fractions allowed; every kind of fault strikes once
-//! at least), `TORTURE_SEED` the order of faults, `TORTURE_FAULTS` (such as `Kill,Pause`) the kinds. `make torture MINUTES=n` runs it as long as one likes.
+//! at least), `TORTURE_SEED` the order of faults, `TORTURE_FAULTS` (such as `Kill,Pause`) the kinds. `make torture MINUTES=n`
+//! runs it as long as one likes.
 //!
-//! Left out: full disks and failed fsyncs (kernel-db/tests/node_faults.rs), clocks (the simulator).
+//! Left out: full disks and failed fsyncs (kernel-db/tests/node_cluster), clocks (the simulator).
 
 mod cluster;
 mod faults;
