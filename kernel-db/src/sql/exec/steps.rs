@@ -8,10 +8,10 @@ use super::eval::{eval, routine};
 use super::truth::truth;
 use super::{ExecCtx, Frame, query, scan};
 use crate::error::{Error, Result};
-use crate::sql::Value;
 use crate::sql::catalog::Returned;
 use crate::sql::compare::GroupKey;
 use crate::sql::plan::{Expr, JoinKind, Source, Step};
+use crate::sql::{Value, array};
 
 /// Most rows of one step that are kept in memory.
 pub const KEPT_ROWS_MAX: usize = 1_000_000;
@@ -245,6 +245,11 @@ fn source_rows(
             Ok(flow)
         }
         Source::Series(args) => series(args, frame, ctx, f),
+        Source::Unnest(list) => {
+            let list = eval(list, frame, ctx)?;
+            let items = array::items(&list).map_or(&[][..], |i| &i[..]);
+            each(items.iter().map(|i| vec![i.clone()]).collect(), ctx, f)
+        }
         Source::Routine { call, columns } => {
             let rows = routine_rows(call, *columns, frame, ctx)?;
             each(rows, ctx, f)
