@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::batch::{Batch, Held, InFlight, Rests, Stamp};
 use super::reads::{Answer, Reads};
 use super::replica::{Now, Output, ReplicaConfig, Request};
-use super::sessions::{self, Seen, Sessions};
+use super::sessions::{Outcome, Seen, Sessions};
 use super::tip::{Tip, TipLimits};
 use super::transaction::{Budget, TxnEnv};
 use crate::error::{Class, Error, Result};
@@ -193,7 +193,7 @@ impl<S: StateStore> Executor<S> {
             match self.sessions.look_up(session, number) {
                 Seen::New => {}
                 Seen::Done(outcome) => {
-                    return self.repeat(id, sessions::decode_outcome(&outcome), out);
+                    return self.repeat(id, outcome.result(), out);
                 }
                 Seen::Refused(error) => return self.hold(id, Err(error), Rests::Tip),
             }
@@ -201,10 +201,10 @@ impl<S: StateStore> Executor<S> {
         let (result, wrote) = self.run(config, now, &request);
         let mut rests = if wrote { Rests::Effect } else { Rests::Tip };
         if let Some((session, number)) = session
-            && let Some(outcome) = sessions::encode_outcome(&result)
+            && let Some(outcome) = Outcome::of(&result)
         {
             // I11: the outcome travels in the entry of the effect.
-            self.batch.add_outcome(session, number, outcome.clone());
+            self.batch.add_outcome(session, number, &outcome);
             if let Some(evicted) = self.sessions.record(session, number, outcome) {
                 self.batch.add_eviction(evicted);
             }

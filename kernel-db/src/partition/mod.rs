@@ -8,6 +8,7 @@
 
 pub mod apply;
 mod batch;
+mod encode;
 mod executor;
 mod reads;
 mod replica;
