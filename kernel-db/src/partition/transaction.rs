@@ -32,6 +32,10 @@ pub trait Store {
     fn put(&mut self, _key: Bytes, _value: Bytes) -> Result<()> {
         Err(read_only())
     }
+    /// As `put`, of a key that the caller knows to be absent: nobody need look for an old version.
+    fn put_new(&mut self, key: Bytes, value: Bytes) -> Result<()> {
+        self.put(key, value)
+    }
     fn delete(&mut self, _key: &[u8]) -> Result<()> {
         Err(read_only())
     }
