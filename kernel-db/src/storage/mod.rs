@@ -20,5 +20,5 @@ mod twin_tests;
 pub use log::{LogStore, LogWrite};
 pub use state::{
     AppliedEntry, Op, SESSION_RING, Section, SessionRecord, StateMeta, StateSnapshot, StateStore,
-    Versioned,
+    UNVERSIONED_TABLE_ID, Versioned,
 };
