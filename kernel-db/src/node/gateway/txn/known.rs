@@ -138,6 +138,11 @@ impl Known {
         std::mem::take(&mut self.needs)
     }
 
+    /// True if the last run met something that has to be fetched.
+    pub fn misses(&self) -> bool {
+        !self.needs.is_empty()
+    }
+
     /// From now on misses are asked for, and waited for: for a thread of its own.
     pub fn wait_for(&mut self, ask: Option<UnboundedSender<Question>>) {
         self.ask = ask;
@@ -198,12 +203,18 @@ impl Known {
         let stale = self.ranges.iter().any(|(range, (rows, _))| {
             range.group == group
                 && range.how == How::Newest(None)
-                && rows.iter().any(|(k, v)| *k == key && Some(v) != value.as_ref())
+                && rows
+                    .iter()
+                    .any(|(k, v)| *k == key && Some(v) != value.as_ref())
         });
         if stale {
-            self.ranges.retain(|range, _| range.how != How::Newest(None));
+            self.ranges
+                .retain(|range, _| range.how != How::Newest(None));
         }
-        let mode = self.held.get(&(group, key.clone())).map_or(mode, |h| h.mode.max(mode));
+        let mode = self
+            .held
+            .get(&(group, key.clone()))
+            .map_or(mode, |h| h.mode.max(mode));
         let held = Held {
             mode,
             checked,
@@ -349,14 +360,7 @@ impl Known {
                 Some(Source::Node(_)) => fetched.next().unwrap_or_default(),
                 Some(Source::Here(state)) => {
                     let mut rows = Vec::new();
-                    state.scan_at(
-                        scan.from,
-                        scan.to,
-                        scan.reverse,
-                        scan.limit,
-                        ts,
-                        &mut rows,
-                    )?;
+                    state.scan_at(scan.from, scan.to, scan.reverse, scan.limit, ts, &mut rows)?;
                     let rows = rows.into_iter().map(|(key, row)| (key, row.value));
                     let rows: Vec<Row> = rows.collect();
                     for (key, value) in &rows {
@@ -403,7 +407,10 @@ fn not_part(group: u32) -> Error {
 }
 
 pub(super) fn cancelled() -> Error {
-    Error::new("57014", "canceling statement due to user request or timeout")
+    Error::new(
+        "57014",
+        "canceling statement due to user request or timeout",
+    )
 }
 
 impl Rows for Known {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::node::placement::Placement;
 use crate::partition::{RowLock, Scan, Slot, Store};
+use crate::txn::messages::{LockMode, WaitPolicy};
 
 pub(super) type Row = (Bytes, Bytes);
 
@@ -110,7 +111,11 @@ impl Buffer {
     }
 
     /// What was written in `from..to` (`to` exclusive, in both directions).
-    fn range<'a>(&'a self, from: &[u8], to: &[u8]) -> impl Iterator<Item = (&'a Bytes, &'a Written)> {
+    fn range<'a>(
+        &'a self,
+        from: &[u8],
+        to: &[u8],
+    ) -> impl Iterator<Item = (&'a Bytes, &'a Written)> {
         let bounds = (Bound::Included(from), Bound::Excluded(to));
         // An empty or reversed range would panic.
         let found = (from < to).then(|| self.rows.range::<[u8], _>(bounds));
@@ -214,7 +219,10 @@ impl<'a> TxnStore<'a> {
 
     fn write(&mut self, key: Bytes, slot: Option<Slot>, value: Option<Bytes>) -> Result<()> {
         if self.read_only {
-            return Err(Error::new("25006", "cannot write in a read-only transaction"));
+            return Err(Error::new(
+                "25006",
+                "cannot write in a read-only transaction",
+            ));
         }
         let Some(slot) = slot else {
             return Err(Error::internal("a row was written without its slot"));
@@ -266,10 +274,13 @@ impl Store for TxnStore<'_> {
         true
     }
 
-    fn lock(&mut self, rows: &[(Bytes, Option<Slot>)], lock: RowLock) -> Result<Vec<bool>> {
+    fn lock_rows(&mut self, rows: &[(Bytes, Option<Slot>)], lock: RowLock) -> Result<Vec<bool>> {
         // FOR UPDATE and the like are writes as far as READ ONLY is concerned.
         if self.read_only && !rows.is_empty() {
-            return Err(Error::new("25006", "cannot lock rows in a read-only transaction"));
+            return Err(Error::new(
+                "25006",
+                "cannot lock rows in a read-only transaction",
+            ));
         }
         let mut taken = vec![true; rows.len()];
         let (mut asked, mut places) = (Vec::new(), Vec::new());
@@ -293,12 +304,26 @@ impl Store for TxnStore<'_> {
         Ok(taken)
     }
 
+    fn lock(
+        &mut self,
+        key: &[u8],
+        slot: Option<Slot>,
+        mode: LockMode,
+        wait: WaitPolicy,
+    ) -> Result<bool> {
+        let row = (Bytes::copy_from_slice(key), slot);
+        let taken = self.lock_rows(&[row], RowLock { mode, wait })?;
+        Ok(taken.first() == Some(&true))
+    }
+
     fn will_lock(&mut self, lock: Option<RowLock>) {
         self.intent = lock.map_or(Intent::Look, Intent::Lock);
     }
 
     fn delete_range(&mut self, _from: &[u8], _to: &[u8]) -> Result<()> {
-        Err(Error::unsupported("dropping rows of a table inside a transaction"))
+        Err(Error::unsupported(
+            "dropping rows of a table inside a transaction",
+        ))
     }
 
     fn savepoint(&mut self) -> usize {
