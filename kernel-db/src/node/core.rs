@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 use protobuf::Message as _;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::State;
 use super::peers::Peers;
@@ -25,7 +25,7 @@ use crate::partition::{
     Input, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Task, Transaction,
 };
 use crate::storage::LogStore;
-use crate::txn::messages::Work;
+use crate::txn::messages::{TxnId, Work};
 use crate::wire::peer::GroupMessage;
 
 /// Exit code of a node that stopped itself because it could not keep its promises (sysexits: internal error).
@@ -38,6 +38,25 @@ pub struct Group {
     role: Cell<RoleChange>,
     /// Bytes written to the log since the state was last flushed.
     pub unflushed_bytes: Cell<u64>,
+}
+
+/// What a partition led from here wants of other partitions, to finish a transaction that nobody else finishes.
+#[derive(Debug)]
+pub enum Chore {
+    /// Ask `coordinator` and settle in `group`.
+    Resolve {
+        group: u32,
+        txn: TxnId,
+        coordinator: u32,
+        deadline_ts: u64,
+    },
+    /// Settle in `others`, then forget in `group`.
+    Finish {
+        group: u32,
+        txn: TxnId,
+        commit_ts: u64,
+        others: Vec<u32>,
+    },
 }
 
 enum Waiter {
@@ -59,6 +78,7 @@ pub struct Core {
     log: Arc<dyn LogStore>,
     peers: Rc<Peers>,
     started: Instant,
+    chores: RefCell<Option<UnboundedSender<Chore>>>,
 }
 
 impl Core {
@@ -94,6 +114,7 @@ impl Core {
             log,
             peers,
             started: Instant::now(),
+            chores: RefCell::default(),
         })
     }
 
@@ -314,8 +335,40 @@ impl Core {
                     tracing::info!(group = number, leader = ?role.leader, term = role.term, open = role.open, "role");
                     group.role.set(role);
                 }
+                Output::Resolve {
+                    txn,
+                    coordinator,
+                    deadline_ts,
+                } => self.delegate(Chore::Resolve {
+                    group: number,
+                    txn,
+                    coordinator,
+                    deadline_ts,
+                }),
+                Output::Finish {
+                    txn,
+                    commit_ts,
+                    others,
+                } => self.delegate(Chore::Finish {
+                    group: number,
+                    txn,
+                    commit_ts,
+                    others,
+                }),
                 Output::Truncate { index } => self.truncate(number, index),
             }
+        }
+    }
+
+    /// From now on what partitions here want asked of, or told to, other partitions goes to `chores`.
+    pub fn set_chores(&self, chores: UnboundedSender<Chore>) {
+        *self.chores.borrow_mut() = Some(chores);
+    }
+
+    /// What is not taken now comes again.
+    fn delegate(&self, chore: Chore) {
+        if let Some(chores) = &*self.chores.borrow() {
+            let _ = chores.send(chore);
         }
     }
 

@@ -7,7 +7,7 @@ use prost::Message as _;
 use raft::eraftpb::{Entry, EntryType};
 
 use crate::error::{Error, Result};
-use crate::storage::{AppliedEntry, Op, SessionRecord, StateStore};
+use crate::storage::{AppliedEntry, Op, Section, SessionRecord, StateStore};
 
 /// The log payload (`proto/log.proto`).
 #[allow(missing_docs)]
@@ -74,6 +74,17 @@ fn decode(entry: Entry) -> Result<(AppliedEntry, u64)> {
     applied.ts = payload.ts;
     applied.ceiling = payload.ceiling;
     applied.ops = payload.ops.into_iter().map(op).collect::<Result<_>>()?;
+    applied.sections = payload
+        .sections
+        .into_iter()
+        .map(|section| {
+            let ops = section.ops.into_iter().map(op).collect::<Result<_>>()?;
+            Ok(Section {
+                ts: section.ts,
+                ops,
+            })
+        })
+        .collect::<Result<_>>()?;
     applied.sessions = payload
         .sessions
         .into_iter()

@@ -8,8 +8,12 @@
 
 pub mod apply;
 mod batch;
+mod changes;
 mod executor;
+mod in_doubt;
+mod locks;
 mod reads;
+mod records;
 mod replica;
 mod sessions;
 mod tip;
@@ -18,6 +22,7 @@ mod tip_table;
 mod tip_tests;
 mod tip_view;
 mod transaction;
+mod waits;
 
 pub use replica::{
     Durability, FollowerStatus, Input, Now, Output, Replica, ReplicaConfig, ReplicaStatus, Request,

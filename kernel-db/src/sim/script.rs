@@ -237,6 +237,8 @@ impl Script {
                 self.member(node)?.writes.push_back(waiting);
             }
             Output::Apply(job) => self.member(node)?.applies.push_back(job),
+            // The scenario answers.
+            Output::Resolve { .. } | Output::Finish { .. } => {}
             Output::Truncate { index } => self.member(node)?.truncate(index)?,
             Output::SnapshotTs { result: Ok(ts), .. } => self.last_ts = ts,
             _ => {}

@@ -366,6 +366,9 @@ impl World {
                 self.answer(id, Heard::Snapshot(result, picture));
             }
             Output::Role(role) => self.summary.leaders += u64::from(role.open),
+            Output::Resolve { .. } | Output::Finish { .. } => {
+                return Err(Error::internal("nothing is prepared in this world"));
+            }
             Output::Truncate { index } => {
                 self.summary.truncations += 1;
                 self.node(node).member.truncate(index)?;

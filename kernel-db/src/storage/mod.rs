@@ -15,5 +15,6 @@ mod twin_tests;
 
 pub use log::{LogStore, LogWrite};
 pub use state::{
-    AppliedEntry, Op, SESSION_RING, SessionRecord, StateMeta, StateSnapshot, StateStore, Versioned,
+    AppliedEntry, Op, SESSION_RING, Section, SessionRecord, StateMeta, StateSnapshot, StateStore,
+    Versioned,
 };

@@ -132,7 +132,7 @@ impl Gateway {
         let answer = self.transact(coordinator, Message::Commit(commit)).await;
         match answer {
             Ok(Answer::Committed(stamp)) => {
-                self.settle(txn, coordinator, others, Some(stamp.ts));
+                self.tell_all(txn, coordinator, others, Some(stamp.ts));
                 Ok(Ended::Committed)
             }
             Ok(Answer::Repeated(outcome)) => {
@@ -143,11 +143,11 @@ impl Gateway {
             Err(error) if error.class() == Class::Unknown && !others.is_empty() => {
                 match self.resolve(txn, coordinator, deadline_ts).await {
                     Ok(Some(ts)) => {
-                        self.settle(txn, coordinator, others, Some(ts));
+                        self.tell_all(txn, coordinator, others, Some(ts));
                         Ok(Ended::Committed)
                     }
                     Ok(None) => {
-                        self.settle(txn, coordinator, others, None);
+                        self.tell_all(txn, coordinator, others, None);
                         Err(lost())
                     }
                     // The partitions will find out.
@@ -255,11 +255,11 @@ impl Gateway {
     fn abort(&self, txn: TxnId, coordinator: u32, others: Vec<u32>) {
         let mut all: BTreeSet<u32> = others.into_iter().collect();
         all.insert(coordinator);
-        self.settle(txn, coordinator, all.into_iter().collect(), None);
+        self.tell_all(txn, coordinator, all.into_iter().collect(), None);
     }
 
     /// Tells the decision, in the background.
-    fn settle(&self, txn: TxnId, coordinator: u32, groups: Vec<u32>, commit_ts: Option<u64>) {
+    fn tell_all(&self, txn: TxnId, coordinator: u32, groups: Vec<u32>, commit_ts: Option<u64>) {
         if groups.is_empty() {
             return;
         }
