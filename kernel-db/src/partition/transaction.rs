@@ -56,6 +56,10 @@ pub trait Store {
     fn get_to_write(&mut self, key: &[u8], slot: Option<Slot>) -> Result<Option<Bytes>> {
         self.get(key, slot)
     }
+    /// Says that these keys are about to be asked for by `get_to_write`, so that they can come together.
+    fn expect(&mut self, _keys: &[(Bytes, Option<Slot>)]) -> Result<()> {
+        Ok(())
+    }
     /// As `scan`, for a range that is about to be written into.
     fn scan_to_write(&mut self, scan: Scan<'_>, out: &mut Vec<(Bytes, Bytes)>) -> Result<()> {
         self.scan(scan, out)

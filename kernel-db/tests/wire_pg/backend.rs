@@ -178,6 +178,10 @@ impl Block for WordsBlock {
         self.done.borrow_mut().truncate(mark);
     }
 
+    fn give_up(&self) {
+        self.note("give up".to_owned());
+    }
+
     fn set_mode(&self, mode: BlockMode) {
         self.note(format!("mode {}", mode.isolation.name()));
     }

@@ -70,8 +70,14 @@ fn a_failed_block_answers_nothing_but_its_end() {
     );
     let log = happened(&server);
     assert_eq!(
-        log[..4],
-        ["begin serializable", "put 1", "fail 23505", "rollback"]
+        log[..5],
+        [
+            "begin serializable",
+            "put 1",
+            "fail 23505",
+            "give up",
+            "rollback"
+        ]
     );
     assert_eq!(log.last().unwrap(), "commit [conflict]");
     assert_eq!(server.handle.log().submitted, ["put 4"]);

@@ -56,6 +56,7 @@ impl Gateway {
         match self.target(&plans, &params, None) {
             Ok(Target::Here) => Lane::Any,
             Ok(Target::Group(group)) => Lane::Partition(group),
+            Ok(Target::Several(_)) => Lane::Several,
             _ => Lane::Alone,
         }
     }

@@ -93,6 +93,15 @@ pub fn insert(insert: &Insert, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Resul
     };
     let mut updated = HashSet::new();
     match &insert.source {
+        // Beside other transactions each key is locked, at another node perhaps: all of them at once.
+        InsertSource::Values(rows) if rows.len() > 1 && ctx.store.takes_locks() => {
+            let made: Result<Vec<_>> = rows.iter().map(|e| eval_all(e, &frame, ctx)).collect();
+            let made = made?;
+            expect(&insert.rules.table, &made, ctx)?;
+            for row in made {
+                put(ctx, row, &mut updated)?;
+            }
+        }
         InsertSource::Values(rows) => {
             for exprs in rows {
                 let row = eval_all(exprs, &frame, ctx)?;
@@ -106,13 +115,32 @@ pub fn insert(insert: &Insert, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Resul
                 rows.push(row);
                 Ok(true)
             })?;
-            for row in rows {
-                let row = eval_all(columns, &frame.with_row(&row), ctx)?;
-                put(ctx, row, &mut updated)?;
+            if ctx.store.takes_locks() {
+                for row in &mut rows {
+                    *row = eval_all(columns, &frame.with_row(row), ctx)?;
+                }
+                expect(&insert.rules.table, &rows, ctx)?;
+                for row in rows {
+                    put(ctx, row, &mut updated)?;
+                }
+            } else {
+                for row in rows {
+                    let row = eval_all(columns, &frame.with_row(&row), ctx)?;
+                    put(ctx, row, &mut updated)?;
+                }
             }
         }
     }
     Ok(outcome("INSERT 0", count, returned))
+}
+
+fn expect(table: &Table, rows: &[Vec<Value>], ctx: &mut ExecCtx<'_>) -> Result<()> {
+    // A hidden row id is not known yet, and nobody else's.
+    if table.hidden_row_id {
+        return Ok(());
+    }
+    let keys: Vec<_> = rows.iter().map(|row| lock_of(table, row)).collect();
+    ctx.store.expect(&keys)
 }
 
 /// The row written; none if a conflict left everything as it was.

@@ -77,7 +77,9 @@ pub enum Lane {
     /// Stays on this partition: may be submitted while earlier ones of the same partition are not committed yet. The
     /// backend keeps the order of submission.
     Partition(u32),
-    /// Everything earlier must be finished first, and everything later waits: DDL, several partitions.
+    /// Writes in several partitions: in the order of its connection like those of any other partition.
+    Several,
+    /// Everything earlier must be finished first, and everything later waits: DDL, reads of several partitions.
     Alone,
 }
 
@@ -157,6 +159,9 @@ pub trait Block {
 
     /// Undoes what was written since the mark; locks may stay.
     fn rollback_to(&self, mark: usize);
+
+    /// Nothing of it will be committed, and there is no savepoint to return to: lets go of what others wait for.
+    fn give_up(&self);
 
     /// The isolation changes only before the first statement.
     fn set_mode(&self, mode: BlockMode);

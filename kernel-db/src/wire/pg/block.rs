@@ -184,6 +184,14 @@ impl OpenBlock {
         }
     }
 
+    /// A statement failed. What the block holds is only of use if it can return to a savepoint.
+    pub fn fail(&mut self) {
+        self.failed = true;
+        if self.savepoints.is_empty() {
+            self.block.give_up();
+        }
+    }
+
     pub fn savepoint(&mut self, name: String) -> Result<()> {
         if self.savepoints.len() >= SAVEPOINTS_MAX {
             let message = format!("more than {SAVEPOINTS_MAX} savepoints in one transaction");

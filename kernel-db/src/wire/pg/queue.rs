@@ -163,6 +163,7 @@ impl Queue {
             _ if self.running.borrow().is_empty() => true,
             (Lane::Alone, _) | (_, Lane::Alone) => false,
             (Lane::Partition(a), Lane::Partition(b)) => a == b || !strict,
+            (Lane::Several, _) | (_, Lane::Several) => !strict,
             _ => true,
         }
     }

@@ -450,7 +450,7 @@ impl Reader {
         }
         self.txn.clear();
         if let Some(open) = &mut self.block {
-            open.failed = true;
+            open.fail();
         }
         part.replies.push(Reply::Error(error));
     }

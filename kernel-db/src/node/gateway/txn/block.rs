@@ -84,6 +84,16 @@ impl Gateway {
         deadline: Instant,
     ) -> Result<Outcome> {
         let plan = self.in_version(state, plan)?;
+        let verb = match plan.prepared.kind {
+            Kind::Insert => Some("INSERT"),
+            Kind::Update => Some("UPDATE"),
+            Kind::Delete => Some("DELETE"),
+            _ => None,
+        };
+        if let Some(verb) = verb.filter(|_| mode.read_only) {
+            let message = format!("cannot execute {verb} in a read-only transaction");
+            return Err(Error::new("25006", message));
+        }
         let system = match plan.reads_system {
             true => Some(Arc::new(self.gather().await)),
             false => None,
@@ -248,6 +258,10 @@ impl Block for GatewayBlock {
         if let Some(state) = &mut *self.state.borrow_mut() {
             state.work.buffer.rollback_to(mark);
         }
+    }
+
+    fn give_up(&self) {
+        self.state.borrow_mut().take();
     }
 
     fn set_mode(&self, mode: BlockMode) {

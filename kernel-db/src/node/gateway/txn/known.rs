@@ -5,7 +5,7 @@
 //! moves to a thread of its own and waits there for each row instead. What is read at a snapshot is forgotten after the
 //! statement; what is read under a lock stays true until the transaction ends, and is kept.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,6 +19,12 @@ use crate::error::{Error, Result};
 use crate::partition::{RowLock, Scan};
 use crate::storage::StateSnapshot;
 use crate::txn::messages::{LockMode, Span, WaitPolicy};
+
+/// What a key that is about to be written is locked with.
+const WRITE: RowLock = RowLock {
+    mode: LockMode::Update,
+    wait: WaitPolicy::Wait,
+};
 
 /// Something to fetch from one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -416,12 +422,8 @@ pub(super) fn cancelled() -> Error {
 impl Rows for Known {
     fn get(&mut self, group: u32, key: &[u8], intent: Intent) -> Result<Option<Bytes>> {
         self.check()?;
-        let write = RowLock {
-            mode: LockMode::Update,
-            wait: WaitPolicy::Wait,
-        };
         let lock = match (&self.view, intent) {
-            (_, Intent::Write) => write,
+            (_, Intent::Write) => WRITE,
             (View::Newest(_), Intent::Lock(lock)) => lock,
             (View::Newest(mode), Intent::Look) => RowLock {
                 mode: *mode,
@@ -470,6 +472,27 @@ impl Rows for Known {
         };
         let asked = groups.iter().map(|g| range(*g, scan, how));
         self.ranges(asked.collect(), scan.limit)
+    }
+
+    fn expect(&mut self, keys: &[(u32, Bytes)]) -> Result<()> {
+        self.check()?;
+        let enough = |h: &&Held| h.mode == LockMode::Update;
+        let mut missing: BTreeMap<u32, BTreeSet<Bytes>> = BTreeMap::new();
+        for place in keys {
+            if self.held.get(place).filter(enough).is_none() {
+                missing.entry(place.0).or_default().insert(place.1.clone());
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let need = |(group, keys): (u32, BTreeSet<Bytes>)| Need::Lock {
+            group,
+            keys: keys.into_iter().collect(),
+            lock: WRITE,
+            checked: false,
+        };
+        self.miss(missing.into_iter().map(need).collect())
     }
 
     fn lock(&mut self, keys: &[(u32, Bytes)], lock: RowLock) -> Result<Vec<bool>> {

@@ -31,6 +31,8 @@ pub(super) trait Rows {
     fn get(&mut self, group: u32, key: &[u8], intent: Intent) -> Result<Option<Bytes>>;
     /// Of each group up to `scan.limit` rows of the range in its order; fewer only where the range ends.
     fn scan(&mut self, groups: &[u32], scan: Scan<'_>, intent: Intent) -> Result<Vec<Vec<Row>>>;
+    /// These are going to be read with `Intent::Write`.
+    fn expect(&mut self, keys: &[(u32, Bytes)]) -> Result<()>;
     /// One answer for each key: false, leave the row out.
     fn lock(&mut self, keys: &[(u32, Bytes)], lock: RowLock) -> Result<Vec<bool>>;
 }
@@ -264,6 +266,15 @@ impl Store for TxnStore<'_> {
 
     fn get_to_write(&mut self, key: &[u8], slot: Option<Slot>) -> Result<Option<Bytes>> {
         self.get_as(key, slot, Intent::Write)
+    }
+
+    fn expect(&mut self, keys: &[(Bytes, Option<Slot>)]) -> Result<()> {
+        let known = |(key, slot): &(Bytes, Option<Slot>)| {
+            let slot = slot.filter(|_| !self.buffer.rows.contains_key(key))?;
+            Some((self.placement.group_of(slot), key.clone()))
+        };
+        let keys: Vec<_> = keys.iter().filter_map(known).collect();
+        self.rows.expect(&keys)
     }
 
     fn scan_to_write(&mut self, scan: Scan<'_>, out: &mut Vec<Row>) -> Result<()> {
