@@ -400,9 +400,16 @@ impl Core {
     /// Off the core: the log engine may rewrite files. I10 was the replica's to keep.
     fn truncate(&self, group: u32, index: u64) {
         let log = Arc::clone(&self.log);
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = log.truncate(group, index) {
-                tracing::error!(group, index, "log not truncated: {error}");
+        let work = tokio::task::spawn_blocking(move || log.truncate(group, index));
+        tokio::task::spawn_local(async move {
+            match work.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(group, index, "log not truncated: {error}"),
+                // The log engine panics when it cannot sync: what it holds is unknown.
+                Err(panic) if panic.is_panic() => {
+                    fatal(&Error::new("58030", format!("truncating the log: {panic}")))
+                }
+                Err(_) => {}
             }
         });
     }

@@ -104,7 +104,7 @@ fn decode(entry: Entry) -> Result<(AppliedEntry, u64)> {
     Ok((applied, payload.floor))
 }
 
-fn op(op: payload::Op) -> Result<Op> {
+pub(super) fn op(op: payload::Op) -> Result<Op> {
     use payload::op::Kind;
     match op.kind {
         Some(Kind::Put(put)) => Ok(Op::Put {

@@ -21,7 +21,7 @@ use super::in_doubt::InDoubt;
 use super::locks::Locks;
 use super::reads::{Answer, Reads};
 use super::replica::{Now, Output, ReplicaConfig, Request, Task};
-use super::sessions::{self, Seen, Sessions};
+use super::sessions::{Outcome, Seen, Sessions};
 use super::tip::{Tip, TipLimits};
 use super::tip_view::Blocked;
 use super::transaction::{Budget, Transaction, TxnEnv};
@@ -232,7 +232,7 @@ impl<S: StateStore> Executor<S> {
             match self.sessions.look_up(session, number) {
                 Seen::New => {}
                 Seen::Done(outcome) => {
-                    return self.repeat(id, sessions::decode_outcome(&outcome), out);
+                    return self.repeat(id, outcome.result(), out);
                 }
                 Seen::Refused(error) => return self.hold(id, Err(error), Rests::Tip),
             }
@@ -245,7 +245,7 @@ impl<S: StateStore> Executor<S> {
         };
         let mut rests = if wrote { Rests::Effect } else { Rests::Tip };
         if let Some((session, number)) = session
-            && let Some(outcome) = sessions::encode_outcome(&result)
+            && let Some(outcome) = Outcome::of(&result)
         {
             self.record_outcome(session, number, outcome);
             rests = Rests::Effect;
@@ -254,8 +254,8 @@ impl<S: StateStore> Executor<S> {
     }
 
     /// I11: the outcome travels in the entry of the effect.
-    fn record_outcome(&mut self, session: u128, number: u64, outcome: Bytes) {
-        self.batch.add_outcome(session, number, outcome.clone());
+    fn record_outcome(&mut self, session: u128, number: u64, outcome: Outcome) {
+        self.batch.add_outcome(session, number, &outcome);
         if let Some(evicted) = self.sessions.record(session, number, outcome) {
             self.batch.add_eviction(evicted);
         }

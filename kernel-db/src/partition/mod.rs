@@ -9,6 +9,7 @@
 pub mod apply;
 mod batch;
 mod changes;
+mod encode;
 mod executor;
 mod in_doubt;
 mod locks;

@@ -76,9 +76,10 @@ pub(super) struct Record {
 #[derive(Debug)]
 pub(super) enum Undo {
     Row {
-        key: Bytes,
+        /// Of the key, in the batch.
+        record: usize,
         before: Option<Slot>,
-        /// The write made a record in the batch.
+        /// The write made that record.
         recorded: bool,
         txn_bytes_before: usize,
     },
@@ -332,19 +333,22 @@ impl<S: StateStore> Tip<S> {
         while self.undo.len() > length {
             match self.undo.pop() {
                 Some(Undo::Row {
-                    key,
+                    record: number,
                     before,
                     recorded,
                     txn_bytes_before,
                 }) => {
+                    self.txn_bytes = txn_bytes_before;
+                    let Some(record) = self.records.get_mut(number) else {
+                        continue;
+                    };
+                    let key = record.key.clone();
                     if recorded {
-                        self.records.pop();
-                    } else if let Some(slot) = &before
-                        && let Some(record) = self.records.get_mut(slot.record)
-                    {
+                        // Records are made and taken back in one order: it is the last.
+                        self.records.truncate(number);
+                    } else if let Some(slot) = &before {
                         record.value = slot.value.clone();
                     }
-                    self.txn_bytes = txn_bytes_before;
                     if let Some(table) = table_of(&key).ok().and_then(|id| self.tables.get_mut(&id))
                     {
                         table.set(&key, before);

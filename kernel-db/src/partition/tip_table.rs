@@ -162,8 +162,14 @@ impl Table {
             .any(|range| range.from <= key && range.to > key)
     }
 
-    /// Writes `value` (`None` deletes) for the open batch.
-    pub(super) fn write(&mut self, key: &Bytes, value: Option<Bytes>, writer: Writer) -> Written {
+    /// Writes `value` (`None` deletes) for the open batch. `absent`: the key is known to be.
+    pub(super) fn write(
+        &mut self,
+        key: &Bytes,
+        value: Option<Bytes>,
+        writer: Writer,
+        absent: bool,
+    ) -> Written {
         let whole = self.residency == Residency::Whole;
         let mut new = Slot {
             value,
@@ -201,7 +207,7 @@ impl Table {
             }
             Entry::Vacant(entry) => {
                 let dropped = |range: &Dropped| range.from <= *key && range.to > *key;
-                let absent = whole || self.dropped.iter().any(dropped);
+                let absent = absent || whole || self.dropped.iter().any(dropped);
                 if absent && new.value.is_none() {
                     return Written::Nothing;
                 }
@@ -297,18 +303,18 @@ impl Table {
         applied: u64,
     ) -> Option<RowKey> {
         let start = cursor.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut last = None;
-        let mut clean = Vec::new();
-        for (row, slot) in self.rows.range((start, Bound::Unbounded)).take(count) {
-            if slot.batch <= applied {
-                clean.push(row.key.clone());
-            }
-            last = Some(row.clone());
+        let rows = self.rows.range((start.clone(), Bound::Unbounded));
+        let last = rows.take(count).last().map(|(row, _)| row.clone())?;
+        let mut bytes = 0;
+        let upto = Bound::Included(last.clone());
+        for (row, slot) in self
+            .rows
+            .extract_if((start, upto), |_, slot| slot.batch <= applied)
+        {
+            bytes += slot_bytes(&row.key, &slot);
         }
-        for key in &clean {
-            self.set(key, None);
-        }
-        last
+        self.bytes -= bytes;
+        Some(last)
     }
 
     /// Slots of `from..to`.

@@ -42,12 +42,19 @@ pub trait Store {
     fn put(&mut self, _key: Bytes, _value: Bytes) -> Result<()> {
         Err(read_only())
     }
+    /// As `put`, of a key that the caller knows to be absent: nobody need look for an old version.
+    fn put_new(&mut self, key: Bytes, value: Bytes) -> Result<()> {
+        self.put(key, value)
+    }
     fn delete(&mut self, _key: &[u8]) -> Result<()> {
         Err(read_only())
     }
     /// As `put`, where the slot says which partition the row belongs to. A view of one partition need not know.
     fn put_at(&mut self, key: Bytes, value: Bytes, _slot: Option<Slot>) -> Result<()> {
         self.put(key, value)
+    }
+    fn put_new_at(&mut self, key: Bytes, value: Bytes, _slot: Option<Slot>) -> Result<()> {
+        self.put_new(key, value)
     }
     fn delete_at(&mut self, key: &[u8], _slot: Option<Slot>) -> Result<()> {
         self.delete(key)

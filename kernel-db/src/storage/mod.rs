@@ -8,7 +8,11 @@ pub mod format;
 mod log;
 pub mod memory;
 mod memory_log;
+mod recent;
 pub mod rocks;
+mod rocks_keys;
+mod rocks_rows;
+mod rocks_write;
 mod state;
 #[cfg(test)]
 mod twin_tests;

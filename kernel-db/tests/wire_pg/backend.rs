@@ -70,7 +70,7 @@ impl Backend for Words {
         self.handle.log().prepared.push(sql.to_owned());
         let statement = plan(sql.trim().trim_end_matches(';'), oids);
         // Sometimes not ready at once, as when a catalogue must be fetched.
-        let late = sql.len() % 2 == 0;
+        let late = sql.len().is_multiple_of(2);
         async move {
             if late {
                 tokio::task::yield_now().await;

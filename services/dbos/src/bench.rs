@@ -133,13 +133,12 @@ fn target(args: &BenchArgs) -> Result<Target> {
 /// A local cluster as a benchmark's target.
 pub fn of_cluster(spec: &ClusterSpec) -> Target {
     let shape = [spec.nodes.into(), spec.partitions, spec.replicas];
-    let durability = format!("{:?}", spec.durability).to_lowercase();
     Target::cluster(
         &spec.name,
         spec.urls(),
         spec.data.clone(),
         shape,
-        &durability,
+        &spec.durability(),
     )
 }
 

@@ -3,6 +3,7 @@
 //! Types follow PostgreSQL: a string literal or an untyped parameter is `Unknown` until its surroundings say what it is.
 //! The binder keeps a stack of scopes, one per query level; a name found further out becomes an `Expr::Outer`.
 
+mod array;
 mod call;
 mod coerce;
 mod expr;
@@ -16,6 +17,7 @@ mod scope;
 mod select;
 mod session;
 mod subquery;
+mod system;
 mod write;
 
 use std::collections::HashMap;

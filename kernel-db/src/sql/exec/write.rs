@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::eval::{eval, eval_all};
 use super::truth::truth;
-use super::{ExecCtx, Frame, Outcome, keys, outcome, query, steps};
+use super::{Done, ExecCtx, Frame, keys, query, steps};
 use crate::error::{Error, Result};
 use crate::partition::{RowLock, SLOTS, Scan, Slot};
 use crate::sql::Value;
@@ -26,6 +26,8 @@ use crate::txn::messages::{LockMode, WaitPolicy};
 
 /// Largest encoded row.
 pub const ROW_BYTES_MAX: usize = 8 << 20;
+/// Rows up to this size share an allocation with their key.
+const SHARED_BYTES_MAX: usize = 256;
 
 /// What DELETE and ON CONFLICT DO UPDATE take.
 const WRITE_LOCK: RowLock = RowLock {
@@ -68,7 +70,7 @@ fn new_row_id(table: &Table, ctx: &mut ExecCtx<'_>) -> Result<Value> {
     })
 }
 
-pub fn insert(insert: &Insert, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Outcome> {
+pub fn insert(insert: &Insert, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Done> {
     let mut returned = Vec::new();
     let mut count = 0;
     let frame = Frame::new(params);
@@ -131,7 +133,7 @@ pub fn insert(insert: &Insert, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Resul
             }
         }
     }
-    Ok(outcome("INSERT 0", count, returned))
+    Ok(Done::new("INSERT 0", count, returned))
 }
 
 fn expect(table: &Table, rows: &[Vec<Value>], ctx: &mut ExecCtx<'_>) -> Result<()> {
@@ -333,20 +335,31 @@ fn failing_row(table: &Table, row: &[Value]) -> String {
     format!("Failing row contains ({}).", values.join(", "))
 }
 
-fn encode_row(table: &Table, row: &[Value]) -> Result<Bytes> {
-    let bytes = codec::row::encode(row)?;
-    if bytes.len() > ROW_BYTES_MAX {
+/// Key and value of a row. Small ones share one allocation: the store keeps keys longer than values, and may so keep the
+/// first value of a key for as long as the key.
+fn row_record(table: &Table, mut key: Vec<u8>, row: &[Value]) -> Result<(Bytes, Bytes)> {
+    let begins = key.len();
+    codec::row::encode_into(&mut key, row)?;
+    let length = key.len() - begins;
+    if length > ROW_BYTES_MAX {
         return Err(Error::new(
             "54000",
             format!(
-                "row of \"{}\" is {} bytes long; at most {ROW_BYTES_MAX} are allowed",
+                "row of \"{}\" is {length} bytes long; at most {ROW_BYTES_MAX} are allowed",
                 table.name,
-                bytes.len()
             ),
         )
         .hint("split large values over several rows"));
     }
-    Ok(bytes.into())
+    if length > SHARED_BYTES_MAX {
+        let value = Bytes::copy_from_slice(&key[begins..]);
+        key.truncate(begins);
+        key.shrink_to_fit();
+        return Ok((key.into(), value));
+    }
+    let mut key = Bytes::from(key);
+    let value = key.split_off(begins);
+    Ok((key, value))
 }
 
 /// Writes a row that is known to be new.
@@ -354,11 +367,12 @@ fn store_row(rules: &RowRules, row: &[Value], key: Vec<u8>, ctx: &mut ExecCtx<'_
     let table = &rules.table;
     ctx.step()?;
     let slot = keys::slot_of(table, row);
-    ctx.store
-        .put_at(key.into(), encode_row(table, row)?, slot)?;
+    let (key, value) = row_record(table, key, row)?;
+    ctx.store.put_new_at(key, value, slot)?;
     for index in &table.indexes {
+        // An entry ends with its row's primary key: as the row was absent, so is the entry.
         let (key, value) = keys::index_entry(table, index, row)?;
-        ctx.store.put_at(key.into(), value, slot)?;
+        ctx.store.put_new_at(key.into(), value, slot)?;
     }
     Ok(())
 }
@@ -428,7 +442,8 @@ fn replace_row(
         ctx.store
             .delete_at(&keys::row_key(table, old), slot_before)?;
     }
-    ctx.store.put_at(key.into(), encode_row(table, new)?, slot)
+    let (key, value) = row_record(table, key, new)?;
+    ctx.store.put_at(key, value, slot)
 }
 
 /// As PostgreSQL: an update of other columns than keys leaves FOR KEY SHARE alone.
@@ -490,7 +505,7 @@ fn targets(
     Ok(found)
 }
 
-pub fn update(update: &Update, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Outcome> {
+pub fn update(update: &Update, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Done> {
     let frame = Frame::new(params);
     let rules = &update.rules;
     let width = rules.table.columns.len();
@@ -512,10 +527,10 @@ pub fn update(update: &Update, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Resul
             returned.push(eval_all(returning, &frame.with_row(&row), ctx)?);
         }
     }
-    Ok(outcome("UPDATE", count, returned))
+    Ok(Done::new("UPDATE", count, returned))
 }
 
-pub fn delete(delete: &Delete, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Outcome> {
+pub fn delete(delete: &Delete, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Done> {
     let frame = Frame::new(params);
     let rules = &delete.rules;
     let width = rules.table.columns.len();
@@ -529,5 +544,5 @@ pub fn delete(delete: &Delete, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Resul
             returned.push(eval_all(returning, &frame.with_row(&row), ctx)?);
         }
     }
-    Ok(outcome("DELETE", count, returned))
+    Ok(Done::new("DELETE", count, returned))
 }

@@ -12,7 +12,7 @@ pub mod sites;
 mod write;
 
 pub use access::{Access, Bound, KeyPart, RangeAccess};
-pub use expr::{AggregateCall, CompareOp, Expr, InList, RoutineCall, SubqueryKind};
+pub use expr::{AggregateCall, AnyOf, CompareOp, Expr, InList, RoutineCall, SubqueryKind};
 pub use query::{
     Grouping, HashKeys, JoinKind, Query, QueryBody, SetKind, SortKey, Source, Step, TableLock,
 };

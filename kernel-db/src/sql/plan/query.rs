@@ -121,6 +121,8 @@ pub enum Source {
     Query(Box<Query>),
     /// generate_series(from, to [, step]).
     Series(Vec<Expr>),
+    /// unnest(array).
+    Unnest(Expr),
     /// A function of the user's that returns rows, or any scalar expression as a one-row table.
     Routine {
         call: Expr,
@@ -261,7 +263,7 @@ impl Step {
         match &self.source {
             Source::Table { access, .. } => access.expressions(f),
             Source::Series(args) => args.iter().for_each(&mut *f),
-            Source::Routine { call, .. } => f(call),
+            Source::Routine { call, .. } | Source::Unnest(call) => f(call),
             Source::System { .. } | Source::Query(_) => {}
         }
         self.on.iter().for_each(&mut *f);
@@ -275,7 +277,7 @@ impl Step {
         match &mut self.source {
             Source::Table { access, .. } => access.expressions_mut(f),
             Source::Series(args) => args.iter_mut().for_each(&mut *f),
-            Source::Routine { call, .. } => f(call),
+            Source::Routine { call, .. } | Source::Unnest(call) => f(call),
             Source::System { .. } | Source::Query(_) => {}
         }
         self.on.iter_mut().for_each(&mut *f);

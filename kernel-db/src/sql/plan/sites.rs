@@ -96,7 +96,10 @@ impl<'a> Found<'a> {
                     self.sites.push(site);
                 }
                 Source::Query(query) => self.query(query),
-                Source::System { .. } | Source::Series(_) | Source::Routine { .. } => {}
+                Source::System { .. }
+                | Source::Series(_)
+                | Source::Unnest(_)
+                | Source::Routine { .. } => {}
             }
         }
     }

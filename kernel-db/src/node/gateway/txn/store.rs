@@ -260,6 +260,10 @@ impl Store for TxnStore<'_> {
         self.write(key, slot, Some(value))
     }
 
+    fn put_new_at(&mut self, key: Bytes, value: Bytes, slot: Option<Slot>) -> Result<()> {
+        self.write(key, slot, Some(value))
+    }
+
     fn delete_at(&mut self, key: &[u8], slot: Option<Slot>) -> Result<()> {
         self.write(Bytes::copy_from_slice(key), slot, None)
     }
