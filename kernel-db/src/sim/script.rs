@@ -65,6 +65,7 @@ impl Script {
                 sessions_max: 2,
                 batches_in_flight_max: 2,
                 changes_bytes_max: 1_000,
+                queue_max: 12,
                 ..ReplicaConfig::new(node, 1, vec![1, 2, 3])
             })?);
         }

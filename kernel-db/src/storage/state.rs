@@ -91,6 +91,23 @@ impl AppliedEntry {
     }
 }
 
+#[cfg(test)]
+impl AppliedEntry {
+    /// Makes the last change one of a transaction that committed at `ts`, if no other change is of its key.
+    pub(super) fn settle_last(&mut self, ts: u64) {
+        let key_of = |op: &Op| match op {
+            Op::Put { key, .. } | Op::Delete { key } => Some(key.clone()),
+            Op::DeleteRange { .. } => None,
+        };
+        let key = self.ops.last().and_then(key_of);
+        let same = |op: &&Op| key.is_some() && key_of(op) == key;
+        if self.ops.iter().filter(same).count() == 1 {
+            let ops = self.ops.pop().into_iter().collect();
+            self.sections.push(Section { ts, ops });
+        }
+    }
+}
+
 impl StateMeta {
     /// As it is once `entry` is applied.
     pub(super) fn advance(&mut self, entry: &AppliedEntry) {
