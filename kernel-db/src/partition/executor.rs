@@ -34,6 +34,9 @@ use crate::txn::HybridClock;
 /// I13: commits and read promises stay within this time of the clock, at or below a ceiling that the log holds.
 const CEILING_AHEAD_US: u64 = 500_000;
 
+/// Dropped rows freed per tick: some milliseconds of work.
+const FREE_ROWS_PER_TICK: usize = 20_000;
+
 /// A promise that was asked for and cannot be given yet.
 struct SnapshotWait {
     id: u64,
@@ -417,6 +420,11 @@ impl<S: StateStore> Executor<S> {
             self.fresh.pop_front();
             self.reads.push(Answer::SnapshotTs { id });
         }
+    }
+
+    /// Work that can wait for a tick.
+    pub fn tidy(&mut self) {
+        self.tip.free(FREE_ROWS_PER_TICK);
     }
 
     /// Answers reads that a valid lease covers.

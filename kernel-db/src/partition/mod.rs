@@ -34,4 +34,4 @@ pub use replica::{
 pub use sessions::{decode_outcome, encode_outcome};
 pub use tip::{Tip, TipLimits, TipStats};
 pub use tip_view::TxnView;
-pub use transaction::{Budget, SLOTS, Scan, Slot, Store, Transaction, TxnEnv};
+pub use transaction::{Budget, RowLock, SLOTS, Scan, Slot, Store, TOO_LONG, Transaction, TxnEnv};

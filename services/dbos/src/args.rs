@@ -345,6 +345,8 @@ pub enum BenchKind {
     Ipc,
     /// Files: create, write or read one file
     Fs,
+    /// Transactions: one transfer between two accounts, some of them in different partitions
+    Txn,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -363,6 +365,15 @@ pub struct BenchArgs {
     /// ipc: send-receive, fan-out. fs: create, write, read
     #[arg(long)]
     pub shape: Option<String>,
+    /// txn: fraction of transfers between two partitions, 0 to 1
+    #[arg(long)]
+    pub multi_partition: Option<f64>,
+    /// txn: number of accounts
+    #[arg(long, value_parser = clap::value_parser!(u32).range(128..=1_000_000))]
+    pub accounts: Option<u32>,
+    /// txn: every transfer has the same account on one side
+    #[arg(long)]
+    pub hot: bool,
     /// Connections per node of the target
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub connections: u32,

@@ -168,6 +168,9 @@ impl<S: StateStore> Replica<S> {
         } else if !self.is_silent() || self.driver.is_leader() {
             self.driver.tick();
         }
+        if let Some(executor) = &mut self.executor {
+            executor.tidy();
+        }
         if let Some(executor) = &mut self.executor
             && self.driver.log_bytes() > self.config.log_bytes_max / 2
         {
