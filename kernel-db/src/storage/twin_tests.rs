@@ -343,6 +343,7 @@ fn log_write(
             vote,
             ..HardState::default()
         }),
+        reset: false,
     }
 }
 
