@@ -10,9 +10,11 @@
 //! joint consensus; who they are is part of the state (I8).
 
 mod driver;
+mod io;
 mod lease;
 mod log_view;
 
-pub use driver::{Driver, DriverConfig, Effect, Member, Proposed, View};
+pub use driver::Driver;
+pub use io::{DriverConfig, Effect, Member, Proposed, View};
 pub use lease::Lease;
 pub use log_view::{StateEnd, decode_members};

@@ -11,6 +11,8 @@ pub mod memory;
 mod memory_image;
 mod memory_log;
 pub mod replaceable;
+#[cfg(test)]
+mod replaceable_tests;
 pub mod rocks;
 mod rocks_copy;
 mod state;

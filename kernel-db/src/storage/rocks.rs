@@ -22,8 +22,8 @@ use rocksdb::{
 
 use super::format::{Identity, open_directory, storage_error};
 use super::state::{
-    AppliedEntry, Checkpoint, Op, SESSION_RING, SessionRecord, StateMeta, StateSnapshot,
-    StateStore, Versioned, snapshot_too_old,
+    AppliedEntry, Op, SESSION_RING, SessionRecord, StateMeta, StateSnapshot, StateStore, Versioned,
+    snapshot_too_old,
 };
 use crate::error::{Error, Result};
 
@@ -404,18 +404,6 @@ impl StateStore for RocksState {
     fn size_bytes(&self) -> u64 {
         let property = |name: &str| self.db.property_int_value(name).ok().flatten().unwrap_or(0);
         property("rocksdb.total-sst-files-size") + property("rocksdb.cur-size-all-mem-tables")
-    }
-
-    fn checkpoint(&self, _members: &Bytes) -> Result<Checkpoint> {
-        Err(Error::internal("a bare database offers no checkpoint"))
-    }
-
-    fn install(&self, _checkpoint: &Checkpoint) -> Result<()> {
-        Err(Error::internal("a bare database takes no checkpoint"))
-    }
-
-    fn origin(&self) -> (u64, u64) {
-        (0, 0)
     }
 }
 
