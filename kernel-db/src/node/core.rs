@@ -19,12 +19,13 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::State;
 use super::peers::Peers;
+use super::placement::Placement;
 use super::threads::{Report, Threads, WriteJob};
 use crate::error::{Error, Result};
 use crate::partition::{
     Input, MemberChange, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Transaction,
 };
-use crate::storage::{LogStore, StateStore};
+use crate::storage::{LogStore, LogWrite, StateStore};
 use crate::wire::peer::GroupMessage;
 
 /// Exit code of a node that stopped itself because it could not keep its promises (sysexits: internal error).
@@ -82,6 +83,7 @@ pub struct Core {
     threads: RefCell<Threads>,
     log: Arc<dyn LogStore>,
     peers: Rc<Peers>,
+    placement: Placement,
     started: Instant,
     this: Weak<Self>,
 }
@@ -93,6 +95,7 @@ impl Core {
         log: Arc<dyn LogStore>,
         threads: Threads,
         peers: Rc<Peers>,
+        placement: Placement,
     ) -> Rc<Self> {
         let groups = replicas
             .into_iter()
@@ -110,6 +113,7 @@ impl Core {
             threads: RefCell::new(threads),
             log,
             peers,
+            placement,
             started: Instant::now(),
         })
     }
@@ -117,6 +121,11 @@ impl Core {
     /// Groups with a replica here, at this moment.
     pub fn groups(&self) -> Rc<Groups> {
         Rc::clone(&self.groups.borrow())
+    }
+
+    /// Where everything is, as far as is known here.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// The replica of `group` here.
@@ -144,6 +153,37 @@ impl Core {
         groups.insert(group, Rc::new(Group::new(replica, store)));
         *self.groups.borrow_mut() = Rc::new(groups);
         Ok(())
+    }
+
+    /// Drops the replica of `group`, which is a member no more: log, state and all.
+    pub fn leave(&self, group: u32) {
+        let mut groups = Groups::clone(&self.groups());
+        let Some(gone) = groups.remove(&group) else {
+            return;
+        };
+        tracing::info!(group, "the replica here is dropped");
+        *self.groups.borrow_mut() = Rc::new(groups);
+        // Behind everything that it had written. Term and vote stay: they were promised.
+        let status = gone.replica.borrow().status();
+        let mut hard_state = raft::eraftpb::HardState::default();
+        (hard_state.term, hard_state.vote) = (status.term, gone.replica.borrow().vote());
+        self.threads.borrow().write(WriteJob {
+            group,
+            token: 0,
+            write: LogWrite {
+                group,
+                entries: Vec::new(),
+                hard_state: Some(hard_state),
+                reset: true,
+            },
+            sync: true,
+        });
+        if let Err(error) = gone.store.doom() {
+            tracing::error!(
+                group,
+                "the replica's state stays until the next start: {error}"
+            );
+        }
     }
 
     /// Puts an input into the inbox.

@@ -6,8 +6,12 @@
 //! * `gateway` plans, routes and repeats what clients ask, and changes the schema.
 //! * `upkeep` does what is due by the clock.
 //!
-//! Left out until later: adding and removing nodes, moving slots, more than one core per node.
+//! * `topology` and `placement` know the nodes and where every replica is; `arrivals` fetches checkpoints.
+//! * `admin` asks a running node to change the nodes.
+//!
+//! Left out until later: moving slots, more than one core per node.
 
+pub mod admin;
 mod arrivals;
 mod config;
 mod core;
@@ -22,6 +26,7 @@ mod server;
 #[cfg(test)]
 mod shell_tests;
 pub mod threads;
+mod topology;
 mod upkeep;
 
 pub use config::{Durability, NodeAddress, NodeConfig};

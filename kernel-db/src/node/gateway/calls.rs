@@ -88,6 +88,9 @@ impl Gateway {
             call::Body::FetchPiece(_) | call::Body::SnapshotDone(_) => failed(Error::internal(
                 "checkpoints are the peer server's to answer",
             )),
+            call::Body::Advance(advance) => self.advance_members(advance),
+            call::Body::Topology(bytes) => self.hear_topology(&bytes),
+            call::Body::Admin(admin) => self.administer(admin),
             call::Body::Ping(_) => {
                 std::future::ready(Ok(answer::Body::Reply(Bytes::new()))).boxed_local()
             }

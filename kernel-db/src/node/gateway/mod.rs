@@ -9,6 +9,7 @@ mod calls;
 mod cluster_store;
 mod ddl;
 mod leader;
+mod members;
 mod order;
 mod plans;
 mod reads;
@@ -68,7 +69,7 @@ impl Gateway {
     pub fn start(config: Rc<NodeConfig>, core: Rc<Core>, peers: Rc<Peers>) -> Rc<Self> {
         let (fetches, jobs) = tokio::sync::mpsc::unbounded_channel();
         let gateway = Rc::new_cyclic(|this: &Weak<Self>| Self {
-            placement: Placement::new(&config),
+            placement: core.placement().clone(),
             plans: RefCell::new(PlanCache::new(config.plan_cache_max)),
             config,
             core,
@@ -82,6 +83,7 @@ impl Gateway {
         });
         tokio::task::spawn_local(Rc::clone(&gateway).serve_fetches(jobs));
         tokio::task::spawn_local(Rc::clone(&gateway).keep_schema());
+        tokio::task::spawn_local(Rc::clone(&gateway).keep_topology());
         gateway
     }
 
