@@ -29,6 +29,7 @@ pub struct Progress {
 }
 
 /// A running node that is asked. `config` is any node's configuration of the cluster, `node` who is asked.
+#[derive(Clone, Copy, Debug)]
 pub struct Administration<'a> {
     pub config: &'a NodeConfig,
     pub node: u64,

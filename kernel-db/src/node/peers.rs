@@ -24,8 +24,8 @@ use tokio::task::JoinHandle;
 use super::{NodeAddress, NodeConfig};
 use crate::error::{Error, Result};
 use crate::wire::peer::{
-    Answer, Call, FrameReader, GroupMessage, Hello, PROTOCOL, Ping, RaftBatch, answer, call,
-    encode_frame, frame, from_failure,
+    Answer, Call, FrameReader, GroupMessage, Hello, PROTOCOL, Ping, REFUSAL_ID, RaftBatch, answer,
+    call, encode_frame, frame, from_failure,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -309,7 +309,7 @@ impl Link {
         while let Some(body) = frames.next().await? {
             self.heard.set(tokio::time::Instant::now());
             if let frame::Body::Answer(Answer {
-                id: PING_ID,
+                id: REFUSAL_ID,
                 body: Some(answer::Body::Failure(failure)),
             }) = body
             {

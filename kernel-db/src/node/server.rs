@@ -23,8 +23,8 @@ use crate::error::{Error, Result};
 use crate::partition::Input;
 use crate::storage::transfer::read_piece;
 use crate::wire::peer::{
-    Answer, FetchPiece, FrameReader, Hello, PROTOCOL, RaftBatch, answer, call, encode_frame, frame,
-    to_failure,
+    Answer, FetchPiece, FrameReader, Hello, PROTOCOL, REFUSAL_ID, RaftBatch, answer, call,
+    encode_frame, frame, to_failure,
 };
 
 /// Calls of one peer under way at once.
@@ -82,7 +82,7 @@ impl PeerServer {
             Ok(from) => from,
             Err(error) => {
                 let refusal = frame::Body::Answer(Answer {
-                    id: 0,
+                    id: REFUSAL_ID,
                     body: Some(answer::Body::Failure(to_failure(&error))),
                 });
                 let mut write = write;

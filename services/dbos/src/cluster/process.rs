@@ -81,6 +81,15 @@ pub fn kill(spec: &ClusterSpec, node: u16) -> Result<bool> {
     Ok(true)
 }
 
+/// SIGSTOP or SIGCONT. False if the node does not run.
+pub fn pause(spec: &ClusterSpec, node: u16, stop: bool) -> Result<bool> {
+    let Some(pid) = running(spec, node) else {
+        return Ok(false);
+    };
+    signal(pid, if stop { Signal::STOP } else { Signal::CONT })?;
+    Ok(true)
+}
+
 /// SIGTERM to all nodes that run, then waits for them; what does not stop in time is killed.
 pub fn stop(spec: &ClusterSpec, nodes: impl Iterator<Item = u16> + Clone) -> Result<u16> {
     let mut stopped = 0;
