@@ -26,8 +26,8 @@ mod transaction;
 mod waits;
 
 pub use replica::{
-    Durability, FollowerStatus, Input, Now, Output, Replica, ReplicaConfig, ReplicaStatus, Request,
-    Role, RoleChange, SessionStatus, Task,
+    Durability, FollowerStatus, Input, MemberChange, Now, Output, Replica, ReplicaConfig,
+    ReplicaStatus, Request, Role, RoleChange, SessionStatus, Task,
 };
 pub use sessions::{decode_outcome, encode_outcome};
 pub use tip::{Tip, TipLimits, TipStats};

@@ -245,7 +245,7 @@ impl<S: StateStore> Store for TxnView<'_, S> {
         let id = table_of(key)?;
         let table = self.tip.table(id)?;
         let row = RowKey::copy(key);
-        if let Some(slot) = table.rows.get(&row) {
+        if let Some(slot) = table.slot(&row) {
             return Ok(slot.value.clone());
         }
         if table.residency == Residency::Whole || table.is_dropped(key) {

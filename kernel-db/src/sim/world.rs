@@ -322,11 +322,17 @@ impl World {
             let life = place.member.life;
             self.after(0, 300, Event::Drained(node, life));
         }
+        let mut made = Vec::new();
         for output in out {
             self.note(node, &transcript::output(&output));
+            if let Output::Checkpoint { members } = &output {
+                made.push(self.node(node).member.checkpoint(members));
+            }
             self.carry_out(node, output)?;
         }
-        Ok(())
+        // Behind the other outputs, whose order counts.
+        made.into_iter()
+            .try_for_each(|made| self.input(node, Input::Checkpointed(made), time))
     }
 
     fn note(&mut self, node: u64, line: &str) {
@@ -369,6 +375,8 @@ impl World {
             Output::Resolve { .. } | Output::Finish { .. } => {
                 return Err(Error::internal("nothing is prepared in this world"));
             }
+            // Made by `input`; members do not change here.
+            Output::Checkpoint { .. } | Output::Members { .. } => {}
             Output::Truncate { index } => {
                 self.summary.truncations += 1;
                 self.node(node).member.truncate(index)?;

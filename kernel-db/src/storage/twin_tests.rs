@@ -12,9 +12,7 @@ use super::format::Identity;
 use super::memory::{MemLog, MemState};
 use super::rocks::{RocksShared, RocksState};
 use super::rocks_write::is_rare;
-use super::{
-    AppliedEntry, LogStore, LogWrite, Op, Section, SessionRecord, StateSnapshot, StateStore,
-};
+use super::{AppliedEntry, LogStore, LogWrite, Op, SessionRecord, StateSnapshot, StateStore};
 
 const IDENTITY: Identity = Identity {
     cluster: 42,
@@ -142,18 +140,18 @@ impl StateTwins {
         };
         entries.retain(|entry| entry.index <= index);
         entries.truncate(1);
-        for mut ops in ops_of_entries {
+        for ops in ops_of_entries {
             index += 1;
-            let sections = settled(&mut ops, index * 10 - 3);
-            entries.push(AppliedEntry {
+            let mut entry = AppliedEntry {
                 index,
                 term: 1 + index / 7,
                 ts: index * 10,
                 ceiling: index * 10 + 5,
                 ops,
-                sections,
                 ..AppliedEntry::default()
-            });
+            };
+            entry.settle_last(index * 10 - 3);
+            entries.push(entry);
         }
         if let Some(last) = entries.last_mut() {
             last.sessions = sessions;
@@ -362,6 +360,7 @@ fn log_write(
             vote,
             ..HardState::default()
         }),
+        reset: false,
     }
 }
 
@@ -591,23 +590,50 @@ fn a_store_open_elsewhere_is_refused() {
     );
 }
 
-/// The last change of an entry as one of a transaction that committed at `ts`, before the entry's time.
-fn settled(ops: &mut Vec<Op>, ts: u64) -> Vec<Section> {
-    let key_of = |op: &Op| match op {
-        Op::Put { key, .. } | Op::Delete { key } => Some(key.clone()),
-        Op::DeleteRange { .. } => None,
+#[test]
+fn a_log_begins_anew_behind_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = EngineLogOptions::default();
+    let real = EngineLog::open(dir.path(), &options, IDENTITY).unwrap();
+    let twin = MemLog::new();
+    let reset = |first: u64, count: u64| LogWrite {
+        group: 1,
+        entries: (first..first + count)
+            .map(|index| Entry {
+                index,
+                term: 4,
+                ..Entry::default()
+            })
+            .collect(),
+        hard_state: Some(HardState {
+            term: 4,
+            vote: 2,
+            commit: 20,
+            ..HardState::default()
+        }),
+        reset: true,
     };
-    let Some(key) = ops.last().and_then(key_of) else {
-        return Vec::new();
+    let check = |log: &dyn LogStore, expected: (u64, u64)| {
+        let (first, last, hard_state) = log.load(1).unwrap();
+        assert_eq!((first, last), expected);
+        assert_eq!((hard_state.term, hard_state.vote), (4, 2));
+        assert_eq!(log.load(2).unwrap().1, 3, "another group is untouched");
     };
-    if ops
-        .iter()
-        .filter(|op| key_of(op).as_ref() == Some(&key))
-        .count()
-        > 1
-    {
-        return Vec::new();
+    for log in [&real as &dyn LogStore, &twin] {
+        let mut other = log_write(log, 2, 0, &[5, 5, 5], Some(1));
+        other.group = 2;
+        log.append(vec![log_write(log, 1, 0, &[9; 7], Some(1)), other], true)
+            .unwrap();
+        log.append(vec![reset(21, 0)], true).unwrap();
+        check(log, (1, 0));
+        log.append(vec![reset(21, 2)], true).unwrap();
+        check(log, (21, 22));
+        log.append(vec![log_write(log, 1, 0, &[1; 3], None)], true)
+            .unwrap();
+        check(log, (21, 25));
     }
-    let ops = ops.pop().into_iter().collect();
-    vec![Section { ts, ops }]
+    drop(real);
+    let real = EngineLog::open(dir.path(), &options, IDENTITY).unwrap();
+    check(&real, (21, 25));
+    compare_logs(&real, &twin);
 }

@@ -68,7 +68,7 @@ impl Gateway {
                 }
                 .boxed_local()
             }
-            call::Body::SnapshotScan(scan) => match self.core.groups().get(&scan.group) {
+            call::Body::SnapshotScan(scan) => match self.core.group(scan.group) {
                 Some(group) => {
                     let store = Arc::clone(&group.store);
                     let work = tokio::task::spawn_blocking(move || page(&store, &scan));
@@ -92,6 +92,12 @@ impl Gateway {
                 Ok(work) => reply(self.core.submit_work(group, work, None)),
                 Err(error) => failed(error),
             },
+            call::Body::FetchPiece(_) | call::Body::SnapshotDone(_) => failed(Error::internal(
+                "checkpoints are the peer server's to answer",
+            )),
+            call::Body::Advance(advance) => self.advance_members(advance),
+            call::Body::Topology(bytes) => self.hear_topology(&bytes),
+            call::Body::Admin(admin) => self.administer(admin),
             call::Body::Ping(_) => {
                 std::future::ready(Ok(answer::Body::Reply(Bytes::new()))).boxed_local()
             }
