@@ -14,6 +14,7 @@ mod reads;
 mod replica;
 mod sessions;
 mod tip;
+mod tip_filter;
 mod tip_table;
 #[cfg(test)]
 mod tip_tests;
