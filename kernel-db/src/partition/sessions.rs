@@ -173,7 +173,14 @@ impl Outcome {
         }
     }
 
-    fn from_record(record: &Bytes) -> Result<Self> {
+    /// As it is stored.
+    pub fn record(&self) -> Bytes {
+        let (tag, rest) = self.parts();
+        [&[tag], &rest[..]].concat().into()
+    }
+
+    /// The reverse of `record`.
+    pub fn from_record(record: &Bytes) -> Result<Self> {
         match record.first() {
             Some(&OK) => Ok(Self::Reply(record.slice(1..))),
             Some(&FAILED) => Ok(Self::Failed(record.slice(1..))),
@@ -201,4 +208,15 @@ impl Outcome {
         }
         Err(error)
     }
+}
+
+/// What a client will be told, as a commit records it for a numbered request; None if it must not be kept: the request may
+/// be tried again.
+pub fn encode_outcome(result: &Result<Bytes>) -> Option<Bytes> {
+    Outcome::of(result).map(|outcome| outcome.record())
+}
+
+/// The reverse of `encode_outcome`.
+pub fn decode_outcome(recorded: &Bytes) -> Result<Bytes> {
+    Outcome::from_record(recorded)?.result()
 }

@@ -14,7 +14,7 @@ use super::rng::Rng;
 use super::transcript;
 use super::work::Picture;
 use crate::error::Error;
-use crate::partition::{Durability, Input, Now, Output, ReplicaConfig, Request};
+use crate::partition::{Durability, Input, Now, Output, ReplicaConfig, Request, Task};
 use crate::storage::{SessionRecord, StateStore};
 
 const TICK_US: u64 = 50_000;
@@ -322,11 +322,17 @@ impl World {
             let life = place.member.life;
             self.after(0, 300, Event::Drained(node, life));
         }
+        let mut made = Vec::new();
         for output in out {
             self.note(node, &transcript::output(&output));
+            if let Output::Checkpoint { members } = &output {
+                made.push(self.node(node).member.checkpoint(members));
+            }
             self.carry_out(node, output)?;
         }
-        Ok(())
+        // Behind the other outputs, whose order counts.
+        made.into_iter()
+            .try_for_each(|made| self.input(node, Input::Checkpointed(made), time))
     }
 
     fn note(&mut self, node: u64, line: &str) {
@@ -366,6 +372,11 @@ impl World {
                 self.answer(id, Heard::Snapshot(result, picture));
             }
             Output::Role(role) => self.summary.leaders += u64::from(role.open),
+            Output::Resolve { .. } | Output::Finish { .. } => {
+                return Err(Error::internal("nothing is prepared in this world"));
+            }
+            // Made by `input`; members do not change here.
+            Output::Checkpoint { .. } | Output::Members { .. } => {}
             Output::Truncate { index } => {
                 self.summary.truncations += 1;
                 self.node(node).member.truncate(index)?;
@@ -407,7 +418,7 @@ impl World {
         let input = match ask {
             Ask::Run { work, session } => Input::Request(Request {
                 id: question,
-                txn: Arc::new(work),
+                task: Task::Run(Arc::new(work)),
                 session,
                 cancel: None,
             }),

@@ -189,6 +189,11 @@ impl Prepared {
         &self.routing
     }
 
+    /// What it was planned against.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
     /// Runs as a statement of its own.
     pub fn execute(
         &self,

@@ -4,7 +4,8 @@
 //! between two spills reaches RocksDB once, one that comes and goes (a message, a finished task) never; a ring of replies
 //! reaches it as it is in the end. What is here shadows what RocksDB holds.
 //!
-//! What holds: `absent` rows are not in RocksDB; the history is in order of its ends, since entries are.
+//! What holds: `absent` rows are not in RocksDB; the history is in order of its ends: nearly as it comes, since entries
+//! are, and only changes of settled transactions are older than the entries that carry them.
 
 use std::collections::HashMap;
 use std::collections::btree_map::{BTreeMap, Entry};
@@ -117,11 +118,18 @@ impl Recent {
             && old.ts < ts
         {
             self.bytes += PAST_OVERHEAD;
-            self.history.push(Past {
+            let past = Past {
                 end: ts,
                 key: key.clone(),
                 row: old,
-            });
+            };
+            match self.history.last() {
+                Some(last) if last.end > ts => {
+                    let place = self.history.partition_point(|past| past.end <= ts);
+                    self.history.insert(place, past);
+                }
+                _ => self.history.push(past),
+            }
         }
         Ok(())
     }

@@ -11,8 +11,8 @@ use rocksdb::{DB, IngestExternalFileOptions, Options, SstFileWriter, WriteBatch,
 
 use super::recent::Recent;
 use super::rocks_keys::{
-    CURRENT, EVICTED, META, current_key, encode_meta, encode_row, history_key, rocks_error,
-    session_key,
+    CURRENT, EVICTED, MEMBERS, META, current_key, encode_meta, encode_row, history_key,
+    rocks_error, session_key,
 };
 use super::rocks_rows::read_row;
 use super::state::{AppliedEntry, Op, SESSION_RING, SessionRecord, StateMeta, Versioned};
@@ -115,10 +115,10 @@ pub(super) fn remove_left_over(path: &Path) -> Result<()> {
     }
 }
 
-/// Entries that drop ranges or evict sessions go to RocksDB at once, where nothing is recent: with all others of their call.
+/// Entries that drop ranges, evict sessions or change the members go to RocksDB at once, where nothing is recent: with all others of their call.
 pub(super) fn is_rare(entry: &AppliedEntry) -> bool {
     let drops = |op: &Op| matches!(op, Op::DeleteRange { .. });
-    !entry.evicted.is_empty() || entry.ops.iter().any(drops)
+    !entry.evicted.is_empty() || entry.members.is_some() || entry.ops.iter().any(drops)
 }
 
 /// Applies entries as one batch. `meta` is as it is after them.
@@ -136,6 +136,9 @@ pub(super) fn apply_rare(db: &DB, entries: &[&AppliedEntry], meta: &StateMeta) -
         gather.entry(entry)?;
     }
     gather.put(META.to_vec(), encode_meta(meta));
+    if entries.iter().any(|entry| entry.members.is_some()) {
+        gather.put(MEMBERS.to_vec(), meta.members.to_vec());
+    }
     gather.sort_in();
     write(db, gather.batch)
 }
@@ -155,19 +158,19 @@ struct Gather<'a> {
 
 impl Gather<'_> {
     fn entry(&mut self, entry: &AppliedEntry) -> Result<()> {
-        for op in &entry.ops {
+        for (ts, op) in entry.changes() {
             match op {
                 Op::Put { key, value, fresh } => {
-                    self.retire(key, *fresh, entry.ts)?;
+                    self.retire(key, *fresh, ts)?;
                     let row = Versioned {
-                        ts: entry.ts,
+                        ts,
                         value: value.clone(),
                     };
                     self.put(current_key(key), encode_row(&row));
                     self.note(key, Some(row));
                 }
                 Op::Delete { key } => {
-                    self.retire(key, false, entry.ts)?;
+                    self.retire(key, false, ts)?;
                     self.records.push((current_key(key), None));
                     self.note(key, None);
                 }

@@ -12,6 +12,7 @@ mod group;
 mod names;
 pub mod parse;
 mod query;
+mod row_locks;
 mod scope;
 mod select;
 mod session;

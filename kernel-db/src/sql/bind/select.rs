@@ -184,6 +184,7 @@ impl Binder<'_> {
             sort,
             limit: None,
             offset: None,
+            locks: Vec::new(),
         })
     }
 

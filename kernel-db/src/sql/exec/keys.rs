@@ -55,6 +55,14 @@ pub fn slot_of(table: &Table, row: &[Value]) -> Option<Slot> {
     table.partition_column().map(|c| codec::slot(&row[c]))
 }
 
+/// Slot of the row with this key, which `row_key` made.
+pub fn slot_of_key(table: &Table, row_key: &[u8]) -> Option<Slot> {
+    let column = table.partition_column()?;
+    let mut rest = row_key.get(PREFIX..)?;
+    let value = key::decode_value(&mut rest, table.columns[column].data_type, false).ok()?;
+    Some(codec::slot(&value))
+}
+
 /// The index's columns only: what must be unique.
 pub fn index_prefix(table: &Table, index: &Index, row: &[Value]) -> Vec<u8> {
     let mut out = start(table.id, index.id);

@@ -10,6 +10,7 @@ pub(super) mod keys;
 mod query;
 pub(super) mod reply;
 mod routine;
+mod row_locks;
 mod scan;
 mod steps;
 mod truth;

@@ -201,6 +201,7 @@ fn range_rows(
                 f(ctx, value)?
             } else {
                 let row_key = keys::row_key_of_entry(table.id, key, value)?;
+                let slot = slot.or_else(|| keys::slot_of_key(table, &row_key));
                 match ctx.store.get(&row_key, slot)? {
                     Some(row) => f(ctx, &row)?,
                     // Deleted by a function called for an earlier row of this chunk.

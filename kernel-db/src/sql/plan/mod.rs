@@ -13,7 +13,9 @@ mod write;
 
 pub use access::{Access, Bound, KeyPart, RangeAccess};
 pub use expr::{AggregateCall, AnyOf, CompareOp, Expr, InList, RoutineCall, SubqueryKind};
-pub use query::{Grouping, HashKeys, JoinKind, Query, QueryBody, SetKind, SortKey, Source, Step};
+pub use query::{
+    Grouping, HashKeys, JoinKind, Query, QueryBody, SetKind, SortKey, Source, Step, TableLock,
+};
 pub use route::{Routing, Site};
 pub use write::{
     Assignment, Conflict, ConflictAction, ConflictTarget, Delete, Insert, InsertSource, RowRules,
