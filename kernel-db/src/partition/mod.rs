@@ -20,6 +20,7 @@ mod records;
 mod replica;
 mod sessions;
 mod tip;
+mod tip_filter;
 mod tip_table;
 #[cfg(test)]
 mod tip_tests;
