@@ -14,7 +14,7 @@ use super::rng::Rng;
 use super::transcript;
 use super::work::Picture;
 use crate::error::Error;
-use crate::partition::{Durability, Input, Now, Output, ReplicaConfig, Request};
+use crate::partition::{Durability, Input, Now, Output, ReplicaConfig, Request, Task};
 use crate::storage::{SessionRecord, StateStore};
 
 const TICK_US: u64 = 50_000;
@@ -374,6 +374,9 @@ impl World {
             Output::Role(role) => self.summary.leaders += u64::from(role.open),
             // Made by `input`; members do not change here.
             Output::Checkpoint { .. } | Output::Members { .. } => {}
+            Output::Resolve { .. } | Output::Finish { .. } => {
+                return Err(Error::internal("nothing is prepared in this world"));
+            }
             Output::Truncate { index } => {
                 self.summary.truncations += 1;
                 self.node(node).member.truncate(index)?;
@@ -415,7 +418,7 @@ impl World {
         let input = match ask {
             Ask::Run { work, session } => Input::Request(Request {
                 id: question,
-                txn: Arc::new(work),
+                task: Task::Run(Arc::new(work)),
                 session,
                 cancel: None,
             }),

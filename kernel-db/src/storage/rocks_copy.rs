@@ -6,8 +6,10 @@ use bytes::Bytes;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{DB, IteratorMode, Options, ReadOptions, WriteBatch};
 
-use super::rocks::{MEMBERS, RocksState, read_meta, rocks_error};
-use super::state::StateMeta;
+use super::rocks::RocksState;
+use super::rocks_keys::{MEMBERS, read_meta, rocks_error};
+use super::rocks_write::write;
+use super::state::{StateMeta, StateStore};
 use crate::error::Result;
 
 impl RocksState {
@@ -18,6 +20,7 @@ impl RocksState {
 
     /// Flushes, and makes a copy in `to`, which must not exist: hard links where the file system has them.
     pub(super) fn copy_to(&self, to: &Path) -> Result<()> {
+        self.flush()?;
         let checkpoint = Checkpoint::new(&self.db).map_err(rocks_error)?;
         checkpoint.create_checkpoint(to).map_err(rocks_error)
     }
@@ -47,7 +50,7 @@ impl RocksState {
         }
         let mut batch = WriteBatch::default();
         batch.put(MEMBERS, members);
-        self.write(batch)?;
+        write(&self.db, batch)?;
         self.db.flush().map_err(rocks_error)?;
         self.lock_meta().members = members.clone();
         Ok(())

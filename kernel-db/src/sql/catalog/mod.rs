@@ -5,6 +5,8 @@
 //! PostgreSQL views. What a function compiles to is cached in the version it was compiled for.
 
 mod function;
+mod lookup;
+mod postgres;
 mod serial;
 mod system;
 mod table;
@@ -17,6 +19,8 @@ use serde::{Deserialize, Serialize};
 pub use function::{
     ArgMode, ColumnType, FunctionArg, FunctionDef, Language, Procedure, Returned, Returns,
 };
+pub use lookup::Lookup;
+pub use postgres::oid;
 pub use system::{SystemTables, rows as system_rows};
 pub use table::{CheckDef, ColumnDef, Index, IndexColumn, IndexState, Sequence, Table};
 

@@ -79,16 +79,20 @@ fn print_started(started: &up::Started, json: bool) {
         (false, false) => "running again on its data",
     };
     println!(
-        "cluster {} is {what}: {} nodes, {} partitions, {} replicas, durability {:?}",
+        "cluster {} is {what}: {} nodes, {} partitions, {} replicas, durability {}",
         spec.name,
         spec.ids().len(),
         spec.partitions,
         spec.replicas,
-        spec.durability
+        spec.durability()
     );
     for node in spec.ids() {
+        let paused = match process::paused(spec, node) {
+            true => "   paused",
+            false => "",
+        };
         println!(
-            "  node {node}: {}   log {}",
+            "  node {node}: {}   log {}{paused}",
             spec.url(node),
             spec.log_path(node).display()
         );
@@ -138,11 +142,15 @@ fn kill(spec: &ClusterSpec, node: u16) -> Result<()> {
 
 fn pause(spec: &ClusterSpec, node: u16, stop: bool) -> Result<()> {
     spec.check_node(node)?;
-    match (process::pause(spec, node, stop)?, stop) {
-        (true, true) => println!("node {node} paused"),
-        (true, false) => println!("node {node} goes on"),
-        (false, _) => println!("node {node} is not running"),
+    if !process::pause(spec, node, stop)? {
+        return Err(
+            Failure::not_found(format!("node {node} is not running")).hint(format!(
+                "`dbos cluster restart {node} --name {}` starts it",
+                spec.name
+            )),
+        );
     }
+    println!("node {node} {}", if stop { "paused" } else { "goes on" });
     Ok(())
 }
 
@@ -168,7 +176,7 @@ fn list(json: bool) -> Result<()> {
             running.to_string(),
             spec.partitions.to_string(),
             spec.replicas.to_string(),
-            format!("{:?}", spec.durability).to_lowercase(),
+            spec.durability(),
             spec.url(1),
             spec.data.display().to_string(),
         ];
