@@ -499,6 +499,8 @@ impl<S: StateStore> Replica<S> {
             voters: self.driver.conf().voters.clone(),
             learners: self.driver.conf().learners.clone(),
             joint: !self.driver.conf().voters_outgoing.is_empty(),
+            tip_bytes: self.executor.as_ref().map_or(0, |e| e.tip_stats().bytes),
+            batches_in_flight: self.executor.as_ref().map_or(0, Executor::in_flight),
             sessions: self.executor.as_ref().map_or(0, |e| e.sessions().len()),
             requests: self.executor.as_ref().map_or(0, Executor::requests),
         }
