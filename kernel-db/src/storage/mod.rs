@@ -7,6 +7,8 @@ pub mod engine;
 mod files;
 pub mod format;
 mod log;
+#[cfg(test)]
+mod log_tests;
 pub mod memory;
 mod memory_image;
 mod memory_log;
