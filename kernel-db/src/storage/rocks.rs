@@ -151,8 +151,7 @@ impl RocksState {
     /// As `open`, but of the database's own directory.
     pub(super) fn open_database(path: &Path, shared: &RocksShared) -> Result<Self> {
         let db = DB::open(&shared.options(), path).map_err(rocks_error)?;
-        // RocksDB leaves names that it does not know alone.
-        let spill_path = path.join("spill.sst");
+        let spill_path = path.with_extension("spill");
         remove_left_over(&spill_path)?;
         let meta = read_meta(&db)?;
         let watermark = match db.get(WATERMARK).map_err(rocks_error)? {

@@ -138,7 +138,7 @@ pub(super) fn apply_rare(db: &DB, entries: &[&AppliedEntry], meta: &StateMeta) -
         gather.entry(entry)?;
     }
     gather.put(META.to_vec(), encode_meta(meta));
-    if entries.iter().any(|entry| entry.members.is_some()) {
+    if !meta.members.is_empty() {
         gather.put(MEMBERS.to_vec(), meta.members.to_vec());
     }
     gather.sort_in();
