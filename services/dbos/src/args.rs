@@ -146,8 +146,25 @@ pub enum ClusterCommand {
         #[command(flatten)]
         name: Name,
     },
-    /// Start a node again that was killed or stopped, or restart one that runs
+    /// Start a node again that was killed or stopped, restart one that runs, or all of them one after the other
     Restart {
+        #[arg(required_unless_present = "rolling", conflicts_with = "rolling")]
+        node: Option<u16>,
+        /// All nodes, one at a time, while clients run: leaderships move away first, and the next waits for the last to catch up
+        #[arg(long)]
+        rolling: bool,
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Add a node while the cluster runs, and spread replicas and leaderships over it
+    Add {
+        /// Its id [default: the next one]; a node that lost its disk comes back under a new id
+        node: Option<u16>,
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Remove a node, running or not: its replicas move to the others, then its process and data go
+    Remove {
         node: u16,
         #[command(flatten)]
         name: Name,
@@ -345,6 +362,8 @@ pub enum BenchKind {
     Ipc,
     /// Files: create, write or read one file
     Fs,
+    /// Transactions: one transfer between two accounts, some of them in different partitions
+    Txn,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -363,6 +382,15 @@ pub struct BenchArgs {
     /// ipc: send-receive, fan-out. fs: create, write, read
     #[arg(long)]
     pub shape: Option<String>,
+    /// txn: fraction of transfers between two partitions, 0 to 1
+    #[arg(long)]
+    pub multi_partition: Option<f64>,
+    /// txn: number of accounts
+    #[arg(long, value_parser = clap::value_parser!(u32).range(128..=1_000_000))]
+    pub accounts: Option<u32>,
+    /// txn: every transfer has the same account on one side
+    #[arg(long)]
+    pub hot: bool,
     /// Connections per node of the target
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub connections: u32,
