@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::log_view::LogView;
 use crate::error::{Error, Result};
+use crate::planted::{Mutation, Planted};
 use crate::storage::{LogStore, LogWrite};
 
 /// Bytes of entries in one message to a follower.
@@ -36,6 +37,7 @@ pub struct DriverConfig {
     /// The tail of the log may be lost (see `ReplicaConfig::log_tail_lost`).
     pub tail_lost: bool,
     pub seed: u64,
+    pub planted: Planted,
 }
 
 /// What the replica has to do or to know.
@@ -306,6 +308,10 @@ impl Driver {
             return None;
         }
         self.last_vote = vote;
+        let planted = self.config.planted;
+        let vote_synced = voted && !planted.is(Mutation::VoteNotSynced);
+        let entries_synced =
+            !entries.is_empty() && self.config.sync && !planted.is(Mutation::AckBeforeFsync);
         Some(Effect::Write {
             token,
             write: LogWrite {
@@ -313,7 +319,7 @@ impl Driver {
                 entries,
                 hard_state,
             },
-            sync: voted || self.config.sync,
+            sync: vote_synced || entries_synced,
         })
     }
 
@@ -434,6 +440,7 @@ mod tests {
             sync: true,
             tail_lost: false,
             seed: 1,
+            planted: Planted::default(),
         };
         Driver::new(config, Arc::new(MemLog::new()), (0, 0)).unwrap()
     }
@@ -513,6 +520,7 @@ mod tests {
             sync: false,
             tail_lost,
             seed: 1,
+            planted: Planted::default(),
         };
         let mut before = Driver::new(config(false), log.clone(), (0, 0)).unwrap();
         before.receive(from_peer(MessageType::MsgHeartbeat, 3), false);

@@ -5,9 +5,12 @@ use std::fmt::Write as _;
 use raft::eraftpb::{Entry, Message, MessageType};
 
 use crate::error::{Class, Error};
-use crate::partition::{Input, Output};
+#[cfg(test)]
+use crate::partition::Input;
+use crate::partition::Output;
 
 /// One line, without line end.
+#[cfg(test)]
 pub fn input(input: &Input) -> String {
     match input {
         Input::Tick => "tick".into(),

@@ -12,6 +12,7 @@ use raft::eraftpb::Message;
 use super::super::Transaction;
 use super::super::apply::{AppliedReport, ApplyJob};
 use crate::error::Result;
+use crate::planted::Planted;
 use crate::storage::LogWrite;
 
 /// What "committed" means to the client.
@@ -64,6 +65,8 @@ pub struct ReplicaConfig {
     pub log_tail_lost: bool,
     /// Seed of election timeouts and of `TxnEnv::seed`.
     pub seed: u64,
+    /// A fault planted by a test.
+    pub planted: Planted,
 }
 
 impl ReplicaConfig {
@@ -90,6 +93,7 @@ impl ReplicaConfig {
             durability: Durability::Fsync,
             log_tail_lost: false,
             seed: 0,
+            planted: Planted::default(),
         }
     }
 }
