@@ -390,7 +390,7 @@ impl Clients {
                 let hint = error.get_detail().and_then(|node| node.parse().ok());
                 let node = &mut self.lanes[lane].nodes[group as usize - 1];
                 *node = hint.unwrap_or(1 + *node % self.nodes);
-                Want::Sleep(rng.range(1_000, 30_000))
+                Want::Sleep(rng.range(1_000, 80_000))
             }
         }
     }
