@@ -66,8 +66,13 @@ impl DataDir {
         self.path.join("log")
     }
 
+    /// Where the states of all groups are.
+    pub fn states(&self) -> PathBuf {
+        self.path.join("state")
+    }
+
     pub fn state(&self, group: u32) -> PathBuf {
-        self.path.join("state").join(group.to_string())
+        self.states().join(group.to_string())
     }
 }
 

@@ -8,6 +8,7 @@
 //!
 //! Left out until later: adding and removing nodes, moving slots, more than one core per node.
 
+mod arrivals;
 mod config;
 mod core;
 mod datadir;
@@ -27,4 +28,4 @@ pub use config::{Durability, NodeAddress, NodeConfig};
 pub use run::{run, terminated};
 
 /// The state store of a real node.
-type State = crate::storage::rocks::RocksState;
+type State = crate::storage::replaceable::ReplaceableState;

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
+use super::arrivals::Arrivals;
 use super::core::Core;
 use super::datadir::DataDir;
 use super::gateway::Gateway;
@@ -61,6 +62,11 @@ async fn node<F: Future<Output = ()>>(config: NodeConfig, shutdown: F) -> Result
         own: config.node_id,
         cluster: config.cluster_number(),
         core: Rc::clone(&core),
+        arrivals: Arrivals::new(
+            Rc::clone(&core),
+            Rc::clone(&links),
+            config.snapshot_bytes_per_s,
+        ),
         calls: Rc::clone(&gateway) as Rc<dyn Calls>,
     });
     tokio::task::spawn_local(server.run(peers));

@@ -11,6 +11,7 @@ use futures::future::LocalBoxFuture;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, LocalSet};
 
+use super::arrivals::Arrivals;
 use super::core::Core;
 use super::datadir::DataDir;
 use super::open::open;
@@ -58,6 +59,7 @@ impl Node {
             own: config.node_id,
             cluster: config.cluster_number(),
             core: Rc::clone(&core),
+            arrivals: Arrivals::new(Rc::clone(&core), Rc::clone(&peers), 1 << 30),
             calls: Rc::new(NoCalls),
         });
         let upkeep = Upkeep::new(Rc::clone(&config), Rc::clone(&core), Rc::clone(&peers));

@@ -146,7 +146,7 @@ impl Upkeep {
     }
 
     fn flush(&self) {
-        for (&number, group) in self.core.groups() {
+        for (&number, group) in self.core.groups().iter() {
             let mut flushed = self.flushed.borrow_mut();
             let last = *flushed.entry(number).or_insert_with(Instant::now);
             let pinned = group.unflushed_bytes.get();

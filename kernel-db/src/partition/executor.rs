@@ -446,12 +446,12 @@ impl<S: StateStore> Executor<S> {
     }
 }
 
-/// I10: the log waits for the slowest member, up to a bound.
+/// I10: the log goes only behind state that is durable here; members do not hold it for ever.
 fn log_full_error(bound: u64) -> Error {
     Error::with_class(
         Class::Retry,
         "53100",
-        format!("busy: the log holds {bound} bytes (log_bytes_max) for its slowest replica"),
+        format!("busy: the log holds {bound} bytes (log_bytes_max) that are not flushed to the state yet"),
     )
-    .hint("see lag in dbos.replicas; restart the replica that lags, or raise log_bytes_max")
+    .hint("wait for the leader's disk; lower flush_log_bytes, or raise log_bytes_max")
 }

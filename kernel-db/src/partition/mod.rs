@@ -20,8 +20,8 @@ mod tip_view;
 mod transaction;
 
 pub use replica::{
-    Durability, FollowerStatus, Input, Now, Output, Replica, ReplicaConfig, ReplicaStatus, Request,
-    Role, RoleChange, SessionStatus,
+    Durability, FollowerStatus, Input, MemberChange, Now, Output, Replica, ReplicaConfig,
+    ReplicaStatus, Request, Role, RoleChange, SessionStatus,
 };
 pub use tip::{Tip, TipLimits, TipStats};
 pub use tip_view::TxnView;

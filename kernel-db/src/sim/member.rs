@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::partition::apply::{self, AppliedReport, ApplyJob};
 use crate::partition::{Durability, Input, Now, Output, Replica, ReplicaConfig};
 use crate::storage::memory::{MemLog, MemState};
-use crate::storage::{LogStore, LogWrite, StateSnapshot, StateStore};
+use crate::storage::{Checkpoint, LogStore, LogWrite, StateSnapshot, StateStore};
 
 /// A write that was asked for and is not done.
 pub struct WaitingWrite {
@@ -94,6 +94,11 @@ impl Member {
 
     pub fn truncate(&mut self, index: u64) -> Result<()> {
         self.log.truncate(self.config.group, index)
+    }
+
+    /// As the shell makes one, but at once.
+    pub fn checkpoint(&self, members: &bytes::Bytes) -> Result<Checkpoint> {
+        self.store.checkpoint(members)
     }
 
     /// Makes the state durable; the log first, where it is not synced by itself.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 
 use super::clients::{Ask, Heard, Want, What};
 use super::load::{Row, rows_at};
@@ -73,6 +73,9 @@ impl Links {
 
 impl World {
     pub fn send(&mut self, group: u32, message: Message) {
+        if message.get_msg_type() == MessageType::MsgSnapshot {
+            return self.ship(group, message);
+        }
         let link = (message.from, message.to);
         self.links.sent += 1;
         let number = self.links.sent;
@@ -103,6 +106,24 @@ impl World {
             high + extra,
             Event::Deliver(group, number, message),
         );
+    }
+
+    /// A checkpoint goes over a side channel, which takes longer and tells its sender how it ended, if both live.
+    fn ship(&mut self, group: u32, message: Message) {
+        self.totals.add("snapshots sent", 1);
+        let (from, to) = (message.from, message.to);
+        let cut = |link| self.links.cut.get(&link).is_some_and(|count| *count > 0);
+        let arrives = !cut((from, to)) && !cut((to, from));
+        let took = self.rng.range(10_000, 1_000_000);
+        if arrives {
+            self.links.sent += 1;
+            let number = self.links.sent;
+            self.at(self.now + took, Event::Deliver(group, number, message));
+        }
+        if self.calm || !self.rng.permille(100) {
+            let told = self.now + took + self.rng.range(1_000, 100_000);
+            self.at(told, Event::Shipped(from, group, to, arrives));
+        }
     }
 
     pub fn deliver(&mut self, group: u32, number: u64, message: Message) -> Result<(), Error> {

@@ -67,6 +67,7 @@ impl Plan {
             log_bytes_max: self.log_bytes_max,
             tip_bytes_max: self.tip_bytes_max,
             queue_max: self.queue_max,
+            snapshot_patience_ticks: 60,
             batch_bytes_max: 4_000,
             durability: self.durability,
             planted: Planted::new(self.mutation),

@@ -58,6 +58,7 @@ impl Script {
                 log_bytes_max: 6_000,
                 sessions_max: 2,
                 batches_in_flight_max: 2,
+                snapshot_patience_ticks: 20,
                 ..ReplicaConfig::new(node, 1, vec![1, 2, 3])
             })?);
         }
@@ -210,7 +211,11 @@ impl Script {
         };
         let mut out = Vec::new();
         self.member(node)?.step(now, input, &mut out)?;
+        let mut made = Vec::new();
         for output in out {
+            if let Output::Checkpoint { members } = &output {
+                made.push(self.member(node)?.checkpoint(members));
+            }
             let quiet = matches!(
                 output,
                 Output::Send(_) | Output::Write { .. } | Output::Apply(_)
@@ -222,7 +227,9 @@ impl Script {
             }
             self.carry_out(node, output)?;
         }
-        Ok(())
+        // Behind the other outputs, whose order counts.
+        made.into_iter()
+            .try_for_each(|made| self.input(node, Input::Checkpointed(made)))
     }
 
     fn carry_out(&mut self, node: u64, output: Output) -> Result<()> {

@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use raft::eraftpb::Message;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -62,6 +63,10 @@ pub enum Event {
     ApplyDone(u64, u32, u64),
     Drained(u64, u32, u64),
     StateFlush(u64, u32),
+    /// Time to make one, off the core.
+    Checkpoint(u64, u32, u64, Bytes),
+    /// At the sender of a checkpoint: whether it arrived.
+    Shipped(u64, u32, u64, bool),
     Fault,
     Join(BTreeSet<(u64, u64)>),
     Restart(u64),
@@ -78,7 +83,9 @@ impl Event {
             | Event::StateFlush(node, _)
             | Event::LogDone(node, _)
             | Event::ApplyDone(node, ..)
-            | Event::Drained(node, ..) => Some(*node),
+            | Event::Drained(node, ..)
+            | Event::Checkpoint(node, ..)
+            | Event::Shipped(node, ..) => Some(*node),
             Event::Deliver(_, _, message) => Some(message.to),
             Event::Ask(_, ask) => Some(ask.node),
             Event::Fault | Event::Join(_) | Event::Restart(_) => None,
@@ -255,7 +262,16 @@ impl World {
                 self.node(node).drain_due[group as usize - 1] = false;
                 self.input(node, group, Input::Flush)
             }
+            Event::Checkpoint(node, group, life, members) if self.lives(node, life) => {
+                self.totals.add("checkpoints made", 1);
+                let made = self.node(node).machine.member(group).checkpoint(&members);
+                self.input(node, group, Input::Checkpointed(made))
+            }
             Event::LogDone(..) | Event::ApplyDone(..) | Event::Drained(..) => Ok(()),
+            Event::Checkpoint(..) => Ok(()),
+            Event::Shipped(node, group, to, arrived) => {
+                self.input(node, group, Input::SnapshotDone { to, arrived })
+            }
             Event::StateFlush(node, group) => self.state_flush(node, group),
             Event::Fault => self.disaster(),
             Event::Join(cut) => {
@@ -408,6 +424,8 @@ impl World {
                 }
             }
             Output::Apply(job) => {
+                self.totals
+                    .add("snapshots installed", u64::from(job.install.is_some()));
                 let took = self.disk_time(node);
                 let (now, place) = (self.now, self.node(node));
                 place.machine.member_mut(group).applies.push_back(job);
@@ -429,6 +447,15 @@ impl World {
                     .add("elections won", u64::from(role.is_leader && !role.open));
                 self.totals.add("leaders opened", u64::from(role.open));
             }
+            Output::Checkpoint { members } => {
+                let life = self.node(node).machine.life;
+                self.after(
+                    1_000,
+                    300_000,
+                    Event::Checkpoint(node, group, life, members),
+                );
+            }
+            Output::Members { .. } => {}
             Output::Truncate { index } => {
                 self.totals.add("log truncations", 1);
                 self.node(node).machine.member_mut(group).truncate(index)?;

@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use raft::eraftpb::{Entry, HardState};
-use raft_engine::{Config, Engine, LogBatch, MessageExt, ReadableSize};
+use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize};
 
 use super::format::{Identity, open_directory, storage_error};
 use super::log::{LogStore, LogWrite, check_contiguous};
@@ -90,6 +90,11 @@ impl LogStore for EngineLog {
             let held = bounds
                 .entry(write.group)
                 .or_insert_with(|| self.bounds(write.group));
+            if write.reset {
+                // The hard state goes with it: a reset must carry one.
+                batch.add_command(region, Command::Clean);
+                *held = (1, 0);
+            }
             check_contiguous(write, *held)?;
             if let (Some(first), Some(last)) = (write.entries.first(), write.entries.last()) {
                 *held = (if held.1 == 0 { first.index } else { held.0 }, last.index);

@@ -127,6 +127,9 @@ fn apply(groups: &mut BTreeMap<u32, Group>, change: Change) {
     match change {
         Change::Write(write) => {
             let group = groups.entry(write.group).or_default();
+            if write.reset {
+                *group = Group::default();
+            }
             if let Some(first) = write.entries.first() {
                 let kept = group
                     .entries
@@ -160,6 +163,9 @@ impl LogStore for MemLog {
             let held = || inner.now.get(&write.group).map_or((1, 0), Group::bounds);
             let held = bounds.entry(write.group).or_insert_with(held);
             check_contiguous(write, *held)?;
+            if write.reset {
+                *held = (1, 0);
+            }
             if let (Some(first), Some(last)) = (write.entries.first(), write.entries.last()) {
                 *held = (if held.1 == 0 { first.index } else { held.0 }, last.index);
             }

@@ -10,7 +10,7 @@
 //! walks what stopped being current since, which is short for the fresh snapshots that statements use.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -29,6 +29,7 @@ use crate::error::{Error, Result};
 
 const META: &[u8] = b"m";
 const WATERMARK: &[u8] = b"mw";
+pub(super) const MEMBERS: &[u8] = b"mc";
 const CURRENT: u8 = b'c';
 const HISTORY: u8 = b'h';
 const SESSION: u8 = b's';
@@ -53,7 +54,7 @@ impl RocksShared {
         Self { cache, buffers }
     }
 
-    fn options(&self) -> Options {
+    pub(super) fn options(&self) -> Options {
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&self.cache);
         table.set_bloom_filter(10.0, false);
@@ -79,7 +80,8 @@ impl RocksShared {
 
 /// See the module's description.
 pub struct RocksState {
-    db: DB,
+    pub(super) path: PathBuf,
+    pub(super) db: DB,
     meta: Mutex<StateMeta>,
     watermark: AtomicU64,
 }
@@ -89,29 +91,32 @@ impl RocksState {
     /// process has it open.
     pub fn open(dir: &Path, shared: &RocksShared, identity: Identity) -> Result<Self> {
         open_directory(dir, "state", identity)?;
-        let db = DB::open(&shared.options(), dir.join("rocksdb")).map_err(rocks_error)?;
-        let meta = match db.get(META).map_err(rocks_error)? {
-            Some(bytes) => decode_meta(&bytes)?,
-            None => StateMeta::default(),
-        };
+        Self::open_database(&dir.join("rocksdb"), shared)
+    }
+
+    /// As `open`, but of the database's own directory.
+    pub(super) fn open_database(path: &Path, shared: &RocksShared) -> Result<Self> {
+        let db = DB::open(&shared.options(), path).map_err(rocks_error)?;
+        let meta = read_meta(&db)?;
         let watermark = match db.get(WATERMARK).map_err(rocks_error)? {
             Some(bytes) => be_u64(&bytes, 0)?,
             None => 0,
         };
         Ok(Self {
+            path: path.to_path_buf(),
             db,
             meta: Mutex::new(meta),
             watermark: AtomicU64::new(watermark),
         })
     }
 
-    fn write(&self, batch: WriteBatch) -> Result<()> {
+    pub(super) fn write(&self, batch: WriteBatch) -> Result<()> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
         self.db.write_opt(batch, &options).map_err(rocks_error)
     }
 
-    fn lock_meta(&self) -> MutexGuard<'_, StateMeta> {
+    pub(super) fn lock_meta(&self) -> MutexGuard<'_, StateMeta> {
         // Only whole values are assigned under this lock.
         self.meta.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -332,6 +337,9 @@ impl StateStore for RocksState {
         if meta.applied_index > start {
             // I8: rows, history, sessions and the applied index are one atomic write.
             gather.put(META.to_vec(), encode_meta(&meta));
+            if entries.iter().any(|entry| entry.members.is_some()) {
+                gather.put(MEMBERS.to_vec(), meta.members.to_vec());
+            }
             gather.sort_in();
             self.write(gather.batch)?;
             *self.lock_meta() = meta;
@@ -518,6 +526,19 @@ fn decode_row(bytes: &[u8]) -> Result<Versioned> {
     })
 }
 
+pub(super) fn read_meta(db: &DB) -> Result<StateMeta> {
+    let mut meta = match db.get(META).map_err(rocks_error)? {
+        Some(bytes) => decode_meta(&bytes)?,
+        None => StateMeta::default(),
+    };
+    meta.members = db
+        .get(MEMBERS)
+        .map_err(rocks_error)?
+        .unwrap_or_default()
+        .into();
+    Ok(meta)
+}
+
 fn encode_meta(meta: &StateMeta) -> Vec<u8> {
     let fields = [
         meta.applied_index,
@@ -537,6 +558,7 @@ fn decode_meta(bytes: &[u8]) -> Result<StateMeta> {
         applied_term: be_u64(bytes, 8)?,
         last_ts: be_u64(bytes, 16)?,
         ceiling: be_u64(bytes, 24)?,
+        members: Bytes::new(),
     })
 }
 
@@ -564,6 +586,6 @@ fn corrupt() -> Error {
     )
 }
 
-fn rocks_error(error: rocksdb::Error) -> Error {
+pub(super) fn rocks_error(error: rocksdb::Error) -> Error {
     storage_error(&format!("state store: {error}"))
 }

@@ -65,7 +65,7 @@ impl Gateway {
                 }
                 .boxed_local()
             }
-            call::Body::SnapshotScan(scan) => match self.core.groups().get(&scan.group) {
+            call::Body::SnapshotScan(scan) => match self.core.group(scan.group) {
                 Some(group) => {
                     let store = Arc::clone(&group.store);
                     let work = tokio::task::spawn_blocking(move || page(&store, &scan));
@@ -85,6 +85,9 @@ impl Gateway {
                 let status = self.node_status();
                 async move { Ok(answer::Body::Status(status)) }.boxed_local()
             }
+            call::Body::FetchPiece(_) | call::Body::SnapshotDone(_) => failed(Error::internal(
+                "checkpoints are the peer server's to answer",
+            )),
             call::Body::Ping(_) => {
                 std::future::ready(Ok(answer::Body::Reply(Bytes::new()))).boxed_local()
             }

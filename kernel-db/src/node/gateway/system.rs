@@ -4,6 +4,7 @@
 //! of its partitions is shown all the same.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -128,7 +129,7 @@ impl Gateway {
 
     /// partition_id, leader, term, schema_version, and whether it says so of itself.
     fn leader_row(&self, status: &ReplicaStatus) -> Vec<Value> {
-        let store = self.core.groups().get(&status.group).map(|g| &g.store);
+        let store = self.core.group(status.group).map(|g| Arc::clone(&g.store));
         let version = store
             .and_then(|s| s.get(&schema_version_key()).ok().flatten())
             .and_then(|v| Some(u64::from_be_bytes(v.value[..].try_into().ok()?)));

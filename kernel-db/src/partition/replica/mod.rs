@@ -11,10 +11,12 @@
 //! * Ticks that come faster than configured are ignored, so that a burst after a stall elects nobody early.
 
 mod io;
+mod members;
+mod snapshot;
 
 pub use io::{
-    Durability, FollowerStatus, Input, Now, Output, ReplicaConfig, ReplicaStatus, Request, Role,
-    RoleChange, SessionStatus,
+    Durability, FollowerStatus, Input, MemberChange, Now, Output, ReplicaConfig, ReplicaStatus,
+    Request, Role, RoleChange, SessionStatus,
 };
 
 use std::collections::VecDeque;
@@ -26,7 +28,7 @@ use super::apply::{AppliedReport, ApplyJob};
 use super::executor::Executor;
 use crate::error::{Error, Result};
 use crate::planted::Mutation;
-use crate::raft::{Driver, DriverConfig, Effect, Proposed};
+use crate::raft::{Driver, DriverConfig, Effect, Proposed, StateEnd};
 use crate::storage::{LogStore, StateStore};
 
 /// A truncation that frees less is not worth it, unless the log's bound is small.
@@ -51,6 +53,9 @@ pub struct Replica<S: StateStore> {
     applying: VecDeque<(u64, u64)>,
     /// A flush came and the batch is not proposed yet.
     flush: bool,
+    snapshots: snapshot::Snapshots,
+    /// Change of members under way: number of the question, term and index of its entry.
+    changing: Option<(u64, u64, u64)>,
     role: RoleChange,
     effects: Vec<Effect>,
     /// The tip of an earlier leadership (`Mutation::OverlayKept`).
@@ -75,7 +80,7 @@ impl<S: StateStore> Replica<S> {
                 planted: config.planted,
             },
             log,
-            (meta.applied_index, meta.applied_term),
+            &StateEnd::new(&meta, store.origin()),
         )?;
         let term = driver.view().term;
         let durable = store.durable_index();
@@ -92,6 +97,8 @@ impl<S: StateStore> Replica<S> {
             floor: 0,
             applying: VecDeque::new(),
             flush: false,
+            snapshots: snapshot::Snapshots::default(),
+            changing: None,
             role: RoleChange {
                 leader: None,
                 term,
@@ -118,6 +125,7 @@ impl<S: StateStore> Replica<S> {
                     return Ok(());
                 }
                 self.truncate(out)?;
+                self.watch_snapshots();
             }
             Input::Message(message) => {
                 let silent = self.is_silent();
@@ -125,6 +133,11 @@ impl<S: StateStore> Replica<S> {
             }
             Input::Persisted { token } => self.driver.persisted(token, &mut self.effects),
             Input::Applied(report) => self.note_applied(report),
+            Input::Checkpointed(result) => self.checkpointed(result)?,
+            Input::CheckpointGone => self.driver.withdraw(),
+            Input::SnapshotProgress { to } => self.snapshots.progress(to),
+            Input::SnapshotDone { to, arrived } => self.snapshot_done(to, arrived),
+            Input::ChangeMembers { id, change } => self.change_members(id, &change, out),
             Input::Flush => self.flush = true,
             Input::Campaign => {
                 if !self.is_silent() {
@@ -156,7 +169,7 @@ impl<S: StateStore> Replica<S> {
     }
 
     fn is_alone(&self) -> bool {
-        self.config.voters == [self.config.node]
+        self.driver.is_alone()
     }
 
     /// False if the tick came too early to count.
@@ -238,7 +251,7 @@ impl<S: StateStore> Replica<S> {
     fn note_applied(&mut self, report: AppliedReport) {
         if report.index > self.applied {
             self.applied = report.index;
-            self.driver.applied(report.index);
+            self.driver.applied(report.index, &mut self.effects);
             if let Some(executor) = &mut self.executor {
                 executor.applied(report.index);
             }
@@ -254,19 +267,28 @@ impl<S: StateStore> Replica<S> {
         self.floor = self.floor.max(report.floor);
     }
 
-    /// I10: the log goes only behind state that is durable here, and behind the slowest member.
+    /// I10: the log goes only behind state that is durable here, and behind the slowest member as long as it is not too
+    /// large; a member that is cut off gets a checkpoint.
     fn truncate(&mut self, out: &mut Vec<Output>) -> Result<()> {
         let held_by_all = if self.driver.is_leader() {
             self.driver.held_by_all()
         } else {
             self.floor
         };
+        let excess = self
+            .driver
+            .log_bytes()
+            .saturating_sub(self.config.log_bytes_max / 2);
+        let index = match excess {
+            0 => held_by_all,
+            _ => held_by_all.max(self.driver.index_after(excess)),
+        };
         let durable = if self.config.planted.is(Mutation::TruncationBeforeFlush) {
             self.applied
         } else {
             self.durable
         };
-        let index = held_by_all.min(durable);
+        let index = index.min(durable);
         let worth = TRUNCATE_BYTES_MIN.min(self.config.log_bytes_max / 8);
         if index >= self.driver.view().first && self.driver.bytes_to(index) >= worth {
             let index = self.driver.truncate(index)?;
@@ -285,6 +307,7 @@ impl<S: StateStore> Replica<S> {
                 break;
             }
         }
+        self.answer_change(out);
         self.report_role(begin, out);
         Ok(())
     }
@@ -298,15 +321,26 @@ impl<S: StateStore> Replica<S> {
                 Effect::Write { token, write, sync } => {
                     out.push(Output::Write { token, write, sync });
                 }
-                Effect::Committed(entries) => {
+                Effect::Committed { entries, members } => {
                     let last = entries.last().map_or(0, |entry| entry.index);
                     let bytes = entries.iter().map(|entry| entry.data.len() as u64).sum();
                     self.applying.push_back((last, bytes));
                     out.push(Output::Apply(ApplyJob {
                         group: self.config.group,
                         entries,
+                        members,
+                        ..ApplyJob::default()
                     }));
                 }
+                Effect::Install(checkpoint) => {
+                    self.applying.push_back((checkpoint.index, 0));
+                    out.push(Output::Apply(ApplyJob {
+                        group: self.config.group,
+                        install: Some(checkpoint),
+                        ..ApplyJob::default()
+                    }));
+                }
+                Effect::WantCheckpoint => self.want_checkpoint(out),
                 Effect::ReadConfirmed(round) => {
                     if let Some(executor) = &mut self.executor
                         && self.driver.is_leader()
@@ -474,8 +508,12 @@ impl<S: StateStore> Replica<S> {
                     match_index: member.matched,
                     lag: view.last.saturating_sub(member.matched),
                     active: member.active,
+                    snapshot: member.snapshot,
                 })
                 .collect(),
+            voters: self.driver.conf().voters.clone(),
+            learners: self.driver.conf().learners.clone(),
+            joint: !self.driver.conf().voters_outgoing.is_empty(),
             sessions: self.executor.as_ref().map_or(0, |e| e.sessions().len()),
             requests: self.executor.as_ref().map_or(0, Executor::requests),
         }

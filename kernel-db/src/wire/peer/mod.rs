@@ -17,4 +17,4 @@ pub use proto::*;
 pub use value::{decode_values, encode_values};
 
 /// Version of this protocol; both sides must agree.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
