@@ -85,7 +85,7 @@ impl World {
         self.note(node, 0, || line.to_owned());
     }
 
-    fn leads(&self, node: u64, group: u32) -> bool {
+    pub fn leads(&self, node: u64, group: u32) -> bool {
         let member = self.nodes[node as usize - 1].machine.member(group);
         member
             .replica()

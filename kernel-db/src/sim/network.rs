@@ -6,7 +6,7 @@ use std::sync::Arc;
 use raft::eraftpb::{Message, MessageType};
 
 use super::clients::{Ask, Heard, Want, What};
-use super::load::{Row, rows_at};
+use super::load::{Job, Row, Serial, rows_at};
 use super::world::{Event, World};
 use crate::error::Error;
 use crate::partition::{Input, Request};
@@ -162,6 +162,30 @@ impl World {
             }
         };
         self.input(node, group, input)
+    }
+
+    /// A leader begins: does an earlier one still answer? Its lease must be over by now.
+    pub fn probe_others(&mut self, node: u64, group: u32) {
+        for other in (1..=self.plan.nodes).filter(|other| *other != node) {
+            if self.leads(other, group) {
+                self.after(0, 100, Event::Probe(other, group));
+            }
+        }
+    }
+
+    pub fn probe(&mut self, node: u64, group: u32) -> Result<(), Error> {
+        self.totals.add("old leaders asked", 1);
+        self.sequence += 1;
+        let request = Request {
+            id: u64::MAX - self.sequence,
+            txn: Arc::new(Serial {
+                op: 0,
+                job: Job::Get { register: 0 },
+            }),
+            session: None,
+            cancel: None,
+        };
+        self.input(node, group, Input::Request(request))
     }
 
     pub fn snapshot_ready(

@@ -67,6 +67,8 @@ pub enum Event {
     Checkpoint(u64, u32, u64, Bytes),
     /// At the sender of a checkpoint: whether it arrived.
     Shipped(u64, u32, u64, bool),
+    /// A read that nobody waits for, at a leader of an earlier term when a later one begins.
+    Probe(u64, u32),
     Fault,
     Join(BTreeSet<(u64, u64)>),
     Restart(u64),
@@ -85,6 +87,7 @@ impl Event {
             | Event::ApplyDone(node, ..)
             | Event::Drained(node, ..)
             | Event::Checkpoint(node, ..)
+            | Event::Probe(node, _)
             | Event::Shipped(node, ..) => Some(*node),
             Event::Deliver(_, _, message) => Some(message.to),
             Event::Ask(_, ask) => Some(ask.node),
@@ -273,6 +276,7 @@ impl World {
                 self.input(node, group, Input::SnapshotDone { to, arrived })
             }
             Event::StateFlush(node, group) => self.state_flush(node, group),
+            Event::Probe(node, group) => self.probe(node, group),
             Event::Fault => self.disaster(),
             Event::Join(cut) => {
                 self.links.join(&cut);
@@ -445,7 +449,10 @@ impl World {
             Output::Role(role) => {
                 self.totals
                     .add("elections won", u64::from(role.is_leader && !role.open));
-                self.totals.add("leaders opened", u64::from(role.open));
+                if role.open {
+                    self.totals.add("leaders opened", 1);
+                    self.probe_others(node, group);
+                }
             }
             Output::Checkpoint { members } => {
                 let life = self.node(node).machine.life;
