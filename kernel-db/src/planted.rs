@@ -22,6 +22,10 @@ pub enum Mutation {
     TruncationBeforeFlush,
     /// A vote is written and not synced.
     VoteNotSynced,
+    /// A prepared transaction gives its locks up before it is settled (I12).
+    EarlyLockRelease,
+    /// A prepare keeps locks only on what it writes (I12).
+    PrepareWithoutReadLocks,
 }
 
 /// The fault planted in a replica, if any.
@@ -53,7 +57,7 @@ impl Planted {
 #[cfg(test)]
 impl Mutation {
     /// Every mutation with its name on the command line.
-    pub const ALL: [(&'static str, Mutation); 8] = [
+    pub const ALL: [(&'static str, Mutation); 10] = [
         ("lease-without-margin", Self::LeaseWithoutMargin),
         ("ack-before-fsync", Self::AckBeforeFsync),
         ("forgotten-session-write", Self::ForgottenSessionWrite),
@@ -62,6 +66,8 @@ impl Mutation {
         ("reply-before-commit", Self::ReplyBeforeCommit),
         ("truncation-before-flush", Self::TruncationBeforeFlush),
         ("vote-not-synced", Self::VoteNotSynced),
+        ("early-lock-release", Self::EarlyLockRelease),
+        ("prepare-without-read-locks", Self::PrepareWithoutReadLocks),
     ];
 
     pub fn named(name: &str) -> Option<Self> {

@@ -15,16 +15,18 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 use protobuf::Message as _;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::State;
 use super::peers::Peers;
 use super::threads::{Report, Threads, WriteJob};
 use crate::error::{Error, Result};
 use crate::partition::{
-    Input, MemberChange, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Transaction,
+    Input, MemberChange, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Task,
+    Transaction,
 };
 use crate::storage::{LogStore, StateStore};
+use crate::txn::messages::{TxnId, Work};
 use crate::wire::peer::GroupMessage;
 
 /// Exit code of a node that stopped itself because it could not keep its promises (sysexits: internal error).
@@ -62,6 +64,25 @@ pub type Groups = BTreeMap<u32, Rc<Group>>;
 /// Opens or makes the replica of a group that had none here.
 pub type Opener = Box<dyn Fn(u32) -> Result<(Replica<State>, Arc<State>)>>;
 
+/// What a partition led from here wants of other partitions, to finish a transaction that nobody else finishes.
+#[derive(Debug)]
+pub enum Chore {
+    /// Ask `coordinator` and settle in `group`.
+    Resolve {
+        group: u32,
+        txn: TxnId,
+        coordinator: u32,
+        deadline_ts: u64,
+    },
+    /// Settle in `others`, then forget in `group`.
+    Finish {
+        group: u32,
+        txn: TxnId,
+        commit_ts: u64,
+        others: Vec<u32>,
+    },
+}
+
 enum Waiter {
     Reply(oneshot::Sender<Result<Bytes>>),
     Ts(oneshot::Sender<Result<u64>>),
@@ -84,6 +105,7 @@ pub struct Core {
     peers: Rc<Peers>,
     started: Instant,
     this: Weak<Self>,
+    chores: RefCell<Option<UnboundedSender<Chore>>>,
 }
 
 impl Core {
@@ -111,6 +133,7 @@ impl Core {
             log,
             peers,
             started: Instant::now(),
+            chores: RefCell::default(),
         })
     }
 
@@ -160,13 +183,33 @@ impl Core {
         session: Option<(u128, u64)>,
         cancel: Option<Arc<AtomicBool>>,
     ) -> oneshot::Receiver<Result<Bytes>> {
+        self.request(group, Task::Run(txn), session, cancel)
+    }
+
+    /// Submits work of a transaction that runs elsewhere; resolves to an encoded `Answer`.
+    pub fn submit_work(
+        &self,
+        group: u32,
+        work: Work,
+        cancel: Option<Arc<AtomicBool>>,
+    ) -> oneshot::Receiver<Result<Bytes>> {
+        self.request(group, Task::Txn(Arc::new(work)), None, cancel)
+    }
+
+    fn request(
+        &self,
+        group: u32,
+        task: Task,
+        session: Option<(u128, u64)>,
+        cancel: Option<Arc<AtomicBool>>,
+    ) -> oneshot::Receiver<Result<Bytes>> {
         let (sender, receiver) = oneshot::channel();
         let id = self.wait_for(Waiter::Reply(sender));
         self.send(
             group,
             Input::Request(Request {
                 id,
-                txn,
+                task,
                 session,
                 cancel,
             }),
@@ -338,6 +381,26 @@ impl Core {
                     tracing::info!(group = number, leader = ?role.leader, term = role.term, open = role.open, "role");
                     group.role.set(role);
                 }
+                Output::Resolve {
+                    txn,
+                    coordinator,
+                    deadline_ts,
+                } => self.delegate(Chore::Resolve {
+                    group: number,
+                    txn,
+                    coordinator,
+                    deadline_ts,
+                }),
+                Output::Finish {
+                    txn,
+                    commit_ts,
+                    others,
+                } => self.delegate(Chore::Finish {
+                    group: number,
+                    txn,
+                    commit_ts,
+                    others,
+                }),
                 Output::Truncate { index } => self.truncate(number, index),
             }
         }
@@ -369,6 +432,18 @@ impl Core {
         let id = self.wait_for(Waiter::Members(sender));
         self.send(group, Input::ChangeMembers { id, change });
         receiver
+    }
+
+    /// From now on what partitions here want asked of, or told to, other partitions goes to `chores`.
+    pub fn set_chores(&self, chores: UnboundedSender<Chore>) {
+        *self.chores.borrow_mut() = Some(chores);
+    }
+
+    /// What is not taken now comes again.
+    fn delegate(&self, chore: Chore) {
+        if let Some(chores) = &*self.chores.borrow() {
+            let _ = chores.send(chore);
+        }
     }
 
     /// Snapshot reads wait for apply, and so does the opening of a new leader (I2).

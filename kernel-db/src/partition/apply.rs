@@ -7,7 +7,7 @@ use prost::Message as _;
 use raft::eraftpb::{Entry, EntryType};
 
 use crate::error::{Error, Result};
-use crate::storage::{AppliedEntry, Checkpoint, Op, SessionRecord, StateStore};
+use crate::storage::{AppliedEntry, Checkpoint, Op, Section, SessionRecord, StateStore};
 
 /// The log payload (`proto/log.proto`).
 #[allow(missing_docs)]
@@ -98,6 +98,17 @@ fn decode(entry: Entry, members: Option<bytes::Bytes>) -> Result<(AppliedEntry, 
     applied.ts = payload.ts;
     applied.ceiling = payload.ceiling;
     applied.ops = payload.ops.into_iter().map(op).collect::<Result<_>>()?;
+    applied.sections = payload
+        .sections
+        .into_iter()
+        .map(|section| {
+            let ops = section.ops.into_iter().map(op).collect::<Result<_>>()?;
+            Ok(Section {
+                ts: section.ts,
+                ops,
+            })
+        })
+        .collect::<Result<_>>()?;
     applied.sessions = payload
         .sessions
         .into_iter()

@@ -4,10 +4,11 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::apply::payload::{
-    LogPayload, Op as LogOp, Put, Range, SessionReply, op::Kind as OpKind,
+    LogPayload, Op as LogOp, Put, Range, Section as LogSection, SessionReply, op::Kind as OpKind,
 };
 use crate::error::Result;
-use crate::storage::Op;
+use crate::storage::{Op, Section};
+use crate::txn::messages::Answer;
 
 /// What a held reply rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,18 @@ pub struct Held {
     pub id: u64,
     pub result: Result<Bytes>,
     pub rests: Rests,
+    /// The answer tells the entry's timestamp, which is not known while the batch is open: made of it when it is closed.
+    pub stamped: Option<fn(u64) -> Answer>,
+}
+
+impl Held {
+    fn stamp(&mut self, ts: u64) {
+        if let Some(answer) = self.stamped.take()
+            && self.result.is_ok()
+        {
+            self.result = Ok(answer(ts).into_bytes());
+        }
+    }
 }
 
 /// The batch that transactions are being added to.
@@ -70,8 +83,13 @@ impl Batch {
         self.evicted.push(session.to_be_bytes().to_vec().into());
     }
 
+    /// The batch will be an entry of timestamp `ts`: answers that tell it can be made.
+    pub fn stamp(&mut self, ts: u64) {
+        self.held.iter_mut().for_each(|held| held.stamp(ts));
+    }
+
     /// The data of the batch's Raft entry.
-    pub fn encode(&mut self, stamp: &Stamp, ops: Vec<Op>) -> Vec<u8> {
+    pub fn encode(&mut self, stamp: &Stamp, ops: Vec<Op>, sections: Vec<Section>) -> Vec<u8> {
         LogPayload {
             ts: stamp.ts,
             ceiling: stamp.ceiling,
@@ -79,8 +97,16 @@ impl Batch {
             sessions: std::mem::take(&mut self.sessions),
             evicted: std::mem::take(&mut self.evicted),
             floor: stamp.floor,
+            sections: sections.into_iter().map(log_section).collect(),
         }
         .encode_to_vec()
+    }
+}
+
+fn log_section(section: Section) -> LogSection {
+    LogSection {
+        ts: section.ts,
+        ops: section.ops.into_iter().map(log_op).collect(),
     }
 }
 

@@ -16,12 +16,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::locks::Locks;
 use super::tip_table::{
     Base, Dropped, Residency, RowKey, Rows, SLOT_OVERHEAD, Slot, Table, Writer,
 };
 use super::tip_view::TxnView;
 use crate::error::{Error, Result};
-use crate::storage::{Op, StateStore, Versioned};
+use crate::storage::{Op, Section, StateStore, Versioned};
 
 /// Slots looked at per transaction while the tip is over its bound: more than a transaction usually adds, few enough not
 /// to be felt.
@@ -120,6 +121,8 @@ pub struct Tip<S> {
     /// A partial table that was read a lot: try to load it before the next transaction.
     pub(super) reload: Option<u32>,
     batch_bytes: usize,
+    /// Keys of the open batch whose change has a commit timestamp of its own: those of settled transactions.
+    pub(super) stamped: HashMap<Bytes, u64>,
     inflight: VecDeque<InFlight>,
     /// The table being evicted and how far.
     victim: Option<(u32, Option<RowKey>)>,
@@ -142,6 +145,7 @@ impl<S: StateStore> Tip<S> {
             txn_bytes: 0,
             reload: None,
             batch_bytes: 0,
+            stamped: HashMap::new(),
             inflight: VecDeque::new(),
             victim: None,
         }
@@ -151,7 +155,41 @@ impl<S: StateStore> Tip<S> {
     pub fn begin(&mut self) -> TxnView<'_, S> {
         self.mark += 1;
         self.txn_bytes = 0;
-        TxnView::new(self)
+        TxnView::new(self, None)
+    }
+
+    /// As `begin`; what the transaction meets in `locks` stops it.
+    pub(super) fn begin_under<'a>(&'a mut self, locks: Option<&'a Locks>) -> TxnView<'a, S> {
+        self.mark += 1;
+        self.txn_bytes = 0;
+        TxnView::new(self, locks)
+    }
+
+    /// The open batch's changes of these keys were committed at `ts`, not with the batch. Only keys that the batch has not
+    /// changed otherwise: they were locked since an earlier batch.
+    pub(super) fn stamp(&mut self, keys: impl Iterator<Item = Bytes>, ts: u64) {
+        self.stamped.extend(keys.map(|key| (key, ts)));
+    }
+
+    /// Takes the changes that have timestamps of their own out of a closed batch's.
+    pub(super) fn take_sections(&mut self, ops: &mut Vec<Op>) -> Vec<Section> {
+        if self.stamped.is_empty() {
+            return Vec::new();
+        }
+        let stamped = std::mem::take(&mut self.stamped);
+        let mut sections: BTreeMap<u64, Vec<Op>> = BTreeMap::new();
+        let own = |op: &Op| match op {
+            Op::Put { key, .. } | Op::Delete { key } => stamped.get(key).copied(),
+            Op::DeleteRange { .. } => None,
+        };
+        for op in std::mem::take(ops) {
+            match own(&op) {
+                Some(ts) => sections.entry(ts).or_default().push(op),
+                None => ops.push(op),
+            }
+        }
+        let section = |(ts, ops)| Section { ts, ops };
+        sections.into_iter().map(section).collect()
     }
 
     /// Bytes written by the open batch's transactions.

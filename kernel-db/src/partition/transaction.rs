@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
+use crate::txn::messages::{LockMode, WaitPolicy};
 
 /// Number of slots that partition keys are spread over; partitions own slots.
 pub const SLOTS: u16 = 1024;
@@ -37,6 +38,18 @@ pub trait Store {
     /// Drops current rows of a range without history: for dropped tables and indexes.
     fn delete_range(&mut self, _from: &[u8], _to: &[u8]) -> Result<()> {
         Err(read_only())
+    }
+    /// Locks a row until the end of the transaction, as FOR UPDATE and its kin ask. False: it was left out, because another
+    /// transaction holds it (`SkipLocked`). The row may be another one than was read before: read it again after the lock.
+    /// Transactions run one after another in a partition need no lock of their own; they see those of others.
+    fn lock(
+        &mut self,
+        _key: &[u8],
+        _slot: Option<Slot>,
+        _mode: LockMode,
+        _wait: WaitPolicy,
+    ) -> Result<bool> {
+        Ok(true)
     }
     /// A mark in the transaction's writes, to return to with `rollback_to`.
     fn savepoint(&mut self) -> usize {

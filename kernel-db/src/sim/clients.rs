@@ -1,13 +1,19 @@
 //! Simulated clients: lanes that do one operation after another and retry as design.md section 6 says. Some lanes share a
 //! session, whose requests they number; some requests have no number, and are lost when their outcome is.
 
+use bytes::Bytes;
+
 use super::check::{Known, Operation};
-use super::load::group_of;
+use super::chores::Chore;
+use super::gateway::{Attempt, Turn};
 use super::load::{
     ACCOUNT, ACCOUNTS, COUNTER, COUNTERS, Job, LIST, Picture, REGISTER, Row, Serial, Step,
 };
+use super::load::{decode, group_of};
 use super::rng::Rng;
+use super::world::EPOCH_US;
 use crate::error::{Class, Error};
+use crate::txn::messages::{Answer, TxnId, Work};
 
 /// Lanes of one session, and sessions.
 const LANES: usize = 3;
@@ -21,8 +27,8 @@ const USES_MAX: u64 = 50;
 /// What a lane wants next.
 #[derive(Clone, Debug)]
 pub enum Want {
-    /// Send this.
-    Send(Ask),
+    /// Send this; true if a copy of it may arrive too.
+    Send(Ask, bool),
     /// Nothing before this time has passed.
     Sleep(u64),
     /// It has stopped.
@@ -42,6 +48,8 @@ pub enum What {
         task: Serial,
         session: Option<(u128, u64)>,
     },
+    /// Of a transaction that a gateway runs.
+    Work(Work),
     SnapshotTs,
     SnapshotAt {
         ts: u64,
@@ -52,10 +60,17 @@ pub enum What {
 /// What came back.
 #[derive(Clone, Debug)]
 pub enum Heard {
-    Reply(Result<Vec<u64>, Error>),
+    Reply(Result<Bytes, Error>),
     Ts(Result<u64, Error>),
-    Rows(Result<Picture, Error>),
+    /// With the rows asked for.
+    Rows(Vec<Row>, Result<Picture, Error>),
     Timeout,
+}
+
+impl Heard {
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Heard::Timeout)
+    }
 }
 
 /// How far a snapshot is.
@@ -71,6 +86,11 @@ struct Current {
     operation: usize,
     session: Option<(u128, u64)>,
     snapshot: Snapshot,
+    /// A gateway runs it, and whether it reads without locks.
+    gateway: Option<bool>,
+    attempt: Option<Attempt>,
+    /// When it began, for its age.
+    start_us: u64,
 }
 
 pub struct Lane {
@@ -78,6 +98,8 @@ pub struct Lane {
     current: Option<Current>,
     /// The node to ask for each group.
     nodes: Vec<u64>,
+    /// The node whose gateway it uses.
+    home: u64,
     /// The last value seen of a register, for swaps.
     seen: (u64, u64),
 }
@@ -106,7 +128,15 @@ pub struct Clients {
     /// Rows handed out so far in each group.
     rows: u64,
     pub retries: u64,
+    /// Attempts that met another transaction.
+    pub conflicts: u64,
+    /// Attempts begun so far.
+    attempts: u64,
     pub stopping: bool,
+    /// For the nodes whose gateways leave them.
+    pub chores: Vec<(u64, Chore)>,
+    /// An answer that no client should ever get.
+    pub broken: Option<Error>,
 }
 
 impl Clients {
@@ -115,6 +145,7 @@ impl Clients {
             session: lane / LANES,
             current: None,
             nodes: vec![1 + lane as u64 % nodes; groups as usize],
+            home: 1 + lane as u64 % nodes,
             seen: (0, 0),
         };
         let mut rows = 0;
@@ -144,7 +175,11 @@ impl Clients {
             lists: fresh(LISTS),
             rows,
             retries: 0,
+            conflicts: 0,
+            attempts: 0,
             stopping: false,
+            chores: Vec::new(),
+            broken: None,
         }
     }
 
@@ -162,7 +197,35 @@ impl Clients {
         } else {
             self.retries += 1;
         }
+        self.attempt(lane, now_us);
         self.question(lane)
+    }
+
+    /// The gateway's part of an operation begins, or begins anew.
+    fn attempt(&mut self, lane: usize, now_us: u64) {
+        let Some(current) = &self.lanes[lane].current else {
+            return;
+        };
+        let (Some(optimistic), None) = (current.gateway, &current.attempt) else {
+            return;
+        };
+        self.attempts += 1;
+        let operation = &self.operations[current.operation];
+        let txn = TxnId {
+            start: current.start_us,
+            node: self.lanes[lane].home,
+            number: self.attempts,
+        };
+        let task = Serial {
+            op: operation.op,
+            job: operation.job.clone(),
+        };
+        let wall_us = EPOCH_US as u64 + now_us;
+        let (groups, session) = (self.groups, current.session);
+        let attempt = Attempt::new(txn, task, groups, session, optimistic, wall_us);
+        if let Some(current) = &mut self.lanes[lane].current {
+            current.attempt = Some(attempt);
+        }
     }
 
     fn question(&self, lane: usize) -> Want {
@@ -170,6 +233,11 @@ impl Clients {
         let Some(current) = &lane.current else {
             return Want::Rest;
         };
+        if let Some(attempt) = &current.attempt {
+            let (group, what, repeatable) = attempt.question();
+            let node = lane.nodes[group as usize - 1];
+            return Want::Send(Ask { node, group, what }, repeatable);
+        }
         let operation = &self.operations[current.operation];
         let (group, what) = match &operation.job {
             Job::Snapshot { rows, .. } => {
@@ -194,14 +262,19 @@ impl Clients {
                 (job.group(self.groups), What::Run { task, session })
             }
         };
+        let repeatable = current.session.is_some() || !operation.job.writes();
         let node = lane.nodes[group as usize - 1];
-        Want::Send(Ask { node, group, what })
+        Want::Send(Ask { node, group, what }, repeatable)
     }
 
     fn begin(&mut self, lane: usize, now_us: u64, rng: &mut Rng) {
         let op = self.operations.len() as u64 + 1;
         let job = self.draw(lane, op, rng);
         let numbered = job.writes() && rng.range(0, 10) > 0;
+        let several = job.group(self.groups) == 0;
+        let block = matches!(job, Job::Lists(_) | Job::Transfer { .. }) && rng.range(0, 5) == 0;
+        let by_gateway = !matches!(job, Job::Snapshot { .. }) && (several || block);
+        let gateway = by_gateway.then(|| rng.range(0, 3) == 0);
         let session = numbered.then(|| {
             let (id, number) = &mut self.sessions[self.lanes[lane].session];
             *number += 1;
@@ -216,6 +289,9 @@ impl Clients {
                 reading: false,
                 seen: Picture::new(),
             },
+            gateway,
+            attempt: None,
+            start_us: EPOCH_US as u64 + now_us,
         });
         self.operations.push(Operation {
             op,
@@ -229,7 +305,8 @@ impl Clients {
 
     fn draw(&mut self, lane: usize, op: u64, rng: &mut Rng) -> Job {
         let group = rng.range(0, u64::from(self.groups)) as usize;
-        let row = |n: u64| n * u64::from(self.groups) + group as u64;
+        let groups = u64::from(self.groups);
+        let row = |n: u64| n * groups + group as u64;
         match rng.range(0, 100) {
             0..10 => Job::Put {
                 register: self.register(group, rng),
@@ -251,14 +328,20 @@ impl Clients {
             34..44 => Job::Count {
                 counter: row(rng.range(0, COUNTERS)),
             },
-            44..68 => Job::Lists(self.steps(group, op, rng)),
-            68..73 => Job::Spoil(self.steps(group, op, rng)),
-            73..85 => Job::Transfer {
+            44..56 => Job::Lists(self.steps(Some(group), op, rng)),
+            56..68 => Job::Lists(self.steps(None, op, rng)),
+            68..73 => Job::Spoil(self.steps(Some(group), op, rng)),
+            73..80 => Job::Transfer {
                 from: row(rng.range(0, ACCOUNTS)),
                 to: row(rng.range(0, ACCOUNTS)),
                 amount: rng.range(1, 100),
             },
-            85..90 => Job::Audit((0..ACCOUNTS).map(row).collect()),
+            80..87 => Job::Transfer {
+                from: rng.range(0, ACCOUNTS * groups),
+                to: rng.range(0, ACCOUNTS * groups),
+                amount: rng.range(1, 100),
+            },
+            87..90 => Job::Audit((0..ACCOUNTS * groups).collect()),
             _ => Job::Snapshot {
                 ahead_us: rng.range(0, 2) * rng.range(0, 400_000),
                 rows: self.snapshot_rows(),
@@ -294,11 +377,13 @@ impl Clients {
         )
     }
 
-    /// One to four reads and appends, now and then of one list twice.
-    fn steps(&mut self, group: usize, op: u64, rng: &mut Rng) -> Vec<Step> {
+    /// One to four reads and appends, now and then of one list twice; of one group, or of any.
+    fn steps(&mut self, group: Option<usize>, op: u64, rng: &mut Rng) -> Vec<Step> {
         let count = rng.range(1, 5);
         let mut steps = Vec::new();
         for n in 0..count {
+            let any = rng.range(0, u64::from(self.groups)) as usize;
+            let group = group.unwrap_or(any);
             let place = rng.range(0, LISTS as u64) as usize;
             let list = use_row(
                 &mut self.lists[group][place],
@@ -319,20 +404,12 @@ impl Clients {
         let Some(current) = &mut self.lanes[lane].current else {
             return Want::Rest;
         };
+        if current.attempt.is_some() {
+            return self.gateway_hears(lane, now_us, heard, rng);
+        }
         let job = &self.operations[current.operation].job;
         let error = match heard {
-            Heard::Reply(Ok(reply)) => {
-                match (job, reply.first()) {
-                    (Job::Get { register }, Some(value)) => {
-                        self.lanes[lane].seen = (*register, *value)
-                    }
-                    (Job::Put { register, value }, _) => {
-                        self.lanes[lane].seen = (*register, *value)
-                    }
-                    _ => {}
-                }
-                return self.end(lane, now_us, Known::Done(reply), rng);
-            }
+            Heard::Reply(Ok(reply)) => return self.replied(lane, now_us, &reply, rng),
             Heard::Ts(Ok(ts)) => {
                 let snapshot = &mut current.snapshot;
                 snapshot.ts = snapshot.ts.max(ts);
@@ -345,7 +422,7 @@ impl Clients {
                 }
                 return self.question(lane);
             }
-            Heard::Rows(Ok(rows)) => {
+            Heard::Rows(_, Ok(rows)) => {
                 let snapshot = &mut current.snapshot;
                 snapshot.seen.extend(rows);
                 snapshot.asked += 1;
@@ -356,18 +433,107 @@ impl Clients {
                 return self.end(lane, now_us, known, rng);
             }
             Heard::Timeout => Error::unknown("no answer"),
-            Heard::Reply(Err(error)) | Heard::Ts(Err(error)) | Heard::Rows(Err(error)) => error,
+            Heard::Reply(Err(error)) | Heard::Ts(Err(error)) | Heard::Rows(_, Err(error)) => error,
         };
         self.failed(lane, now_us, &error, rng)
     }
 
-    fn failed(&mut self, lane: usize, now_us: u64, error: &Error, rng: &mut Rng) -> Want {
-        let Some(current) = &self.lanes[lane].current else {
+    fn replied(&mut self, lane: usize, now_us: u64, reply: &[u8], rng: &mut Rng) -> Want {
+        let reply = decode(reply);
+        let operation = self.lanes[lane].operation();
+        match (operation.map(|o| &self.operations[o].job), reply.first()) {
+            (Some(Job::Get { register }), Some(value)) => {
+                self.lanes[lane].seen = (*register, *value);
+            }
+            (Some(Job::Put { register, value }), _) => {
+                self.lanes[lane].seen = (*register, *value);
+            }
+            _ => {}
+        }
+        self.end(lane, now_us, Known::Done(reply), rng)
+    }
+
+    fn gateway_hears(&mut self, lane: usize, now_us: u64, heard: Heard, rng: &mut Rng) -> Want {
+        let (group, home) = (self.group_asked(lane), self.lanes[lane].home);
+        let Some(current) = &mut self.lanes[lane].current else {
             return Want::Rest;
         };
-        let group = match self.question(lane) {
-            Want::Send(ask) => ask.group,
+        let Some(attempt) = &mut current.attempt else {
+            return Want::Rest;
+        };
+        let turn = match heard {
+            Heard::Reply(reply) => attempt.answered(reply.and_then(Answer::from_bytes)),
+            Heard::Ts(Ok(ts)) => attempt.ts(ts),
+            Heard::Rows(asked, Ok(rows)) => attempt.seen(&asked, &rows),
+            Heard::Ts(Err(error)) | Heard::Rows(_, Err(error)) => attempt.failed(error),
+            Heard::Timeout => attempt.failed(Error::unknown("no answer")),
+        };
+        let left = std::mem::take(&mut attempt.chores);
+        self.chores
+            .extend(left.into_iter().map(|chore| (home, chore)));
+        let goes_on = attempt.goes_on();
+        match turn {
+            Turn::On => self.question(lane),
+            Turn::Done(Ok(reply)) => self.end(lane, now_us, Known::Done(decode(&reply)), rng),
+            Turn::Done(Err(error)) => {
+                self.broken.get_or_insert(error);
+                self.end(lane, now_us, Known::Unknown, rng)
+            }
+            Turn::Again(error) => {
+                if !goes_on {
+                    current.attempt = None;
+                }
+                self.conflicts += u64::from(matches!(error.sqlstate(), "40001" | "40P01"));
+                self.ask_another(lane, group, &error);
+                Want::Sleep(rng.range(1_000, 80_000))
+            }
+            Turn::Lost => {
+                self.new_session(lane);
+                self.end(lane, now_us, Known::Unknown, rng)
+            }
+        }
+    }
+
+    /// The node whose gateway the lane uses is gone, and nothing was cleaned up.
+    pub fn abandon(&mut self, lane: usize, node: u64, now_us: u64, rng: &mut Rng) -> Option<Want> {
+        if self.lanes[lane].home != node {
+            return None;
+        }
+        self.lanes[lane].home = 1 + node % self.nodes;
+        let current = self.lanes[lane].current.as_mut()?;
+        current.attempt.take()?;
+        if current.session.is_none() {
+            return Some(self.end(lane, now_us, Known::Unknown, rng));
+        }
+        Some(Want::Sleep(rng.range(1_000, 80_000)))
+    }
+
+    fn group_asked(&self, lane: usize) -> u32 {
+        match self.question(lane) {
+            Want::Send(ask, _) => ask.group,
             Want::Sleep(_) | Want::Rest => 1,
+        }
+    }
+
+    fn ask_another(&mut self, lane: usize, group: u32, error: &Error) {
+        let hint = error.get_detail().and_then(|node| node.parse().ok());
+        let node = &mut self.lanes[lane].nodes[group as usize - 1];
+        match error.sqlstate() {
+            // The right node was asked.
+            "40001" | "40P01" | "53300" => {}
+            _ => *node = hint.unwrap_or(1 + *node % self.nodes),
+        }
+    }
+
+    fn new_session(&mut self, lane: usize) {
+        let (id, number) = &mut self.sessions[self.lanes[lane].session];
+        (*id, *number) = (*id + 1000, 0);
+    }
+
+    fn failed(&mut self, lane: usize, now_us: u64, error: &Error, rng: &mut Rng) -> Want {
+        let group = self.group_asked(lane);
+        let Some(current) = &self.lanes[lane].current else {
+            return Want::Rest;
         };
         let writes = self.operations[current.operation].job.writes();
         match error.class() {
@@ -377,9 +543,11 @@ impl Clients {
                 self.end(lane, now_us, Known::Failed(told), rng)
             }
             Class::Request => {
-                // The session is of no use any more; what became of the request is not known.
-                let (id, number) = &mut self.sessions[self.lanes[lane].session];
-                (*id, *number) = (*id + 1000, 0);
+                // An evicted session is of no use any more; what became of the request is not known.
+                if !matches!(error.sqlstate(), "08P01" | "72000") {
+                    self.broken.get_or_insert(error.clone());
+                }
+                self.new_session(lane);
                 self.end(lane, now_us, Known::Unknown, rng)
             }
             // Without a number a second try could be a second execution.
@@ -387,9 +555,7 @@ impl Clients {
                 self.end(lane, now_us, Known::Unknown, rng)
             }
             Class::Retry | Class::Unknown => {
-                let hint = error.get_detail().and_then(|node| node.parse().ok());
-                let node = &mut self.lanes[lane].nodes[group as usize - 1];
-                *node = hint.unwrap_or(1 + *node % self.nodes);
+                self.ask_another(lane, group, error);
                 Want::Sleep(rng.range(1_000, 80_000))
             }
         }

@@ -184,7 +184,9 @@ impl World {
             "crashes"
         };
         self.note(node, 0, || format!("{what}, loses {loss:?}"));
+        self.forget_chores(node);
         self.hang_up(node);
+        self.abandon(node);
         self.after(10_000, 2_000_000, Event::Restart(node));
         Ok(())
     }

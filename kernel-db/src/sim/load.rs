@@ -15,7 +15,7 @@ pub const REGISTER: u32 = 110;
 pub const LIST: u32 = 111;
 pub const COUNTER: u32 = 112;
 pub const ACCOUNT: u32 = 113;
-const DONE: u32 = 114;
+pub const DONE: u32 = 114;
 
 /// Counters and accounts of one group.
 pub const COUNTERS: u64 = 2;
@@ -88,6 +88,12 @@ pub struct Serial {
     pub job: Job,
 }
 
+impl Serial {
+    pub fn rows(&self) -> Vec<(Row, bool)> {
+        self.job.rows()
+    }
+}
+
 pub fn key((table, row): Row) -> Bytes {
     let mut key = table.to_be_bytes().to_vec();
     key.extend([0, 0]);
@@ -130,22 +136,46 @@ impl Job {
         }
     }
 
-    /// The group whose rows it touches; 0 if it touches those of all.
+    /// The group whose rows it touches; 0 if it touches those of several.
     pub fn group(&self, groups: u32) -> u32 {
-        let row = match self {
-            Job::Put { register, .. } | Job::Swap { register, .. } | Job::Get { register } => {
-                *register
+        let mut of = self
+            .rows()
+            .into_iter()
+            .map(|(row, _)| group_of(row.1, groups));
+        let first = of.next().unwrap_or(0);
+        if of.all(|group| group == first) {
+            first
+        } else {
+            0
+        }
+    }
+
+    /// Rows that it reads, and whether it writes them.
+    pub fn rows(&self) -> Vec<(Row, bool)> {
+        match self {
+            Job::Put { register, .. } | Job::Swap { register, .. } => {
+                vec![((REGISTER, *register), true)]
             }
-            Job::Count { counter } => *counter,
-            Job::Lists(steps) | Job::Spoil(steps) => match steps.first() {
-                Some(Step::Read(list) | Step::Append(list, _)) => *list,
-                None => 0,
-            },
-            Job::Transfer { from, .. } => *from,
-            Job::Audit(accounts) => accounts.first().copied().unwrap_or(0),
-            Job::Snapshot { .. } => return 0,
-        };
-        group_of(row, groups)
+            Job::Get { register } => vec![((REGISTER, *register), false)],
+            Job::Count { counter } => vec![((COUNTER, *counter), true)],
+            Job::Lists(steps) | Job::Spoil(steps) => {
+                let mut rows: BTreeMap<Row, bool> = BTreeMap::new();
+                for step in steps {
+                    let (list, writes) = match step {
+                        Step::Read(list) => (list, false),
+                        Step::Append(list, _) => (list, true),
+                    };
+                    *rows.entry((LIST, *list)).or_default() |= writes;
+                }
+                rows.into_iter().collect()
+            }
+            Job::Transfer { from, to, .. } => {
+                let rows = BTreeMap::from([((ACCOUNT, *from), true), ((ACCOUNT, *to), true)]);
+                rows.into_iter().collect()
+            }
+            Job::Audit(accounts) => accounts.iter().map(|a| ((ACCOUNT, *a), false)).collect(),
+            Job::Snapshot { rows, .. } => rows.iter().map(|row| (*row, false)).collect(),
+        }
     }
 
     fn run(&self, store: &mut dyn Store) -> Result<Vec<u64>> {

@@ -10,7 +10,7 @@
 //!
 //! * `runs`: many seeds at a time, their totals, planted faults; `make sim` and `make sim-mutations`.
 //! * `plan`: what a run is like. * `world`, `network`, `faults`: events, links, disasters. * `machine`, `member`: one node.
-//! * `clients`: sessions that work and retry. * `load`: their transactions. * `check`: the verdict. * `watch`: invariants.
+//! * `clients`: sessions that work and retry. * `gateway`, `chores`: two-phase commit as a gateway drives it. * `load`: their transactions. * `check`: the verdict. * `watch`: invariants.
 //! * [`Script`]: the same nodes driven by hand, for golden transcripts, with `work`. * `transcript`: inputs and outputs as
 //!   text.
 //!
@@ -18,15 +18,20 @@
 
 mod member;
 mod script;
+mod script_txn;
 mod transcript;
 mod work;
 
 #[cfg(test)]
 mod check;
 #[cfg(test)]
+mod chores;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod gateway;
 #[cfg(test)]
 mod load;
 #[cfg(test)]

@@ -9,10 +9,17 @@ use super::clients::{Ask, Heard, Want, What};
 use super::load::{Job, Row, Serial, rows_at};
 use super::world::{Event, World};
 use crate::error::Error;
-use crate::partition::{Input, Request};
+use crate::partition::{Input, Request, Task};
 
 /// A client gives up on an answer after this time, and asks again.
 const PATIENCE_US: u64 = 700_000;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    Lane(usize),
+    Chore(u64),
+}
 
 /// Which links are cut, what is on its way, and who waits for what.
 pub struct Links {
@@ -23,9 +30,9 @@ pub struct Links {
     sent: u64,
     /// The newest message that has arrived on a link.
     arrived: BTreeMap<(u64, u64), u64>,
-    /// Present question of each lane, and the lane and node of each question under way.
+    /// Present question of each lane, and the owner and node of each question under way.
     asked: Vec<u64>,
-    questions: BTreeMap<u64, (usize, u64)>,
+    questions: BTreeMap<u64, (Owner, u64)>,
     /// Time and rows of the snapshots asked for.
     promised: BTreeMap<u64, (u64, Vec<Row>)>,
 }
@@ -150,8 +157,14 @@ impl World {
         let input = match what {
             What::Run { task, session } => Input::Request(Request {
                 id: question,
-                txn: Arc::new(task),
+                task: Task::Run(Arc::new(task)),
                 session,
+                cancel: None,
+            }),
+            What::Work(work) => Input::Request(Request {
+                id: question,
+                task: Task::Txn(Arc::new(work)),
+                session: None,
                 cancel: None,
             }),
             What::SnapshotTs => Input::SnapshotTs { id: question },
@@ -178,10 +191,10 @@ impl World {
         self.sequence += 1;
         let request = Request {
             id: u64::MAX - self.sequence,
-            txn: Arc::new(Serial {
+            task: Task::Run(Arc::new(Serial {
                 op: 0,
                 job: Job::Get { register: 0 },
-            }),
+            })),
             session: None,
             cancel: None,
         };
@@ -203,18 +216,18 @@ impl World {
             }
             Err(error) => Err(error),
         };
-        self.answer(id, Heard::Rows(heard));
+        self.answer(id, Heard::Rows(rows, heard));
         Ok(())
     }
 
     pub fn answer(&mut self, question: u64, heard: Heard) {
-        let Some((lane, _)) = self.links.questions.remove(&question) else {
+        let Some((owner, _)) = self.links.questions.remove(&question) else {
             return;
         };
         if !self.calm && self.rng.permille(self.plan.loss) {
             return self.totals.add("fault: answer lost", 1);
         }
-        self.after(50, 1_000, Event::Hear(lane, question, heard));
+        self.after(50, 1_000, Event::Hear(owner, question, heard));
     }
 
     /// Connections to a node are gone with it.
@@ -228,19 +241,33 @@ impl World {
         }
     }
 
-    pub fn hear(&mut self, lane: usize, question: u64, heard: Heard) {
-        if self.links.asked[lane] == question {
-            let before = self.clients.lanes[lane].operation();
-            self.note(0, 0, || format!("lane {lane} hears {heard:?}"));
-            let want = self.clients.hear(lane, self.now, heard, &mut self.rng);
-            if let Some(operation) = before
-                && self.clients.lanes[lane].operation() != before
-            {
-                let operation = &self.clients.operations[operation];
-                let (op, known) = (operation.op, operation.known.clone());
-                self.note(0, 0, || format!("lane {lane} ends {op}: {known:?}"));
-            }
-            self.obey(lane, want);
+    pub fn hear(&mut self, owner: Owner, question: u64, heard: Heard) -> Result<(), Error> {
+        let lane = match owner {
+            Owner::Lane(lane) if self.links.asked[lane] == question => lane,
+            Owner::Lane(_) => return Ok(()),
+            Owner::Chore(number) => return self.chore_hears(number, question, heard),
+        };
+        let before = self.clients.lanes[lane].operation();
+        self.note(0, 0, || format!("lane {lane} hears {heard:?}"));
+        let want = self.clients.hear(lane, self.now, heard, &mut self.rng);
+        if let Some(operation) = before
+            && self.clients.lanes[lane].operation() != before
+        {
+            let operation = &self.clients.operations[operation];
+            let (op, known) = (operation.op, operation.known.clone());
+            self.note(0, 0, || format!("lane {lane} ends {op}: {known:?}"));
+        }
+        self.take_chores();
+        self.obey(lane, want);
+        match self.clients.broken.take() {
+            Some(error) => Err(Error::internal(format!("lane {lane} was told: {error}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn take_chores(&mut self) {
+        for (home, chore) in std::mem::take(&mut self.clients.chores) {
+            self.take_up(home, chore);
         }
     }
 
@@ -257,31 +284,45 @@ impl World {
 
     fn obey(&mut self, lane: usize, want: Want) {
         match want {
-            Want::Send(ask) => {
-                let numbered = match &ask.what {
-                    What::Run { task, session } => session.is_some() || !task.job.writes(),
-                    What::SnapshotTs | What::SnapshotAt { .. } => true,
-                };
-                // A copy that arrives much later must not be executed again; nobody waits for its answer.
-                if numbered && !self.calm && self.rng.permille(self.plan.double) {
-                    self.totals.add("fault: request doubled", 1);
-                    self.sequence += 1;
-                    let copy = u64::MAX - self.sequence;
-                    self.after(0, 1_500_000, Event::Ask(copy, ask.clone()));
-                }
-                self.sequence += 1;
-                let question = self.sequence;
-                self.links.asked[lane] = question;
-                self.links.questions.insert(question, (lane, ask.node));
-                self.after(50, 1_000, Event::Ask(question, ask));
-                let timeout = Event::Hear(lane, question, Heard::Timeout);
-                self.at(self.now + PATIENCE_US, timeout);
+            Want::Send(ask, repeatable) => {
+                self.question(Owner::Lane(lane), ask, repeatable);
             }
             Want::Sleep(us) => {
                 self.links.asked[lane] = 0;
                 self.at(self.now + us, Event::Wake(lane));
             }
             Want::Rest => {}
+        }
+    }
+
+    /// Sends a question; a `repeatable` one may arrive twice.
+    pub fn question(&mut self, owner: Owner, ask: Ask, repeatable: bool) -> u64 {
+        // A copy that arrives much later must not be executed again; nobody waits for its answer.
+        if repeatable && !self.calm && self.rng.permille(self.plan.double) {
+            self.totals.add("fault: request doubled", 1);
+            self.sequence += 1;
+            let copy = u64::MAX - self.sequence;
+            self.after(0, 1_500_000, Event::Ask(copy, ask.clone()));
+        }
+        self.sequence += 1;
+        let question = self.sequence;
+        if let Owner::Lane(lane) = owner {
+            self.links.asked[lane] = question;
+        }
+        self.links.questions.insert(question, (owner, ask.node));
+        self.after(50, 1_000, Event::Ask(question, ask));
+        let timeout = Event::Hear(owner, question, Heard::Timeout);
+        self.at(self.now + PATIENCE_US, timeout);
+        question
+    }
+
+    /// The gateways of a node are gone: what they were doing is left as it is.
+    pub fn abandon(&mut self, node: u64) {
+        for lane in 0..self.clients.lanes.len() {
+            if let Some(want) = self.clients.abandon(lane, node, self.now, &mut self.rng) {
+                self.totals.add("gateways lost in a transaction", 1);
+                self.obey(lane, want);
+            }
         }
     }
 }

@@ -182,10 +182,10 @@ impl Watch {
             }
             let payload = LogPayload::decode(entry.data.clone()).map_err(|e| e.to_string())?;
             let promised = self.promised.get(&group).copied().unwrap_or(0);
-            if payload.ts <= promised {
+            let settled = payload.sections.iter().map(|section| section.ts);
+            if let Some(ts) = settled.chain([payload.ts]).find(|ts| *ts <= promised) {
                 return Err(format!(
-                    "I13: entry {index} commits at {}, a reader was promised {promised}",
-                    payload.ts
+                    "I13: entry {index} commits at {ts}, a reader was promised {promised}"
                 ));
             }
             if payload.ts > payload.ceiling {

@@ -12,23 +12,25 @@ use raft::eraftpb::Message;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::check::{self, End, Known};
+use super::chores::Chore;
 use super::clients::{Ask, Clients, Heard};
 use super::load::{all_rows, rows_at};
 use super::machine::Machine;
 use super::member::WaitingWrite;
-use super::network::Links;
+use super::network::{Links, Owner};
 use super::plan::Plan;
 use super::rng::Rng;
 use super::totals::Totals;
 use super::transcript;
 use super::watch::Watch;
 use crate::error::Error;
+use crate::partition::records::{self, Record};
 use crate::partition::{Input, Now, Output};
 use crate::storage::{SessionRecord, StateStore};
 
 pub const TICK_US: u64 = 50_000;
 /// The wall clock at the start of every run.
-const EPOCH_US: i64 = 1_700_000_000_000_000;
+pub const EPOCH_US: i64 = 1_700_000_000_000_000;
 /// A run goes on until it has seen as much as this.
 const OPERATIONS_MIN: usize = 1_000;
 const FAULTS_MIN: u64 = 20;
@@ -73,7 +75,8 @@ pub enum Event {
     Join(BTreeSet<(u64, u64)>),
     Restart(u64),
     Ask(u64, Ask),
-    Hear(usize, u64, Heard),
+    Hear(Owner, u64, Heard),
+    Chore(u64),
     Wake(usize),
 }
 
@@ -92,7 +95,7 @@ impl Event {
             Event::Deliver(_, _, message) => Some(message.to),
             Event::Ask(_, ask) => Some(ask.node),
             Event::Fault | Event::Join(_) | Event::Restart(_) => None,
-            Event::Hear(..) | Event::Wake(_) => None,
+            Event::Hear(..) | Event::Wake(_) | Event::Chore(_) => None,
         }
     }
 }
@@ -125,6 +128,7 @@ pub struct World {
     pub nodes: Vec<Node>,
     pub links: Links,
     pub clients: Clients,
+    pub chores: BTreeMap<u64, Chore>,
     pub watch: Watch,
     pub totals: Totals,
     hash: Xxh3,
@@ -176,6 +180,7 @@ impl World {
             nodes,
             links: Links::new(clients.lanes.len()),
             clients,
+            chores: BTreeMap::new(),
             watch: Watch::new(plan),
             totals: Totals::default(),
             hash: Xxh3::new(),
@@ -285,8 +290,9 @@ impl World {
             }
             Event::Restart(node) => self.restart(node),
             Event::Ask(question, ask) => self.ask(question, ask),
-            Event::Hear(lane, question, heard) => {
-                self.hear(lane, question, heard);
+            Event::Hear(owner, question, heard) => self.hear(owner, question, heard),
+            Event::Chore(number) => {
+                self.chore(number);
                 Ok(())
             }
             Event::Wake(lane) => {
@@ -351,7 +357,7 @@ impl World {
         self.totals.add("inputs", 1);
         let is_flush = matches!(input, Input::Flush);
         let asked = match &input {
-            Input::Request(request) if request.txn.read_only() => Some(request.id),
+            Input::Request(request) if request.task.read_only() => Some(request.id),
             _ => None,
         };
         let place = self.node(node);
@@ -439,10 +445,7 @@ impl World {
                 self.at(free, Event::ApplyDone(node, group, life));
             }
             Output::Reply { id, result } => {
-                self.answer(
-                    id,
-                    Heard::Reply(result.map(|reply| super::load::decode(&reply))),
-                );
+                self.answer(id, Heard::Reply(result));
             }
             Output::SnapshotTs { id, result } => self.answer(id, Heard::Ts(result)),
             Output::SnapshotReady { id, result } => self.snapshot_ready(node, group, id, result)?,
@@ -463,6 +466,7 @@ impl World {
                 );
             }
             Output::Members { .. } => {}
+            Output::Resolve { .. } | Output::Finish { .. } => self.delegate(node, group, &output),
             Output::Truncate { index } => {
                 self.totals.add("log truncations", 1);
                 self.node(node).machine.member_mut(group).truncate(index)?;
@@ -491,7 +495,8 @@ impl World {
 
     /// Each group has one leader, and every member has applied all of its log.
     fn is_at_rest(&self) -> bool {
-        self.links.no_questions() && (1..=self.plan.groups).all(|group| self.group_rests(group))
+        let nothing_open = self.links.no_questions() && self.chores.is_empty();
+        nothing_open && (1..=self.plan.groups).all(|group| self.group_rests(group))
     }
 
     fn group_rests(&self, group: u32) -> bool {
@@ -501,6 +506,15 @@ impl World {
             return false;
         };
         let end = all[0].last_index;
+        // I12: everything prepared is settled without anybody's help.
+        let prepared = |node: &Node| {
+            let of = records::load(node.machine.member(group).state()).unwrap_or_default();
+            of.iter()
+                .any(|(_, _, record)| matches!(record, Record::Prepared(_)))
+        };
+        if self.nodes.iter().any(prepared) {
+            return false;
+        }
         all.iter().filter(|status| status.open).count() == 1
             && all.iter().all(|s| s.last_index == end && s.applied == end)
     }
@@ -512,7 +526,9 @@ impl World {
             let store = self.nodes[0].machine.member(group).store();
             let (rows, done) = all_rows(store).map_err(|error| error.to_string())?;
             end.rows.extend(rows);
-            end.done.extend(done);
+            for (op, times) in done {
+                *end.done.entry(op).or_default() += times;
+            }
         }
         let operations = &self.clients.operations;
         check::history(operations, &end, self.plan.groups)?;
@@ -533,6 +549,7 @@ impl World {
         self.totals.add("snapshot reads", snapshots);
         self.totals.add("operations", operations.len() as u64);
         self.totals.add("retries", self.clients.retries);
+        self.totals.add("conflicts", self.clients.conflicts);
         for operation in operations {
             let name = match operation.known {
                 Known::Done(_) | Known::Saw(..) => "acknowledged",

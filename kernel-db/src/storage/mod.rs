@@ -22,6 +22,6 @@ mod twin_tests;
 
 pub use log::{LogStore, LogWrite};
 pub use state::{
-    AppliedEntry, Checkpoint, Op, SESSION_RING, SessionRecord, StateMeta, StateSnapshot,
+    AppliedEntry, Checkpoint, Op, SESSION_RING, Section, SessionRecord, StateMeta, StateSnapshot,
     StateStore, Versioned,
 };

@@ -137,19 +137,19 @@ struct Gather<'a> {
 
 impl Gather<'_> {
     fn entry(&mut self, entry: &AppliedEntry) -> Result<()> {
-        for op in &entry.ops {
+        for (ts, op) in entry.changes() {
             match op {
                 Op::Put { key, value, fresh } => {
-                    self.retire(key, *fresh, entry.ts)?;
+                    self.retire(key, *fresh, ts)?;
                     let row = Versioned {
-                        ts: entry.ts,
+                        ts,
                         value: value.clone(),
                     };
                     self.put(current_key(key), encode_row(&row));
                     self.note(key, Some(row));
                 }
                 Op::Delete { key } => {
-                    self.retire(key, false, entry.ts)?;
+                    self.retire(key, false, ts)?;
                     self.records.push((current_key(key), None));
                     self.note(key, None);
                 }

@@ -37,6 +37,14 @@ pub enum Op {
     },
 }
 
+/// Changes of a settled transaction in an entry of a later timestamp.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Section {
+    /// Commit timestamp of the changes.
+    pub ts: u64,
+    pub ops: Vec<Op>,
+}
+
 /// (session, number) -> reply, kept in a ring of 1,024 places per session (I11).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRecord {
@@ -55,6 +63,8 @@ pub struct AppliedEntry {
     /// Reads and commits of this leader stay at or below it (I13).
     pub ceiling: u64,
     pub ops: Vec<Op>,
+    /// Changes with timestamps of their own; no key is in two of them, or in `ops` too.
+    pub sections: Vec<Section>,
     pub sessions: Vec<SessionRecord>,
     /// Sessions forgotten by this entry; a later request under one is an error, never a second execution.
     pub evicted: Vec<u128>,
@@ -84,6 +94,18 @@ pub struct StateMeta {
     pub ceiling: u64,
     /// The group's members, as raft-rs encodes its `ConfState`; empty until the first change of them.
     pub members: Bytes,
+}
+
+impl AppliedEntry {
+    /// All changes with their timestamps.
+    pub(super) fn changes(&self) -> impl Iterator<Item = (u64, &Op)> {
+        let own = self.ops.iter().map(|op| (self.ts, op));
+        own.chain(
+            self.sections
+                .iter()
+                .flat_map(|section| section.ops.iter().map(|op| (section.ts, op))),
+        )
+    }
 }
 
 impl StateMeta {

@@ -11,7 +11,9 @@ use super::engine::{EngineLog, EngineLogOptions};
 use super::format::Identity;
 use super::memory::{MemLog, MemState};
 use super::rocks::{RocksShared, RocksState};
-use super::{AppliedEntry, LogStore, LogWrite, Op, SessionRecord, StateSnapshot, StateStore};
+use super::{
+    AppliedEntry, LogStore, LogWrite, Op, Section, SessionRecord, StateSnapshot, StateStore,
+};
 
 const IDENTITY: Identity = Identity {
     cluster: 42,
@@ -131,14 +133,16 @@ impl StateTwins {
         };
         entries.retain(|entry| entry.index <= index);
         entries.truncate(1);
-        for ops in ops_of_entries {
+        for mut ops in ops_of_entries {
             index += 1;
+            let sections = settled(&mut ops, index * 10 - 3);
             entries.push(AppliedEntry {
                 index,
                 term: 1 + index / 7,
                 ts: index * 10,
                 ceiling: index * 10 + 5,
                 ops,
+                sections,
                 ..AppliedEntry::default()
             });
         }
@@ -559,4 +563,25 @@ fn a_log_begins_anew_behind_a_checkpoint() {
     let real = EngineLog::open(dir.path(), &options, IDENTITY).unwrap();
     check(&real, (21, 25));
     compare_logs(&real, &twin);
+}
+
+/// The last change of an entry as one of a transaction that committed at `ts`, before the entry's time.
+fn settled(ops: &mut Vec<Op>, ts: u64) -> Vec<Section> {
+    let key_of = |op: &Op| match op {
+        Op::Put { key, .. } | Op::Delete { key } => Some(key.clone()),
+        Op::DeleteRange { .. } => None,
+    };
+    let Some(key) = ops.last().and_then(key_of) else {
+        return Vec::new();
+    };
+    if ops
+        .iter()
+        .filter(|op| key_of(op).as_ref() == Some(&key))
+        .count()
+        > 1
+    {
+        return Vec::new();
+    }
+    let ops = ops.pop().into_iter().collect();
+    vec![Section { ts, ops }]
 }

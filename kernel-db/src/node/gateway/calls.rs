@@ -19,7 +19,10 @@ use crate::node::server::Calls;
 use crate::sql::catalog::Catalog;
 use crate::sql::transaction::{SCHEMA_CHANGED, SqlTransaction};
 use crate::storage::StateSnapshot;
-use crate::wire::peer::{Execute, Maintain, Page, SnapshotScan, answer, call, decode_values};
+use crate::txn::messages::Work;
+use crate::wire::peer::{
+    Execute, Maintain, Page, SnapshotScan, Transact, answer, call, decode_values,
+};
 
 /// Bytes of one page of a scan: small beside a frame's bound, large beside a round trip.
 const PAGE_BYTES_MAX: usize = 1 << 20;
@@ -88,6 +91,10 @@ impl Gateway {
             call::Body::FetchPiece(_) | call::Body::SnapshotDone(_) => failed(Error::internal(
                 "checkpoints are the peer server's to answer",
             )),
+            call::Body::Transact(Transact { group, work }) => match Work::from_bytes(work) {
+                Ok(work) => reply(self.core.submit_work(group, work, None)),
+                Err(error) => failed(error),
+            },
             call::Body::Ping(_) => {
                 std::future::ready(Ok(answer::Body::Reply(Bytes::new()))).boxed_local()
             }

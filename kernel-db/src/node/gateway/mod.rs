@@ -12,6 +12,7 @@ mod leader;
 mod order;
 mod plans;
 mod reads;
+mod settle;
 mod submit;
 mod system;
 
@@ -82,6 +83,9 @@ impl Gateway {
         });
         tokio::task::spawn_local(Rc::clone(&gateway).serve_fetches(jobs));
         tokio::task::spawn_local(Rc::clone(&gateway).keep_schema());
+        let (chores, wanted) = tokio::sync::mpsc::unbounded_channel();
+        gateway.core.set_chores(chores);
+        tokio::task::spawn_local(Rc::clone(&gateway).serve_chores(wanted));
         gateway
     }
 

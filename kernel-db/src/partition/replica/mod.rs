@@ -16,7 +16,7 @@ mod snapshot;
 
 pub use io::{
     Durability, FollowerStatus, Input, MemberChange, Now, Output, ReplicaConfig, ReplicaStatus,
-    Request, Role, RoleChange, SessionStatus,
+    Request, Role, RoleChange, SessionStatus, Task,
 };
 
 use std::collections::VecDeque;
@@ -124,6 +124,9 @@ impl<S: StateStore> Replica<S> {
                 if !self.tick()? {
                     return Ok(());
                 }
+                if let Some(executor) = &mut self.executor {
+                    executor.tick(&self.config, self.now, out)?;
+                }
                 self.truncate(out)?;
                 self.watch_snapshots();
             }
@@ -223,11 +226,7 @@ impl<S: StateStore> Replica<S> {
 
     fn snapshot_ts(&mut self, id: u64, out: &mut Vec<Output>) {
         match &mut self.executor {
-            Some(executor) => {
-                executor
-                    .reads()
-                    .push(super::reads::Answer::SnapshotTs { id });
-            }
+            Some(executor) => executor.snapshot_ts(id),
             None => out.push(Output::SnapshotTs {
                 id,
                 result: Err(self.not_leader()),
@@ -378,7 +377,12 @@ impl<S: StateStore> Replica<S> {
         }
         // I2: the last entry of a new leader's log is the empty one of its own term; it and all before it are applied.
         if leads && self.executor.is_none() && self.applied >= view.last {
-            self.executor = Some(Executor::open(&self.config, &self.store, view.term)?);
+            self.executor = Some(Executor::open(
+                &self.config,
+                &self.store,
+                view.term,
+                self.now,
+            )?);
             #[cfg(test)]
             if let (Some(executor), Some(tip)) = (&mut self.executor, self.kept.take()) {
                 executor.put_tip(tip);
