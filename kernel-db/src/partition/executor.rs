@@ -175,7 +175,7 @@ impl<S: StateStore> Executor<S> {
         log_full: bool,
         out: &mut Vec<Output>,
     ) {
-        let refused = if self.requests >= config.queue_max {
+        let refused = if self.requests >= config.queue_max && !request.task.ends_waits() {
             Some(Error::busy(format!(
                 "{} requests are waiting at this partition (queue_max)",
                 self.requests
@@ -421,7 +421,15 @@ impl<S: StateStore> Executor<S> {
 
     /// Asks for the newest timestamp. What is prepared now may be committed and told elsewhere already: it is settled first,
     /// so that the timestamp is above it.
-    pub fn snapshot_ts(&mut self, id: u64) {
+    pub fn snapshot_ts(&mut self, config: &ReplicaConfig, id: u64, out: &mut Vec<Output>) {
+        if self.fresh.len() >= config.queue_max {
+            let error = Error::busy("many wait for a transaction that is not decided (queue_max)");
+            out.push(Output::SnapshotTs {
+                id,
+                result: Err(error),
+            });
+            return;
+        }
         self.fresh.push_back((id, self.doubt.newest()));
         self.release_fresh();
     }

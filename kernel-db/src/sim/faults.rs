@@ -207,7 +207,7 @@ impl World {
     /// The end of all faults: the clients finish what they began.
     pub fn heal(&mut self) -> Result<(), Error> {
         self.note(0, 0, || "all faults end".into());
-        self.calm = true;
+        (self.calm, self.calm_since) = (true, self.now);
         self.clients.stopping = true;
         self.links.heal();
         for node in 1..=self.plan.nodes {

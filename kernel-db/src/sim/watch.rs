@@ -110,7 +110,9 @@ impl Watch {
                 let index = message.index;
                 let (first, _, _) = machine.log.load(group).map_err(|e| e.to_string())?;
                 let held = machine.log.term_of(group, index, self.fsync).is_some();
-                if held || index < first || index == 0 {
+                // A checkpoint that is installed holds it too.
+                let durable = machine.member(group).state().durable_index();
+                if held || index < first || index <= durable {
                     return Ok(());
                 }
                 Err(format!("I9: entry {index} is acknowledged and not on disk"))

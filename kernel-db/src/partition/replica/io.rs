@@ -133,6 +133,16 @@ pub enum Task {
 }
 
 impl Task {
+    /// It may free those who wait: accepted even when they fill the queue, or they would wait for ever. There are no more of
+    /// these than transactions that hold locks.
+    pub fn ends_waits(&self) -> bool {
+        match self {
+            Task::Run(_) => false,
+            Task::Txn(work) => !matches!(**work, Work::Lock(_) | Work::Read(_) | Work::LookUp(_)),
+        }
+    }
+
+    /// True if it is not refused for want of room in the log.
     pub fn read_only(&self) -> bool {
         match self {
             Task::Run(txn) => txn.read_only(),

@@ -226,7 +226,7 @@ impl<S: StateStore> Replica<S> {
 
     fn snapshot_ts(&mut self, id: u64, out: &mut Vec<Output>) {
         match &mut self.executor {
-            Some(executor) => executor.snapshot_ts(id),
+            Some(executor) => executor.snapshot_ts(&self.config, id, out),
             None => out.push(Output::SnapshotTs {
                 id,
                 result: Err(self.not_leader()),
