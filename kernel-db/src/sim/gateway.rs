@@ -62,6 +62,8 @@ pub struct Attempt {
     writes: BTreeMap<Bytes, Option<Bytes>>,
     result: Result<Bytes>,
     prepared_ts: u64,
+    /// It was given up, or is done.
+    over: bool,
     /// What is to be done in the background.
     pub chores: Vec<Chore>,
 }
@@ -118,6 +120,7 @@ impl Attempt {
             writes: BTreeMap::new(),
             result: Ok(Bytes::new()),
             prepared_ts: 0,
+            over: false,
             chores: Vec::new(),
         }
     }
@@ -321,7 +324,7 @@ impl Attempt {
 
     /// True if the same transaction goes on after a failure: only its question is repeated.
     pub fn goes_on(&self) -> bool {
-        matches!(self.stage, Stage::Resolve | Stage::LookUp)
+        !self.over && matches!(self.stage, Stage::Resolve | Stage::LookUp)
     }
 
     fn execute(&mut self) {
@@ -361,6 +364,7 @@ impl Attempt {
 
     /// Whatever may be locked or prepared anywhere is given up.
     pub fn clean_up(&mut self) {
+        self.over = true;
         let txn = self.txn;
         let mut works: Vec<(u32, Work)> = Vec::new();
         for group in &self.parts {
