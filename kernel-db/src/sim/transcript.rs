@@ -6,7 +6,7 @@ use raft::eraftpb::{Entry, Message, MessageType};
 
 use crate::error::{Class, Error};
 #[cfg(test)]
-use crate::partition::Input;
+use crate::partition::{Input, Task};
 use crate::partition::Output;
 
 /// One line, without line end.
@@ -17,7 +17,10 @@ pub fn input(input: &Input) -> String {
         Input::Message(m) => format!("receive {}", message(m)),
         Input::Persisted { token } => format!("persisted {token}"),
         Input::Applied(report) => format!("applied {} durable {}", report.index, report.durable),
-        Input::Request(request) => format!("request {}", request.id),
+        Input::Request(request) => match &request.task {
+            Task::Run(_) => format!("request {}", request.id),
+            Task::Txn(work) => format!("request {} {work:?}", request.id),
+        },
         Input::Flush => "flush".into(),
         Input::Campaign => "campaign".into(),
         Input::TransferLeader(to) => format!("transfer to {to}"),

@@ -295,7 +295,7 @@ impl<S: StateStore> Executor<S> {
             let (id, result) = (request.id, Err(cancelled()));
             out.push(Output::Reply { id, result });
         }
-        for reminder in self.doubt.remind(now.mono_us) {
+        for reminder in self.doubt.remind(now.mono_us, self.committed_ts) {
             out.push(match reminder {
                 Reminder::Resolve {
                     txn,
