@@ -67,6 +67,8 @@ settings! {
         sql: SocketAddr::from(([127, 0, 0, 1], 5440)),
         peer: SocketAddr::from(([127, 0, 0, 1], 5540)),
     }];
+    /// This node is added to a cluster that runs: it makes no replica by itself, and waits to be given some.
+    join: bool = false;
     /// Directory of this node's log and state. One node at a time may have it open.
     data_dir: PathBuf = PathBuf::from("data");
     /// File that this node's trace goes to (appended). Empty: standard error.

@@ -19,13 +19,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::State;
 use super::peers::Peers;
+use super::placement::Placement;
 use super::threads::{Report, Threads, WriteJob};
 use crate::error::{Error, Result};
 use crate::partition::{
     Input, MemberChange, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Task,
     Transaction,
 };
-use crate::storage::{LogStore, StateStore};
+use crate::storage::{LogStore, LogWrite, StateStore};
 use crate::txn::messages::{TxnId, Work};
 use crate::wire::peer::GroupMessage;
 
@@ -39,6 +40,25 @@ pub struct Group {
     role: Cell<RoleChange>,
     /// Bytes written to the log since the state was last flushed.
     pub unflushed_bytes: Cell<u64>,
+}
+
+/// What a partition led from here wants of other partitions, to finish a transaction that nobody else finishes.
+#[derive(Debug)]
+pub enum Chore {
+    /// Ask `coordinator` and settle in `group`.
+    Resolve {
+        group: u32,
+        txn: TxnId,
+        coordinator: u32,
+        deadline_ts: u64,
+    },
+    /// Settle in `others`, then forget in `group`.
+    Finish {
+        group: u32,
+        txn: TxnId,
+        commit_ts: u64,
+        others: Vec<u32>,
+    },
 }
 
 impl Group {
@@ -64,25 +84,6 @@ pub type Groups = BTreeMap<u32, Rc<Group>>;
 /// Opens or makes the replica of a group that had none here.
 pub type Opener = Box<dyn Fn(u32) -> Result<(Replica<State>, Arc<State>)>>;
 
-/// What a partition led from here wants of other partitions, to finish a transaction that nobody else finishes.
-#[derive(Debug)]
-pub enum Chore {
-    /// Ask `coordinator` and settle in `group`.
-    Resolve {
-        group: u32,
-        txn: TxnId,
-        coordinator: u32,
-        deadline_ts: u64,
-    },
-    /// Settle in `others`, then forget in `group`.
-    Finish {
-        group: u32,
-        txn: TxnId,
-        commit_ts: u64,
-        others: Vec<u32>,
-    },
-}
-
 enum Waiter {
     Reply(oneshot::Sender<Result<Bytes>>),
     Ts(oneshot::Sender<Result<u64>>),
@@ -103,9 +104,10 @@ pub struct Core {
     threads: RefCell<Threads>,
     log: Arc<dyn LogStore>,
     peers: Rc<Peers>,
+    placement: Placement,
     started: Instant,
-    this: Weak<Self>,
     chores: RefCell<Option<UnboundedSender<Chore>>>,
+    this: Weak<Self>,
 }
 
 impl Core {
@@ -115,6 +117,7 @@ impl Core {
         log: Arc<dyn LogStore>,
         threads: Threads,
         peers: Rc<Peers>,
+        placement: Placement,
     ) -> Rc<Self> {
         let groups = replicas
             .into_iter()
@@ -132,6 +135,7 @@ impl Core {
             threads: RefCell::new(threads),
             log,
             peers,
+            placement,
             started: Instant::now(),
             chores: RefCell::default(),
         })
@@ -140,6 +144,11 @@ impl Core {
     /// Groups with a replica here, at this moment.
     pub fn groups(&self) -> Rc<Groups> {
         Rc::clone(&self.groups.borrow())
+    }
+
+    /// Where everything is, as far as is known here.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// The replica of `group` here.
@@ -167,6 +176,37 @@ impl Core {
         groups.insert(group, Rc::new(Group::new(replica, store)));
         *self.groups.borrow_mut() = Rc::new(groups);
         Ok(())
+    }
+
+    /// Drops the replica of `group`, which is a member no more: log, state and all.
+    pub fn leave(&self, group: u32) {
+        let mut groups = Groups::clone(&self.groups());
+        let Some(gone) = groups.remove(&group) else {
+            return;
+        };
+        tracing::info!(group, "the replica here is dropped");
+        *self.groups.borrow_mut() = Rc::new(groups);
+        // Behind everything that it had written. Term and vote stay: they were promised.
+        let status = gone.replica.borrow().status();
+        let mut hard_state = raft::eraftpb::HardState::default();
+        (hard_state.term, hard_state.vote) = (status.term, gone.replica.borrow().vote());
+        self.threads.borrow().write(WriteJob {
+            group,
+            token: 0,
+            write: LogWrite {
+                group,
+                entries: Vec::new(),
+                hard_state: Some(hard_state),
+                reset: true,
+            },
+            sync: true,
+        });
+        if let Err(error) = gone.store.doom() {
+            tracing::error!(
+                group,
+                "the replica's state stays until the next start: {error}"
+            );
+        }
     }
 
     /// Puts an input into the inbox.
@@ -406,6 +446,18 @@ impl Core {
         }
     }
 
+    /// From now on what partitions here want asked of, or told to, other partitions goes to `chores`.
+    pub fn set_chores(&self, chores: UnboundedSender<Chore>) {
+        *self.chores.borrow_mut() = Some(chores);
+    }
+
+    /// What is not taken now comes again.
+    fn delegate(&self, chore: Chore) {
+        if let Some(chores) = &*self.chores.borrow() {
+            let _ = chores.send(chore);
+        }
+    }
+
     /// Off the core: it reads all of the state once.
     fn checkpoint(&self, number: u32, group: &Group, members: Bytes) {
         let (store, this) = (Arc::clone(&group.store), Weak::clone(&self.this));
@@ -432,18 +484,6 @@ impl Core {
         let id = self.wait_for(Waiter::Members(sender));
         self.send(group, Input::ChangeMembers { id, change });
         receiver
-    }
-
-    /// From now on what partitions here want asked of, or told to, other partitions goes to `chores`.
-    pub fn set_chores(&self, chores: UnboundedSender<Chore>) {
-        *self.chores.borrow_mut() = Some(chores);
-    }
-
-    /// What is not taken now comes again.
-    fn delegate(&self, chore: Chore) {
-        if let Some(chores) = &*self.chores.borrow() {
-            let _ = chores.send(chore);
-        }
     }
 
     /// Snapshot reads wait for apply, and so does the opening of a new leader (I2).
@@ -474,9 +514,16 @@ impl Core {
     /// Off the core: the log engine may rewrite files. I10 was the replica's to keep.
     fn truncate(&self, group: u32, index: u64) {
         let log = Arc::clone(&self.log);
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = log.truncate(group, index) {
-                tracing::error!(group, index, "log not truncated: {error}");
+        let work = tokio::task::spawn_blocking(move || log.truncate(group, index));
+        tokio::task::spawn_local(async move {
+            match work.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(group, index, "log not truncated: {error}"),
+                // The log engine panics when it cannot sync: what it holds is unknown.
+                Err(panic) if panic.is_panic() => {
+                    fatal(&Error::new("58030", format!("truncating the log: {panic}")))
+                }
+                Err(_) => {}
             }
         });
     }

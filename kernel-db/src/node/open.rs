@@ -1,5 +1,6 @@
 //! Opens what a node has on disk: the log, a store per replica, and the replicas on top of them.
 
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use super::datadir::DataDir;
 use super::peers::Peers;
 use super::placement::Placement;
 use super::threads::{Report, Threads};
+use super::topology::Topology;
 use super::{Durability, NodeConfig, State};
 use crate::error::{Error, Result};
 use crate::partition::{self, Replica, ReplicaConfig};
@@ -18,42 +20,45 @@ use crate::storage::engine::{EngineLog, EngineLogOptions};
 use crate::storage::format::Identity;
 use crate::storage::rocks::RocksShared;
 
-/// Opens log, stores and replicas.
+/// Opens log, stores and replicas; `open_log` is given the log's directory and whose it is.
 pub fn open(
     config: &Rc<NodeConfig>,
     dir: &DataDir,
+    open_log: impl FnOnce(&Path, Identity) -> Result<Arc<dyn LogStore>>,
 ) -> Result<(Rc<Core>, Rc<Peers>, UnboundedReceiver<Report>)> {
     let cluster = config.cluster_number();
     let number =
         u32::try_from(config.node_id).map_err(|_| Error::new("F0000", "node_id is too large"))?;
-    let log: Arc<dyn LogStore> = Arc::new(EngineLog::open(
-        &dir.log(),
-        &EngineLogOptions::default(),
-        Identity { cluster, number },
-    )?);
+    let log = open_log(&dir.log(), Identity { cluster, number })?;
     let shared = RocksShared::new(
         (config.block_cache_bytes + config.write_buffer_bytes) as usize,
         config.write_buffer_bytes as usize,
     );
-    let placement = Placement::new(config);
+    let placement = Placement::new(dir.topology()?.unwrap_or_else(|| Topology::new(config)));
     let tail_lost = config.durability == Durability::Memory && dir.system_went_down();
     let opener = opener(config, dir, &log, shared, tail_lost);
     let mut replicas = Vec::new();
     for group in placement.groups() {
         // What was made here later is here still; what the configuration places here is made at the first start.
-        if dir.state(group).exists() || placement.voters(group).contains(&config.node_id) {
+        if dir.state(group).exists() || founders(config, group).contains(&config.node_id) {
             let (replica, store) = opener(group)?;
             replicas.push((group, replica, store));
         }
     }
     let (sender, reports) = unbounded_channel();
     let threads = Threads::start(Arc::clone(&log), sender)?;
-    let peers = Peers::new(config);
+    let peers = Peers::new(config, &placement.nodes());
     Ok((
-        Core::new(replicas, opener, log, threads, Rc::clone(&peers)),
+        Core::new(replicas, opener, log, threads, Rc::clone(&peers), placement),
         peers,
         reports,
     ))
+}
+
+/// The log store of a real node.
+pub fn open_log(dir: &Path, identity: Identity) -> Result<Arc<dyn LogStore>> {
+    let options = EngineLogOptions::default();
+    Ok(Arc::new(EngineLog::open(dir, &options, identity)?))
 }
 
 /// Opens the replica of a group. One that is not placed here by the configuration is a member of nothing until its leader
@@ -66,7 +71,7 @@ fn opener(
     tail_lost: bool,
 ) -> Opener {
     let (config, log) = (Rc::clone(config), Arc::clone(log));
-    let (placement, states) = (Placement::new(&config), dir.states());
+    let states = dir.states();
     Box::new(move |group| {
         let identity = Identity {
             cluster: config.cluster_number(),
@@ -74,14 +79,22 @@ fn opener(
         };
         let state_dir = states.join(group.to_string());
         let store = Arc::new(State::open(&state_dir, &shared, identity)?);
-        let mut voters = placement.voters(group);
-        if !voters.contains(&config.node_id) {
-            voters.clear();
-        }
+        let voters = founders(&config, group);
+        store.found(&voters)?;
         let replica_config = replica_config(&config, group, voters, tail_lost);
         let replica = Replica::new(replica_config, Arc::clone(&store), Arc::clone(&log))?;
         Ok((replica, store))
     })
+}
+
+/// The first members of a group, if this node is one of them: all of them agree without asking. From then on the state
+/// knows the members.
+fn founders(config: &NodeConfig, group: u32) -> Vec<u64> {
+    let voters = Topology::new(config).voters(group).to_vec();
+    match voters.contains(&config.node_id) && !config.join {
+        true => voters,
+        false => Vec::new(),
+    }
 }
 
 fn replica_config(

@@ -23,8 +23,8 @@ use crate::error::{Error, Result};
 use crate::partition::Input;
 use crate::storage::transfer::read_piece;
 use crate::wire::peer::{
-    Answer, FetchPiece, FrameReader, Hello, PROTOCOL, RaftBatch, answer, call, encode_frame, frame,
-    to_failure,
+    Answer, FetchPiece, FrameReader, Hello, PROTOCOL, REFUSAL_ID, RaftBatch, answer, call,
+    encode_frame, frame, to_failure,
 };
 
 /// Calls of one peer under way at once.
@@ -78,7 +78,18 @@ impl PeerServer {
         let Some(frame::Body::Hello(hello)) = frames.next().await? else {
             return Err(Error::retry("08P01", "a peer did not say hello"));
         };
-        let from = self.check(&hello)?;
+        let from = match self.check(&hello) {
+            Ok(from) => from,
+            Err(error) => {
+                let refusal = frame::Body::Answer(Answer {
+                    id: REFUSAL_ID,
+                    body: Some(answer::Body::Failure(to_failure(&error))),
+                });
+                let mut write = write;
+                write_frames(&mut write, &[encode_frame(refusal)]).await?;
+                return Err(error);
+            }
+        };
         let answers = Rc::new(Answers::default());
         tokio::select! {
             result = self.read(from, frames, &answers) => result,
@@ -90,8 +101,12 @@ impl PeerServer {
         if hello.protocol != PROTOCOL {
             return Err(Error::new(
                 "08P01",
-                format!("node {} speaks protocol {}", hello.from, hello.protocol),
-            ));
+                format!(
+                    "node {} speaks version {} of the protocol between nodes, node {} version {PROTOCOL}",
+                    hello.from, hello.protocol, self.own
+                ),
+            )
+            .hint("run versions of the program that speak the same protocol on all nodes"));
         }
         if hello.cluster[..] != self.cluster.to_be_bytes() || hello.to != self.own {
             return Err(Error::new(
@@ -126,6 +141,15 @@ impl PeerServer {
         for message in batch.messages {
             let decoded = Message::parse_from_bytes(&message.message)
                 .map_err(|e| Error::retry("08P01", format!("Raft message: {e}")))?;
+            // The leader of a group that this node is to have a replica of.
+            let fills = matches!(
+                decoded.get_msg_type(),
+                MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
+            );
+            if fills && let Err(error) = self.core.join(message.group) {
+                // The leader says it again.
+                tracing::warn!(group = message.group, "no replica made: {error}");
+            }
             if decoded.get_msg_type() == MessageType::MsgSnapshot {
                 self.arrivals.arrive(message.group, decoded);
             } else {

@@ -128,7 +128,7 @@ fn decode(entry: Entry, members: Option<bytes::Bytes>) -> Result<(AppliedEntry, 
     Ok((applied, payload.floor))
 }
 
-fn op(op: payload::Op) -> Result<Op> {
+pub(super) fn op(op: payload::Op) -> Result<Op> {
     use payload::op::Kind;
     match op.kind {
         Some(Kind::Put(put)) => Ok(Op::Put {

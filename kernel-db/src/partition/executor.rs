@@ -21,7 +21,7 @@ use super::in_doubt::InDoubt;
 use super::locks::Locks;
 use super::reads::{Answer, Reads};
 use super::replica::{Now, Output, ReplicaConfig, Request, Task};
-use super::sessions::{self, Seen, Sessions};
+use super::sessions::{Outcome, Seen, Sessions};
 use super::tip::{Tip, TipLimits};
 use super::tip_view::Blocked;
 use super::transaction::{Budget, Transaction, TxnEnv};
@@ -34,6 +34,9 @@ use crate::txn::HybridClock;
 
 /// I13: commits and read promises stay within this time of the clock, at or below a ceiling that the log holds.
 const CEILING_AHEAD_US: u64 = 500_000;
+
+/// Dropped rows freed per tick: some milliseconds of work.
+const FREE_ROWS_PER_TICK: usize = 20_000;
 
 /// A promise that was asked for and cannot be given yet.
 struct SnapshotWait {
@@ -240,7 +243,7 @@ impl<S: StateStore> Executor<S> {
             match self.sessions.look_up(session, number) {
                 Seen::New => {}
                 Seen::Done(outcome) => {
-                    return self.repeat(id, sessions::decode_outcome(&outcome), out);
+                    return self.repeat(id, outcome.result(), out);
                 }
                 Seen::Refused(error) => return self.hold(id, Err(error), Rests::Tip),
             }
@@ -253,7 +256,7 @@ impl<S: StateStore> Executor<S> {
         };
         let mut rests = if wrote { Rests::Effect } else { Rests::Tip };
         if let Some((session, number)) = session
-            && let Some(outcome) = sessions::encode_outcome(&result)
+            && let Some(outcome) = Outcome::of(&result)
         {
             if config.planted.is(Mutation::ForgottenSessionWrite) {
                 self.sessions.record(session, number, outcome);
@@ -266,8 +269,8 @@ impl<S: StateStore> Executor<S> {
     }
 
     /// I11: the outcome travels in the entry of the effect.
-    fn record_outcome(&mut self, session: u128, number: u64, outcome: Bytes) {
-        self.batch.add_outcome(session, number, outcome.clone());
+    fn record_outcome(&mut self, session: u128, number: u64, outcome: Outcome) {
+        self.batch.add_outcome(session, number, &outcome);
         if let Some(evicted) = self.sessions.record(session, number, outcome) {
             self.batch.add_eviction(evicted);
         }
@@ -441,6 +444,11 @@ impl<S: StateStore> Executor<S> {
             self.fresh.pop_front();
             self.reads.push(Answer::SnapshotTs { id });
         }
+    }
+
+    /// Work that can wait for a tick.
+    pub fn tidy(&mut self) {
+        self.tip.free(FREE_ROWS_PER_TICK);
     }
 
     /// Answers reads that a valid lease covers.

@@ -5,10 +5,13 @@
 //! * [`Tip`]: the leader's view of the current state, uncommitted writes included.
 //! * [`apply`]: committed entries become rows, on every member.
 //! * [`Transaction`], [`Store`]: what is executed, and what it sees.
+//! * `locks`, `waits`, `changes`, `records`, `in_doubt`: what transactions that run elsewhere hold, wait for, may have missed,
+//!   have prepared, and have decided here (`txn::messages`).
 
 pub mod apply;
 mod batch;
 mod changes;
+mod encode;
 mod executor;
 mod in_doubt;
 mod locks;
@@ -31,4 +34,4 @@ pub use replica::{
 pub use sessions::{decode_outcome, encode_outcome};
 pub use tip::{Tip, TipLimits, TipStats};
 pub use tip_view::TxnView;
-pub use transaction::{Budget, SLOTS, Scan, Slot, Store, Transaction, TxnEnv};
+pub use transaction::{Budget, RowLock, SLOTS, Scan, Slot, Store, TOO_LONG, Transaction, TxnEnv};

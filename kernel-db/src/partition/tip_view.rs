@@ -135,7 +135,8 @@ impl<'a, S: StateStore> TxnView<'a, S> {
     /// Takes every write back; the same as dropping the view.
     pub fn rollback(self) {}
 
-    fn write(&mut self, key: Bytes, value: Option<Bytes>) -> Result<()> {
+    /// `absent`: the caller knows that the key is.
+    fn write(&mut self, key: Bytes, value: Option<Bytes>, absent: bool) -> Result<()> {
         self.check_write(&key, value.is_none())?;
         let (new, max) = (
             value.as_ref().map_or(0, Bytes::len),
@@ -148,7 +149,7 @@ impl<'a, S: StateStore> TxnView<'a, S> {
         match self
             .tip
             .table(table_of(&key)?)?
-            .write(&key, value.clone(), writer)
+            .write(&key, value.clone(), writer, absent)
         {
             Written::Nothing => return Ok(()),
             Written::InPlace(old, record) => {
@@ -163,7 +164,7 @@ impl<'a, S: StateStore> TxnView<'a, S> {
                 base,
             } => {
                 self.tip.undo.push(Undo::Row {
-                    key: key.clone(),
+                    record,
                     before,
                     recorded: base.is_some(),
                     txn_bytes_before: self.tip.txn_bytes,
@@ -244,7 +245,7 @@ impl<S: StateStore> Store for TxnView<'_, S> {
         let id = table_of(key)?;
         let table = self.tip.table(id)?;
         let row = RowKey::copy(key);
-        if let Some(slot) = table.rows.get(&row) {
+        if let Some(slot) = table.slot(&row) {
             return Ok(slot.value.clone());
         }
         if table.residency == Residency::Whole || table.is_dropped(key) {
@@ -285,11 +286,15 @@ impl<S: StateStore> Store for TxnView<'_, S> {
     }
 
     fn put(&mut self, key: Bytes, value: Bytes) -> Result<()> {
-        self.write(key, Some(value))
+        self.write(key, Some(value), false)
+    }
+
+    fn put_new(&mut self, key: Bytes, value: Bytes) -> Result<()> {
+        self.write(key, Some(value), true)
     }
 
     fn delete(&mut self, key: &[u8]) -> Result<()> {
-        self.write(Bytes::copy_from_slice(key), None)
+        self.write(Bytes::copy_from_slice(key), None, false)
     }
 
     fn delete_range(&mut self, from: &[u8], to: &[u8]) -> Result<()> {

@@ -123,7 +123,7 @@ impl Driver {
             MessageType::MsgRequestVote
             | MessageType::MsgRequestPreVote
             | MessageType::MsgTimeoutNow
-                if silent || !self.may_vote() =>
+                if silent || !self.may_vote() || self.is_blank() =>
             {
                 return;
             }
@@ -202,8 +202,9 @@ impl Driver {
         }
     }
 
-    /// A member of nothing yet: it learns who the members are from a checkpoint.
-    fn is_blank(&self) -> bool {
+    /// A member of nothing yet: it learns who the members are from a checkpoint. Until then it must not vote: what it may have
+    /// held under an earlier membership is gone.
+    pub fn is_blank(&self) -> bool {
         let members = self.node.store().members();
         members.voters.is_empty() && members.learners.is_empty()
     }
@@ -443,6 +444,11 @@ impl Driver {
         self.no_vote_before.is_none()
     }
 
+    /// For whom this node voted in its term; 0 for nobody.
+    pub fn vote(&self) -> u64 {
+        self.node.raft.vote
+    }
+
     pub fn is_leader(&self) -> bool {
         self.node.raft.state == StateRole::Leader
     }
@@ -503,6 +509,13 @@ impl Driver {
     pub fn is_alone(&self) -> bool {
         let conf = self.conf();
         conf.voters == [self.config.node] && conf.voters_outgoing.is_empty()
+    }
+
+    /// This node is a voter no more.
+    pub fn has_left(&self) -> bool {
+        let conf = self.conf();
+        !conf.voters.contains(&self.config.node)
+            && !conf.voters_outgoing.contains(&self.config.node)
     }
 
     /// Index that every member, this node included, is known to hold.

@@ -459,11 +459,14 @@ impl Storage for LogView {
         Ok(self.last)
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        // The log must go on right behind it, or the member could not follow from there.
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        // The log must go on right behind it, or the member could not follow from there; and it must say that it is one.
         let fits = |snapshot: &&Snapshot| {
-            let index = snapshot.get_metadata().index;
-            index >= self.boundary.0.max(request_index)
+            let metadata = snapshot.get_metadata();
+            let conf = metadata.get_conf_state();
+            let everybody = [&conf.voters, &conf.learners, &conf.learners_next];
+            metadata.index >= self.boundary.0.max(request_index)
+                && everybody.iter().any(|members| members.contains(&to))
         };
         if let Some(offer) = self.offer.as_ref().filter(fits) {
             return Ok(offer.clone());

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use raft::eraftpb::{Entry, Message, MessageType};
 
 use crate::error::{Class, Error};
+use crate::partition::Output;
 #[cfg(test)]
 use crate::partition::{Input, Task};
-use crate::partition::Output;
 
 /// One line, without line end.
 #[cfg(test)]

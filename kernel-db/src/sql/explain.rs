@@ -176,6 +176,7 @@ fn explain_steps(steps: &[Step], depth: usize, out: &mut Vec<String>) {
                 indent,
                 format!("{join}Function Scan on generate_series"),
             ),
+            Source::Unnest(_) => line(out, indent, format!("{join}Function Scan on unnest")),
             Source::Routine { call, .. } => line(
                 out,
                 indent,
@@ -266,6 +267,10 @@ fn expr_text(e: &Expr) -> String {
         }
         Expr::Param(i) => format!("${}", i + 1),
         Expr::Cast { expr, .. } => expr_text(expr),
+        Expr::Array { items, .. } => {
+            let items: Vec<String> = items.iter().map(expr_text).collect();
+            format!("[{}]", items.join(", "))
+        }
         Expr::Routine(call) => call.def.name.clone(),
         Expr::Column(_) | Expr::Outer { .. } => "(column)".to_string(),
         _ => "(expression)".to_string(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sqlparser::ast;
 
 use super::catalog::Catalog;
-use super::exec::{ExecCtx, Outcome, SystemTables};
+use super::exec::{Done, ExecCtx, Outcome, SystemTables};
 use super::plan::{Expr, Plan, Routing};
 use super::{DataType, Value};
 use crate::error::Result;
@@ -189,6 +189,11 @@ impl Prepared {
         &self.routing
     }
 
+    /// What it was planned against.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
     /// Runs as a statement of its own.
     pub fn execute(
         &self,
@@ -216,6 +221,11 @@ impl Prepared {
     /// Runs inside a transaction or procedure that is under way; notices are left in `ctx`.
     pub fn run(&self, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Outcome> {
         super::exec::run_plan(&self.plan, ctx, params)
+    }
+
+    /// As `run`, without a command tag: statements inside of functions.
+    pub(super) fn run_quiet(&self, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Done> {
+        super::exec::run_quiet(&self.plan, ctx, params)
     }
 }
 

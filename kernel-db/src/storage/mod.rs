@@ -10,11 +10,15 @@ mod log;
 pub mod memory;
 mod memory_image;
 mod memory_log;
+mod recent;
 pub mod replaceable;
 #[cfg(test)]
 mod replaceable_tests;
 pub mod rocks;
 mod rocks_copy;
+mod rocks_keys;
+mod rocks_rows;
+mod rocks_write;
 mod state;
 pub mod transfer;
 #[cfg(test)]
@@ -23,5 +27,5 @@ mod twin_tests;
 pub use log::{LogStore, LogWrite};
 pub use state::{
     AppliedEntry, Checkpoint, Op, SESSION_RING, Section, SessionRecord, StateMeta, StateSnapshot,
-    StateStore, Versioned,
+    StateStore, UNVERSIONED_TABLE_ID, Versioned,
 };

@@ -11,7 +11,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
 
@@ -26,12 +26,18 @@ use crate::error::{Error, Result};
 
 const CURRENT: &str = "CURRENT";
 const FIRST: &str = "rocksdb";
+/// Before the name of a replica's directory that is to go.
+const DROPPED: &str = "dropped-";
 
 /// See the module's description.
 pub struct ReplaceableState {
     dir: PathBuf,
     shared: RocksShared,
     now: RwLock<Arc<Held>>,
+    /// One checkpoint is made, or removed, at a time.
+    offering: Mutex<()>,
+    // Dropped after the database.
+    doomed: Garbage,
 }
 
 /// A database with what is to be done when nobody reads it any more.
@@ -59,6 +65,11 @@ impl ReplaceableState {
     /// Opens the state in `dir`, making it if the directory is empty. F0000 if it belongs to someone else, 55006 if another
     /// process has it open, XX001 if `CURRENT` is damaged.
     pub fn open(dir: &Path, shared: &RocksShared, identity: Identity) -> Result<Self> {
+        if let Some(name) = dir.file_name() {
+            // Left by a process that ended too early.
+            let left = format!("{DROPPED}{}", name.to_string_lossy());
+            remove_dir(&dir.with_file_name(left))?;
+        }
         open_directory(dir, "state", identity)?;
         let (name, origin) = current(dir)?;
         let wanted = dir.join(&name);
@@ -93,6 +104,8 @@ impl ReplaceableState {
                 origin,
                 garbage: Garbage(OnceLock::new()),
             })),
+            offering: Mutex::new(()),
+            doomed: Garbage(OnceLock::new()),
         })
     }
 
@@ -111,15 +124,37 @@ impl ReplaceableState {
         RocksState::read_all(path)
     }
 
-    /// Stops offering every checkpoint but `kept`.
-    pub fn withdraw(&self, kept: Option<u64>) -> Result<()> {
-        let kept = kept.map(|id| outgoing_dir(&self.dir, id));
-        for offered in directories(&self.dir.join(OUTGOING))? {
-            if Some(&offered) != kept.as_ref() {
-                remove_dir(&offered)?;
-            }
+    /// Writes down the first members of the group, unless members are known: a configuration that changes later must not
+    /// change them.
+    pub fn found(&self, voters: &[u64]) -> Result<()> {
+        if voters.is_empty() {
+            return Ok(());
         }
+        let conf = raft::eraftpb::ConfState::from((voters.to_vec(), Vec::new()));
+        let members = protobuf::Message::write_to_bytes(&conf)
+            .map_err(|e| Error::internal(format!("members: {e}")))?;
+        self.held().state.adopt_members(&members.into())
+    }
+
+    /// The replica is no member any more: its directory makes room at once, and goes when nobody reads it any more.
+    pub fn doom(&self) -> Result<()> {
+        let name = self.dir.file_name().unwrap_or_default().to_string_lossy();
+        let aside = self.dir.with_file_name(format!("{DROPPED}{name}"));
+        remove_dir(&aside)?;
+        fs::rename(&self.dir, &aside).map_err(|error| io_error("rename", &self.dir, &error))?;
+        let _ = self.doomed.0.set(aside);
         Ok(())
+    }
+
+    /// Stops offering checkpoints.
+    pub fn withdraw(&self) -> Result<()> {
+        let _one = self.offering.lock().unwrap_or_else(PoisonError::into_inner);
+        remove_dir(&self.dir.join(OUTGOING))
+    }
+
+    /// True if a checkpoint is offered.
+    pub fn offers(&self) -> bool {
+        self.dir.join(OUTGOING).exists()
     }
 }
 
@@ -213,6 +248,7 @@ impl StateStore for ReplaceableState {
     }
 
     fn checkpoint(&self, members: &Bytes) -> Result<Checkpoint> {
+        let _one = self.offering.lock().unwrap_or_else(PoisonError::into_inner);
         let making = self.dir.join(OUTGOING).join("making");
         remove_dir(&making)?;
         fs::create_dir_all(self.dir.join(OUTGOING))

@@ -114,7 +114,7 @@ fn a_checkpoint_takes_the_place_of_a_state_and_stays_there() {
     bring(from.path(), to.path(), &later).unwrap();
     target.install(&later).unwrap();
     assert_eq!((target.meta().applied_index, rows(&target)), (310, 310));
-    source.withdraw(None).unwrap();
+    source.withdraw().unwrap();
     assert!(bring(from.path(), to.path(), &later).is_err());
 }
 

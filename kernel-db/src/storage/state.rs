@@ -8,6 +8,15 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 
+/// Keys of this table have no history: nobody reads them as of a time. It holds what partitions keep of transactions that
+/// are not finished.
+pub const UNVERSIONED_TABLE_ID: u32 = 2;
+
+/// True if what replaces a row of this key leaves it to the history.
+pub(super) fn has_history(key: &[u8]) -> bool {
+    !key.starts_with(&UNVERSIONED_TABLE_ID.to_be_bytes())
+}
+
 /// Places in a session's ring of replies.
 pub const SESSION_RING: u64 = 1024;
 
@@ -105,6 +114,23 @@ impl AppliedEntry {
                 .iter()
                 .flat_map(|section| section.ops.iter().map(|op| (section.ts, op))),
         )
+    }
+}
+
+#[cfg(test)]
+impl AppliedEntry {
+    /// Makes the last change one of a transaction that committed at `ts`, if no other change is of its key.
+    pub(super) fn settle_last(&mut self, ts: u64) {
+        let key_of = |op: &Op| match op {
+            Op::Put { key, .. } | Op::Delete { key } => Some(key.clone()),
+            Op::DeleteRange { .. } => None,
+        };
+        let key = self.ops.last().and_then(key_of);
+        let same = |op: &&Op| key.is_some() && key_of(op) == key;
+        if self.ops.iter().filter(same).count() == 1 {
+            let ops = self.ops.pop().into_iter().collect();
+            self.sections.push(Section { ts, ops });
+        }
     }
 }
 

@@ -11,9 +11,8 @@ use super::engine::{EngineLog, EngineLogOptions};
 use super::format::Identity;
 use super::memory::{MemLog, MemState};
 use super::rocks::{RocksShared, RocksState};
-use super::{
-    AppliedEntry, LogStore, LogWrite, Op, Section, SessionRecord, StateSnapshot, StateStore,
-};
+use super::rocks_write::is_rare;
+use super::{AppliedEntry, LogStore, LogWrite, Op, SessionRecord, StateSnapshot, StateStore};
 
 const IDENTITY: Identity = Identity {
     cluster: 42,
@@ -89,6 +88,7 @@ fn key(number: u8) -> Bytes {
 
 struct StateTwins {
     shared: RocksShared,
+    files: bool,
     dir: tempfile::TempDir,
     runs: u32,
     real: Option<RocksState>,
@@ -97,9 +97,16 @@ struct StateTwins {
 }
 
 impl StateTwins {
-    fn new() -> Self {
+    /// `files`: each spill of the real store is a file.
+    fn new(files: bool) -> Self {
+        let shared = RocksShared::new(8 << 20, 4 << 20);
         let mut twins = Self {
-            shared: RocksShared::new(8 << 20, 4 << 20),
+            shared: if files {
+                shared.with_files_only()
+            } else {
+                shared
+            },
+            files,
             dir: tempfile::tempdir().unwrap(),
             runs: 0,
             real: None,
@@ -133,22 +140,28 @@ impl StateTwins {
         };
         entries.retain(|entry| entry.index <= index);
         entries.truncate(1);
-        for mut ops in ops_of_entries {
+        for ops in ops_of_entries {
             index += 1;
-            let sections = settled(&mut ops, index * 10 - 3);
-            entries.push(AppliedEntry {
+            let mut entry = AppliedEntry {
                 index,
                 term: 1 + index / 7,
                 ts: index * 10,
                 ceiling: index * 10 + 5,
                 ops,
-                sections,
                 ..AppliedEntry::default()
-            });
+            };
+            entry.settle_last(index * 10 - 3);
+            entries.push(entry);
         }
         if let Some(last) = entries.last_mut() {
             last.sessions = sessions;
             last.evicted = evicted;
+        }
+        let applied = self.twin.meta().applied_index;
+        let rare = |entry: &AppliedEntry| entry.index > applied && is_rare(entry);
+        if self.files && entries.iter().any(rare) {
+            // The real store spills first, and a file is durable.
+            self.twin.flush().unwrap();
         }
         self.real.as_ref().unwrap().apply(&entries).unwrap();
         self.twin.apply(&entries).unwrap();
@@ -371,11 +384,14 @@ fn compare_logs(real: &EngineLog, twin: &MemLog) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 30, ..ProptestConfig::default() })]
 
     #[test]
-    fn state_store_and_twin_agree(steps in proptest::collection::vec(state_step(), 1..40)) {
-        let mut twins = StateTwins::new();
+    fn state_store_and_twin_agree(
+        files in any::<bool>(),
+        steps in proptest::collection::vec(state_step(), 1..40),
+    ) {
+        let mut twins = StateTwins::new(files);
         for step in &steps {
             twins.step(step);
             twins.compare();
@@ -405,6 +421,63 @@ proptest! {
                 }
             }
             compare_logs(&real, &twin);
+        }
+    }
+}
+
+/// Entry `index` writes one key of its own and one that all entries write, and deletes the key of three entries ago.
+fn busy_entry(index: u64) -> AppliedEntry {
+    let key = |number: u64| Bytes::from(format!("0000row {number:08}"));
+    let put = |key: Bytes, fresh| Op::Put {
+        key,
+        value: Bytes::from(vec![index as u8; 200]),
+        fresh,
+    };
+    let mut ops = vec![put(key(index), true), put(key(0), index == 1)];
+    if index > 3 {
+        ops.push(Op::Delete {
+            key: key(index - 3),
+        });
+    }
+    AppliedEntry {
+        index,
+        term: 1,
+        ts: index,
+        ceiling: index,
+        ops,
+        ..AppliedEntry::default()
+    }
+}
+
+#[test]
+fn i8_recent_changes_are_bounded_and_a_crash_between_spills_replays_to_the_same_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = RocksShared::new(1 << 20, 100 << 10).with_files_only();
+    let real = RocksState::open(&dir.path().join("a"), &shared, IDENTITY).unwrap();
+    let twin = MemState::new();
+    let entries: Vec<AppliedEntry> = (1..=2000).map(busy_entry).collect();
+    for some in entries.chunks(7) {
+        real.apply(some).unwrap();
+        twin.apply(some).unwrap();
+        assert!(shared.recent_bytes() < 110 << 10);
+    }
+    let durable = real.durable_index();
+    assert!((1900..2000).contains(&durable), "durable up to {durable}");
+    copy_dir(&dir.path().join("a"), &dir.path().join("b"));
+    let again = RocksState::open(&dir.path().join("b"), &shared, IDENTITY).unwrap();
+    assert_eq!(again.meta().applied_index, durable);
+    again.apply(&entries).unwrap();
+    for store in [&real, &again] {
+        assert_eq!(store.meta(), twin.meta());
+        for ts in [1995, 1500, 3, 2000] {
+            let (mut left, mut right) = (Vec::new(), Vec::new());
+            store
+                .scan_at(b"0000", b"0001", false, usize::MAX, ts, &mut left)
+                .unwrap();
+            twin.scan_at(b"0000", b"0001", false, usize::MAX, ts, &mut right)
+                .unwrap();
+            assert_eq!(left, right, "at {ts}");
+            assert_eq!(left.len(), 4, "at {ts}");
         }
     }
 }
@@ -563,25 +636,4 @@ fn a_log_begins_anew_behind_a_checkpoint() {
     let real = EngineLog::open(dir.path(), &options, IDENTITY).unwrap();
     check(&real, (21, 25));
     compare_logs(&real, &twin);
-}
-
-/// The last change of an entry as one of a transaction that committed at `ts`, before the entry's time.
-fn settled(ops: &mut Vec<Op>, ts: u64) -> Vec<Section> {
-    let key_of = |op: &Op| match op {
-        Op::Put { key, .. } | Op::Delete { key } => Some(key.clone()),
-        Op::DeleteRange { .. } => None,
-    };
-    let Some(key) = ops.last().and_then(key_of) else {
-        return Vec::new();
-    };
-    if ops
-        .iter()
-        .filter(|op| key_of(op).as_ref() == Some(&key))
-        .count()
-        > 1
-    {
-        return Vec::new();
-    }
-    let ops = ops.pop().into_iter().collect();
-    vec![Section { ts, ops }]
 }

@@ -225,7 +225,8 @@ pub struct Release {
     pub txn: TxnId,
 }
 
-/// The owners of these locks live. Answer: `Kept`.
+/// The owners of these locks live. Answer: `Kept`, of a leader that led when it was asked: what was read under a lock that is
+/// kept was the newest all the time.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct KeepAlive {
     #[prost(message, repeated, tag = "1")]

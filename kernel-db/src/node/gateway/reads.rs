@@ -54,12 +54,9 @@ impl Gateway {
             };
             let (ts, sources) = gateway.snapshot(&groups, deadline).await?;
             let mut env = gateway.env();
-            let limits = Limits {
-                rows: gateway.config.read_rows_max,
-                bytes: gateway.config.result_bytes_max,
-            };
+            let limits = gateway.read_limits();
             // Beside the core the bound is the statement timeout, not the run limit.
-            env.budget = Budget::new(u64::MAX);
+            env.budget = Budget::until(Arc::clone(&cancel));
             let mut store = ClusterStore::new(
                 ts,
                 gateway.placement.clone(),
@@ -90,8 +87,16 @@ impl Gateway {
         .boxed_local()
     }
 
+    /// Bounds of what one statement reads beside the core.
+    pub(super) fn read_limits(&self) -> Limits {
+        Limits {
+            rows: self.config.read_rows_max,
+            bytes: self.config.result_bytes_max,
+        }
+    }
+
     /// A timestamp fresh in all of `groups`, and where each can be read at it.
-    async fn snapshot(
+    pub(super) async fn snapshot(
         &self,
         groups: &[u32],
         deadline: Instant,

@@ -79,7 +79,7 @@ impl Gateway {
 
     /// Repeats work that may be repeated until the group's leader has done it, an error says that it cannot be done, or
     /// time is up.
-    pub(super) async fn transact_until(
+    pub(in crate::node) async fn transact_until(
         &self,
         group: u32,
         work: Work,

@@ -41,7 +41,7 @@ impl SystemTables for SystemRows {
 impl Gateway {
     /// Asks every node.
     pub(super) async fn gather(&self) -> SystemRows {
-        let others = self.peers.nodes().map(|node| {
+        let others = self.peers.nodes().into_iter().map(|node| {
             let answer = self
                 .peers
                 .call(node, call::Body::Status(Status {}), OnLoss::Retry);
@@ -66,12 +66,8 @@ impl Gateway {
         let leaders = rows.remove(LEADERS).unwrap_or_default();
         rows.insert("partitions".into(), self.partitions(&leaders));
         let mut nodes = rows.remove("nodes").unwrap_or_default();
-        for node in self
-            .config
-            .nodes
-            .iter()
-            .filter(|n| !statuses.contains_key(&n.id))
-        {
+        let known = self.placement.nodes();
+        for node in known.iter().filter(|n| !statuses.contains_key(&n.id)) {
             nodes.push(self.node_row(node, false));
         }
         nodes.sort_by_key(|r| number(&r[0]));

@@ -12,7 +12,7 @@ use crate::partition::records::{
     DecisionRecord, KeptLock, PreparedRecord, decision_key, prepared_key,
 };
 use crate::partition::replica::{Now, Output, ReplicaConfig};
-use crate::partition::sessions::Seen;
+use crate::partition::sessions::{self, Seen};
 use crate::planted::Mutation;
 use crate::storage::StateStore;
 use crate::txn::messages::{
@@ -95,12 +95,15 @@ impl<S: StateStore> Executor<S> {
                 Seen::New => {}
                 Seen::Done(recorded) => {
                     self.release(txn);
-                    let recorded = Some(recorded);
+                    let recorded = Some(recorded.record());
                     return Ok(Step::Settled(Answer::Repeated(Outcome { recorded })));
                 }
                 Seen::Refused(error) => return Err(error),
             }
         }
+        let outcome = session
+            .map(|_| session_outcome(&commit.outcome))
+            .transpose()?;
         if !commit.others.is_empty() {
             self.check_deadline(now, part.deadline_ts)?;
             // The commit timestamp is above every prepare's.
@@ -119,8 +122,8 @@ impl<S: StateStore> Executor<S> {
         if let Some(step) = self.put_all(rows.chain(decision))? {
             return Ok(step);
         }
-        if let Some((session, number)) = session {
-            self.record_outcome(session, number, copy(&commit.outcome));
+        if let (Some((session, number)), Some(outcome)) = (session, outcome) {
+            self.record_outcome(session, number, outcome);
         }
         if !commit.others.is_empty() {
             let (others, deadline) = (commit.others.clone(), part.deadline_ts);
@@ -194,7 +197,7 @@ impl<S: StateStore> Executor<S> {
         match self.sessions.look_up(session, number) {
             Seen::New => Ok(Step::Answer(Answer::Known(Outcome { recorded: None }))),
             Seen::Done(recorded) => {
-                let recorded = Some(recorded);
+                let recorded = Some(recorded.record());
                 Ok(Step::Settled(Answer::Known(Outcome { recorded })))
             }
             Seen::Refused(error) => Err(error),
@@ -351,6 +354,10 @@ fn session_of(session: &Bytes, number: u64) -> Result<Option<(u128, u64)>> {
         .try_into()
         .map_err(|_| Error::internal("a session's name has 16 bytes"))?;
     Ok(Some((u128::from_be_bytes(bytes), number)))
+}
+
+fn session_outcome(recorded: &Bytes) -> Result<sessions::Outcome> {
+    sessions::Outcome::from_record(&copy(recorded))
 }
 
 fn decided_against() -> Error {

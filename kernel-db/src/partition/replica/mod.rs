@@ -188,6 +188,12 @@ impl<S: StateStore> Replica<S> {
         } else if !self.is_silent() || self.driver.is_leader() {
             self.driver.tick();
         }
+        if let Some(executor) = &mut self.executor {
+            executor.tidy();
+        }
+        if self.driver.is_leader() && self.driver.has_left() {
+            self.hand_on();
+        }
         if let Some(executor) = &mut self.executor
             && self.driver.log_bytes() > self.config.log_bytes_max / 2
         {
@@ -479,6 +485,11 @@ impl<S: StateStore> Replica<S> {
     /// False while this replica may have lost entries that it acknowledged, and does not vote for that reason.
     pub fn may_vote(&self) -> bool {
         self.driver.may_vote()
+    }
+
+    /// For whom this node voted in its term; 0 for nobody.
+    pub fn vote(&self) -> u64 {
+        self.driver.vote()
     }
 
     pub fn status(&self) -> ReplicaStatus {

@@ -49,6 +49,10 @@ impl<S: StateStore> Replica<S> {
     pub(super) fn snapshot_done(&mut self, to: u64, arrived: bool) {
         if self.driver.is_leader() {
             self.snapshots.waiting.remove(&to);
+            if !arrived {
+                // It may be the checkpoint's fault.
+                self.driver.withdraw();
+            }
             self.driver.report_snapshot(to, arrived);
         }
     }

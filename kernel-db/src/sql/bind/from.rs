@@ -220,6 +220,17 @@ impl Binder<'_> {
                 alias,
                 ..
             } => self.derived(subquery, *lateral, alias.as_ref()),
+            TableFactor::UNNEST {
+                alias,
+                array_exprs,
+                with_offset: false,
+                with_ordinality: false,
+                ..
+            } => {
+                let arrays: Vec<&ast::Expr> = array_exprs.iter().collect();
+                let factor = self.unnest(&arrays)?;
+                named_function(factor, "unnest", alias.as_ref())
+            }
             other => Err(Error::unsupported(format!("FROM {other}"))),
         }
     }
@@ -337,18 +348,12 @@ impl Binder<'_> {
                 other => return Err(Error::unsupported(format!("argument {other}"))),
             }
         }
-        let mut factor = if plain == "generate_series" {
-            self.series(&exprs)?
-        } else {
-            self.routine_table(name, args)?
+        let factor = match plain.as_str() {
+            "generate_series" => self.series(&exprs)?,
+            "unnest" => self.unnest(&exprs)?,
+            _ => self.routine_table(name, args)?,
         };
-        let scalar = factor.columns.len() == 1;
-        rename(&mut factor, alias)?;
-        // A function with one unnamed column: its column is called like the table.
-        if scalar && alias.is_some_and(|a| a.columns.is_empty()) && factor.columns[0].0 == plain {
-            factor.columns[0].0.clone_from(&factor.alias);
-        }
-        Ok(factor)
+        named_function(factor, &plain, alias)
     }
 
     fn series(&mut self, args: &[&ast::Expr]) -> Result<Factor> {
@@ -396,6 +401,23 @@ impl Binder<'_> {
             source: Source::Series(exprs),
             alias: "generate_series".to_string(),
             columns,
+            visible: 1,
+        })
+    }
+
+    fn unnest(&mut self, args: &[&ast::Expr]) -> Result<Factor> {
+        let [list] = args else {
+            return Err(Error::unsupported("unnest of several arrays"));
+        };
+        let list = self.expr(list)?;
+        let Some(element) = list.data_type.element() else {
+            let types = [list.data_type];
+            return Err(crate::sql::functions::does_not_exist("unnest", &types));
+        };
+        Ok(Factor {
+            source: Source::Unnest(list.expr),
+            alias: "unnest".to_string(),
+            columns: vec![("unnest".to_string(), element)],
             visible: 1,
         })
     }
@@ -476,6 +498,20 @@ impl Binder<'_> {
         }
         Ok(Arc::clone(table))
     }
+}
+
+/// A function as a table under its alias. With one unnamed column, the column is called like the table.
+fn named_function(
+    mut factor: Factor,
+    plain: &str,
+    alias: Option<&ast::TableAlias>,
+) -> Result<Factor> {
+    let scalar = factor.columns.len() == 1;
+    rename(&mut factor, alias)?;
+    if scalar && alias.is_some_and(|a| a.columns.is_empty()) && factor.columns[0].0 == plain {
+        factor.columns[0].0.clone_from(&factor.alias);
+    }
+    Ok(factor)
 }
 
 fn rename(factor: &mut Factor, alias: Option<&ast::TableAlias>) -> Result<()> {

@@ -3,6 +3,7 @@
 //! Types follow PostgreSQL: a string literal or an untyped parameter is `Unknown` until its surroundings say what it is.
 //! The binder keeps a stack of scopes, one per query level; a name found further out becomes an `Expr::Outer`.
 
+mod array;
 mod call;
 mod coerce;
 mod expr;
@@ -11,10 +12,12 @@ mod group;
 mod names;
 pub mod parse;
 mod query;
+mod row_locks;
 mod scope;
 mod select;
 mod session;
 mod subquery;
+mod system;
 mod write;
 
 use std::collections::HashMap;

@@ -32,6 +32,7 @@ pub fn parse_many(text: &str) -> Result<Vec<(Statement, String)>> {
             word.keyword = Keyword::NoKeyword;
         }
     }
+    super::row_locks::rewrite(&mut tokens);
     let mut statements = Vec::new();
     let mut start = 0;
     while start < tokens.len() {

@@ -184,6 +184,7 @@ impl Binder<'_> {
             sort,
             limit: None,
             offset: None,
+            locks: Vec::new(),
         })
     }
 
@@ -200,7 +201,7 @@ impl Binder<'_> {
             .functions_named(&name)
             .iter()
             .any(|f| f.returns.set && f.returns.columns.is_empty());
-        if name != "generate_series" && !returns_set {
+        if name != "generate_series" && name != "unnest" && !returns_set {
             return None;
         }
         let ast::FunctionArguments::List(list) = &call.args else {
@@ -252,7 +253,10 @@ impl Binder<'_> {
                     selected.append(self.wildcard(Some(&table))?);
                 }
                 SelectItem::UnnamedExpr(e) => {
-                    let bound = self.expr(e)?;
+                    let bound = match self.shown_name(e)? {
+                        Some(name) => name,
+                        None => self.expr(e)?,
+                    };
                     self.add_column(&mut selected, bound, column_name(e))?;
                 }
                 SelectItem::ExprWithAlias { expr, alias } => {

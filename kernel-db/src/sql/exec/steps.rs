@@ -8,10 +8,10 @@ use super::eval::{eval, routine};
 use super::truth::truth;
 use super::{ExecCtx, Frame, query, scan};
 use crate::error::{Error, Result};
-use crate::sql::Value;
 use crate::sql::catalog::Returned;
 use crate::sql::compare::GroupKey;
 use crate::sql::plan::{Expr, JoinKind, Source, Step};
+use crate::sql::{Value, array};
 
 /// Most rows of one step that are kept in memory.
 pub const KEPT_ROWS_MAX: usize = 1_000_000;
@@ -35,7 +35,8 @@ pub fn run(
     ctx: &mut ExecCtx<'_>,
     sink: &mut RowSink<'_>,
 ) -> Result<ControlFlow<()>> {
-    let mut kept: Kepts = vec![None; steps.len()];
+    let keeps = steps.iter().any(|s| s.hash.is_some() || s.keep);
+    let mut kept: Kepts = vec![None; if keeps { steps.len() } else { 0 }];
     let width = steps.last().map_or(0, |s| s.offset + s.width);
     let mut row = Vec::with_capacity(width);
     Walk {
@@ -245,6 +246,11 @@ fn source_rows(
             Ok(flow)
         }
         Source::Series(args) => series(args, frame, ctx, f),
+        Source::Unnest(list) => {
+            let list = eval(list, frame, ctx)?;
+            let items = array::items(&list).map_or(&[][..], |i| &i[..]);
+            each(items.iter().map(|i| vec![i.clone()]).collect(), ctx, f)
+        }
         Source::Routine { call, columns } => {
             let rows = routine_rows(call, *columns, frame, ctx)?;
             each(rows, ctx, f)

@@ -5,7 +5,7 @@
 
 use sqlparser::ast::{BinaryOperator as Op, UnaryOperator};
 
-use super::{Eval, Function, Volatility, arithmetic as arith, datetime, math, misc, string};
+use super::{Eval, Function, Volatility, arithmetic as arith, datetime, math, misc, regex, string};
 use crate::error::{Error, Result};
 use crate::sql::{Category, DataType};
 
@@ -60,7 +60,28 @@ fn wider(left: DataType, right: DataType) -> DataType {
 pub fn resolve_operator(op: &Op, left: DataType, right: DataType) -> Result<Function> {
     match op {
         Op::Eq | Op::NotEq | Op::Lt | Op::LtEq | Op::Gt | Op::GtEq => comparison(op, left, right),
-        Op::StringConcat => concatenation(op, left, right),
+        Op::StringConcat => match super::array::concatenation(left, right) {
+            Some(function) => Ok(function),
+            None => concatenation(op, left, right),
+        },
+        Op::PGRegexMatch => texts(op, "~", left, right, DataType::Bool, regex::matching),
+        Op::PGRegexNotMatch => texts(op, "!~", left, right, DataType::Bool, regex::not_matching),
+        Op::PGRegexIMatch => texts(
+            op,
+            "~*",
+            left,
+            right,
+            DataType::Bool,
+            regex::matching_any_case,
+        ),
+        Op::PGRegexNotIMatch => texts(
+            op,
+            "!~*",
+            left,
+            right,
+            DataType::Bool,
+            regex::not_matching_any_case,
+        ),
         Op::PGLikeMatch | Op::PGNotLikeMatch | Op::PGILikeMatch | Op::PGNotILikeMatch => {
             let eval = match op {
                 Op::PGLikeMatch => string::like,

@@ -217,6 +217,10 @@ pub fn is_function(name: &str) -> bool {
     OVERLOADS.iter().any(|overload| overload.name == name)
         || VARIADIC.contains(&name)
         || name == "quote_nullable"
+        || matches!(
+            name,
+            "array_length" | "array_upper" | "array_lower" | "cardinality" | "array_to_string"
+        )
 }
 
 /// Chooses a function by its lower-case name (`pg_catalog.` may stand before it) and its arguments' types. 42883 if there
@@ -266,6 +270,9 @@ fn resolve_special(name: &str, args: &[DataType]) -> Result<Option<Function>> {
         .iter()
         .map(|arg| if *arg == Unknown { Text } else { *arg })
         .collect();
+    if let Some(function) = super::array::resolve(name, args) {
+        return Ok(Some(function));
+    }
     let (name, args, ret, volatility, eval): (_, _, _, _, Eval) = match (name, args.len()) {
         ("greatest", 1..) => {
             let common = common_type(args, "GREATEST")?;

@@ -275,7 +275,7 @@ fn depends_on_prefix(step: &Step) -> bool {
     match &step.source {
         Source::Table { access, .. } => access.expressions(&mut check),
         Source::Series(args) => args.iter().for_each(check),
-        Source::Routine { call, .. } => check(call),
+        Source::Routine { call, .. } | Source::Unnest(call) => check(call),
         Source::Query(query) => query.outer_columns(1, &mut |_| depends = true),
         Source::System { .. } => {}
     }

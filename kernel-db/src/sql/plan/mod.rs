@@ -12,8 +12,10 @@ pub mod sites;
 mod write;
 
 pub use access::{Access, Bound, KeyPart, RangeAccess};
-pub use expr::{AggregateCall, CompareOp, Expr, InList, RoutineCall, SubqueryKind};
-pub use query::{Grouping, HashKeys, JoinKind, Query, QueryBody, SetKind, SortKey, Source, Step};
+pub use expr::{AggregateCall, AnyOf, CompareOp, Expr, InList, RoutineCall, SubqueryKind};
+pub use query::{
+    Grouping, HashKeys, JoinKind, Query, QueryBody, SetKind, SortKey, Source, Step, TableLock,
+};
 pub use route::{Routing, Site};
 pub use write::{
     Assignment, Conflict, ConflictAction, ConflictTarget, Delete, Insert, InsertSource, RowRules,

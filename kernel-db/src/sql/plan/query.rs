@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::access::Access;
 use super::expr::{AggregateCall, Expr, SubqueryKind};
+use crate::partition::RowLock;
 use crate::sql::DataType;
 use crate::sql::catalog::Table;
 use crate::sql::prepare::Column;
@@ -17,6 +18,17 @@ pub struct Query {
     pub sort: Vec<SortKey>,
     pub limit: Option<Expr>,
     pub offset: Option<Expr>,
+    /// FOR UPDATE and the like.
+    pub locks: Vec<TableLock>,
+}
+
+/// A table of FROM whose rows are locked before they are shown.
+#[derive(Clone, Debug)]
+pub struct TableLock {
+    pub table: Arc<Table>,
+    /// First place of its columns in the row.
+    pub offset: usize,
+    pub lock: RowLock,
 }
 
 #[derive(Clone, Debug)]
@@ -109,6 +121,8 @@ pub enum Source {
     Query(Box<Query>),
     /// generate_series(from, to [, step]).
     Series(Vec<Expr>),
+    /// unnest(array).
+    Unnest(Expr),
     /// A function of the user's that returns rows, or any scalar expression as a one-row table.
     Routine {
         call: Expr,
@@ -249,7 +263,7 @@ impl Step {
         match &self.source {
             Source::Table { access, .. } => access.expressions(f),
             Source::Series(args) => args.iter().for_each(&mut *f),
-            Source::Routine { call, .. } => f(call),
+            Source::Routine { call, .. } | Source::Unnest(call) => f(call),
             Source::System { .. } | Source::Query(_) => {}
         }
         self.on.iter().for_each(&mut *f);
@@ -263,7 +277,7 @@ impl Step {
         match &mut self.source {
             Source::Table { access, .. } => access.expressions_mut(f),
             Source::Series(args) => args.iter_mut().for_each(&mut *f),
-            Source::Routine { call, .. } => f(call),
+            Source::Routine { call, .. } | Source::Unnest(call) => f(call),
             Source::System { .. } | Source::Query(_) => {}
         }
         self.on.iter_mut().for_each(&mut *f);

@@ -60,6 +60,7 @@ impl<'a> Found<'a> {
     }
 
     fn query(&mut self, query: &Query) {
+        self.writes |= !query.locks.is_empty();
         match &query.body {
             QueryBody::SetOperation { left, right, .. } => {
                 self.query(left);
@@ -95,7 +96,10 @@ impl<'a> Found<'a> {
                     self.sites.push(site);
                 }
                 Source::Query(query) => self.query(query),
-                Source::System { .. } | Source::Series(_) | Source::Routine { .. } => {}
+                Source::System { .. }
+                | Source::Series(_)
+                | Source::Unnest(_)
+                | Source::Routine { .. } => {}
             }
         }
     }

@@ -1,0 +1,7 @@
+//! Clusters of real node processes.
+
+mod cluster;
+mod disk;
+mod faults;
+mod life;
+mod schema;
