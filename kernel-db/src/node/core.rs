@@ -235,6 +235,21 @@ impl Core {
                 "the replica's state stays until the next start: {error}"
             );
         }
+        let leaving = Leaving {
+            persisted: false,
+            store: Arc::downgrade(&gone.store),
+            gone: false,
+        };
+        self.leaving.borrow_mut().insert(group, leaving);
+    }
+
+    /// What is left of replicas that were dropped: reports about them that are under way are taken before they are forgotten.
+    fn forget_left(&self) {
+        self.leaving.borrow_mut().retain(|_, leaving| {
+            let done = leaving.persisted && leaving.gone;
+            leaving.gone = leaving.store.strong_count() == 0;
+            !done
+        });
     }
 
     /// Puts an input into the inbox.
