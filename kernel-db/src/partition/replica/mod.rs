@@ -222,7 +222,8 @@ impl<S: StateStore> Replica<S> {
     }
 
     fn transfer(&mut self, to: u64) {
-        if self.driver.is_leader() && to != self.config.node {
+        // One at a time: raft-rs gives one that does not succeed up after an election timeout.
+        if self.driver.can_propose() && to != self.config.node {
             if let Some(executor) = &mut self.executor {
                 executor.reads().lease().suspend();
             }
