@@ -22,7 +22,7 @@ use super::locks::Locks;
 use super::reads::{Answer, Reads};
 use super::replica::{Now, Output, ReplicaConfig, Request, Task};
 use super::sessions::{Outcome, Seen, Sessions};
-use super::tip::{Tip, TipLimits};
+use super::tip::{Tip, TipLimits, TipStats};
 use super::tip_view::Blocked;
 use super::transaction::{Budget, Transaction, TxnEnv};
 use super::waits::Waits;
@@ -129,6 +129,10 @@ impl<S: StateStore> Executor<S> {
 
     pub fn requests(&self) -> usize {
         self.requests
+    }
+
+    pub fn tip_stats(&self) -> TipStats {
+        self.tip.stats()
     }
 
     pub fn committed_ts(&self) -> u64 {

@@ -134,6 +134,12 @@ impl Driver {
                 self.ask_for_checkpoint(&message);
                 return;
             }
+            MessageType::MsgAppendResponse if !message.reject => {
+                // It has what it asked for: raft-rs would offer a checkpoint again and again.
+                if let Some(progress) = self.node.raft.mut_prs().get_mut(message.from) {
+                    progress.pending_request_snapshot = 0;
+                }
+            }
             _ => {}
         }
         // An error means a message that raft-rs does not want; the sender repeats what matters.
@@ -390,8 +396,13 @@ impl Driver {
             let change = <ConfChangeV2 as protobuf::Message>::parse_from_bytes(&entry.data);
             // What does not decode, or cannot be done, was never proposed by this program; apply refuses it (I7).
             if let Ok(change) = change
-                && let Ok(conf) = self.node.apply_conf_change(&change)
+                && let Ok(mut conf) = self.node.apply_conf_change(&change)
             {
+                // raft-rs keeps them in hash sets; the states of all members must be alike.
+                conf.voters.sort_unstable();
+                conf.voters_outgoing.sort_unstable();
+                conf.learners.sort_unstable();
+                conf.learners_next.sort_unstable();
                 self.node.mut_store().set_members(&conf);
                 members.push((entry.index, encode_members(&conf)));
             }

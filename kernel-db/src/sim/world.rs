@@ -322,17 +322,11 @@ impl World {
             let life = place.member.life;
             self.after(0, 300, Event::Drained(node, life));
         }
-        let mut made = Vec::new();
         for output in out {
             self.note(node, &transcript::output(&output));
-            if let Output::Checkpoint { members } = &output {
-                made.push(self.node(node).member.checkpoint(members));
-            }
             self.carry_out(node, output)?;
         }
-        // Behind the other outputs, whose order counts.
-        made.into_iter()
-            .try_for_each(|made| self.input(node, Input::Checkpointed(made), time))
+        Ok(())
     }
 
     fn note(&mut self, node: u64, line: &str) {
@@ -372,11 +366,10 @@ impl World {
                 self.answer(id, Heard::Snapshot(result, picture));
             }
             Output::Role(role) => self.summary.leaders += u64::from(role.open),
+            Output::Checkpoint { .. } | Output::Members { .. } => {}
             Output::Resolve { .. } | Output::Finish { .. } => {
                 return Err(Error::internal("nothing is prepared in this world"));
             }
-            // Made by `input`; members do not change here.
-            Output::Checkpoint { .. } | Output::Members { .. } => {}
             Output::Truncate { index } => {
                 self.summary.truncations += 1;
                 self.node(node).member.truncate(index)?;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::state::{
     AppliedEntry, Checkpoint, Op, SESSION_RING, SessionRecord, StateMeta, StateSnapshot,
-    StateStore, Versioned, snapshot_too_old,
+    StateStore, Versioned, has_history, snapshot_too_old,
 };
 use crate::error::Result;
 
@@ -84,6 +84,7 @@ impl Image {
     fn retire(&mut self, key: &Bytes, old: Option<Versioned>, ts: u64) {
         if let Some(old) = old
             && old.ts < ts
+            && has_history(key)
         {
             self.history.insert((ts, key.clone()), old);
         }

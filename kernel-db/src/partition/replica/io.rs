@@ -312,6 +312,9 @@ pub struct ReplicaStatus {
     pub learners: Vec<u64>,
     /// Members are changing: two majorities are needed now.
     pub joint: bool,
+    /// Bytes of current rows in memory, and proposed batches that are not committed; 0 unless open.
+    pub tip_bytes: usize,
+    pub batches_in_flight: usize,
     pub sessions: usize,
     /// Requests waiting for execution, commit or a lease.
     pub requests: usize,

@@ -181,11 +181,11 @@ impl<S: StateStore> Replica<S> {
         } else if !self.is_silent() || self.driver.is_leader() {
             self.driver.tick();
         }
-        if let Some(executor) = &mut self.executor {
-            executor.tidy();
-        }
         if self.driver.is_leader() && self.driver.has_left() {
             self.hand_on();
+        }
+        if let Some(executor) = &mut self.executor {
+            executor.tidy();
         }
         if let Some(executor) = &mut self.executor
             && self.driver.log_bytes() > self.config.log_bytes_max / 2
@@ -499,6 +499,8 @@ impl<S: StateStore> Replica<S> {
             voters: self.driver.conf().voters.clone(),
             learners: self.driver.conf().learners.clone(),
             joint: !self.driver.conf().voters_outgoing.is_empty(),
+            tip_bytes: self.executor.as_ref().map_or(0, |e| e.tip_stats().bytes),
+            batches_in_flight: self.executor.as_ref().map_or(0, Executor::in_flight),
             sessions: self.executor.as_ref().map_or(0, |e| e.sessions().len()),
             requests: self.executor.as_ref().map_or(0, Executor::requests),
         }
