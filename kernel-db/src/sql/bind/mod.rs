@@ -12,6 +12,7 @@ mod group;
 mod names;
 pub mod parse;
 mod query;
+mod rewrite;
 mod scope;
 mod select;
 mod session;
@@ -22,7 +23,7 @@ mod write;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sqlparser::ast::{self, Statement};
+use sqlparser::ast::{self, SetExpr, Statement};
 use sqlparser::tokenizer::Span;
 
 use super::catalog::Catalog;
@@ -203,6 +204,12 @@ impl<'a> Binder<'a> {
     fn statement(mut self, statement: &Statement, own_text: &str) -> Result<Prepared> {
         match statement {
             Statement::Query(query) => {
+                if let SetExpr::Insert(inner) | SetExpr::Update(inner) | SetExpr::Delete(inner) =
+                    query.body.as_ref()
+                {
+                    self.with(query)?;
+                    return self.statement(inner, own_text);
+                }
                 let query = self.query(query)?;
                 let columns = query.columns.clone();
                 Ok(self.finish(Kind::Select, Plan::Query(query), columns))
