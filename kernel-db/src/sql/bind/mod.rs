@@ -4,6 +4,7 @@
 //! The binder keeps a stack of scopes, one per query level; a name found further out becomes an `Expr::Outer`.
 
 mod array;
+mod as_of;
 mod call;
 mod coerce;
 mod expr;
@@ -31,6 +32,7 @@ use super::plan::{AggregateCall, Expr, Plan, Routing, sites};
 use super::prepare::{Column, Kind, ParamScope, Prepared, PreparedExpr};
 use super::{DataType, explain};
 use crate::error::{Error, Result};
+pub use as_of::stamp;
 use scope::Scope;
 
 /// How deep queries and expressions may nest.
@@ -78,7 +80,7 @@ pub fn prepare_text(
     text: &str,
     types: &[Option<DataType>],
 ) -> Result<Prepared> {
-    let mut statements = parse::parse_many(text)?;
+    let mut statements = parse::parse_timed(text)?;
     if statements.len() > 1 {
         return Err(Error::new(
             "42601",
@@ -90,7 +92,22 @@ pub fn prepare_text(
     binder.text = Some(text);
     binder.growable = true;
     match statements.pop() {
-        Some((statement, own_text)) => binder.statement(&statement, &own_text),
+        Some(parsed) => {
+            let as_of = match &parsed.as_of {
+                Some(time) => Some(binder.as_of(time)?),
+                None => None,
+            };
+            let mut prepared = binder.statement(&parsed.statement, &parsed.text)?;
+            let reads = matches!(prepared.kind, Kind::Select | Kind::Explain) && !prepared.writes;
+            if as_of.is_some() && !reads {
+                return Err(Error::new(
+                    "42601",
+                    "AS OF SYSTEM TIME stands in a SELECT that reads only",
+                ));
+            }
+            prepared.as_of = as_of;
+            Ok(prepared)
+        }
         None => Ok(binder.finish(Kind::Empty, Plan::Nothing, Vec::new())),
     }
 }
@@ -269,6 +286,7 @@ impl<'a> Binder<'a> {
             plan: Plan::Explain(lines),
             routing: Routing::Nothing,
             writes: false,
+            as_of: None,
         })
     }
 
@@ -291,6 +309,7 @@ impl<'a> Binder<'a> {
             plan,
             routing,
             writes,
+            as_of: None,
         }
     }
 }
