@@ -11,6 +11,7 @@ mod report;
 mod run;
 mod sched;
 mod target;
+mod transfers;
 
 pub use report::{BeforeAfter, Latency, Report};
 pub use run::{IN_FLIGHT_TRIED, Kind, Options, Progress, run};

@@ -11,7 +11,7 @@ use dbos_client::Client;
 use crate::load::{self, Load, Measured};
 use crate::report::{BeforeAfter, Latency, Report};
 use crate::target::Target;
-use crate::{files, messages, sched};
+use crate::{files, messages, sched, transfers};
 
 /// Operations in flight that are tried when none are named.
 pub const IN_FLIGHT_TRIED: [u32; 4] = [1, 4, 16, 64];
@@ -22,7 +22,7 @@ const OPEN_LOOP_IN_FLIGHT: u32 = 1024;
 const CALLS_IN_FLIGHT_MAX: usize = 1024;
 
 /// What is measured.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
     /// One scheduling call; the policy's name.
     Sched { policy: String },
@@ -30,6 +30,12 @@ pub enum Kind {
     Ipc { shape: String },
     /// One file operation; the shape's name.
     Fs { shape: String },
+    /// One transfer between accounts, this fraction of them between partitions; all from one account if `hot`.
+    Txn {
+        multi_partition: f64,
+        accounts: u32,
+        hot: bool,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -103,6 +109,11 @@ async fn run_at(
         Kind::Sched { policy } => sched::prepare(client.clone(), policy).await,
         Kind::Ipc { shape } => messages::prepare(client.clone(), shape).await,
         Kind::Fs { shape } => files::prepare(client.clone(), shape).await,
+        Kind::Txn {
+            multi_partition,
+            accounts,
+            hot,
+        } => transfers::prepare(client.clone(), *multi_partition, *accounts, *hot).await,
     }
     .context("setting up the benchmark")?;
     let before = target.fdatasync_p50_us();
@@ -143,6 +154,17 @@ fn report(target: &Target, options: &Options, load: &Load, measured: &Measured) 
         Kind::Sched { policy } => ("sched", Some(policy.clone()), None),
         Kind::Ipc { shape } => ("ipc", None, Some(shape.clone())),
         Kind::Fs { shape } => ("fs", None, Some(shape.clone())),
+        Kind::Txn { hot, .. } => (
+            "txn",
+            None,
+            Some(if *hot { "hot" } else { "uniform" }.into()),
+        ),
+    };
+    let multi_partition = match options.kind {
+        Kind::Txn {
+            multi_partition, ..
+        } => Some(multi_partition),
+        _ => None,
     };
     Report {
         bench,
@@ -150,6 +172,7 @@ fn report(target: &Target, options: &Options, load: &Load, measured: &Measured) 
         target_version: String::new(),
         policy,
         shape,
+        multi_partition,
         connections: options.connections,
         in_flight: load.in_flight,
         rate: load.rate,

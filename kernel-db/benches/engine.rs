@@ -14,7 +14,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kernel_db::node::threads::{Report, Threads, WriteJob};
-use kernel_db::partition::{Input, Now, Output, Replica, ReplicaConfig, Request, Transaction};
+use kernel_db::partition::{
+    Input, Now, Output, Replica, ReplicaConfig, Request, Task, Transaction,
+};
 use kernel_db::sql::Value;
 use kernel_db::sql::catalog::Catalog;
 use kernel_db::sql::prepare::{Prepared, prepare};
@@ -143,7 +145,7 @@ impl Engine {
         let id = self.next_id;
         self.step(Input::Request(Request {
             id,
-            txn,
+            task: Task::Run(txn),
             session,
             cancel: None,
         }));

@@ -15,16 +15,17 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 use protobuf::Message as _;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::State;
 use super::peers::Peers;
 use super::threads::{Report, Threads, WriteJob};
 use crate::error::{Error, Result};
 use crate::partition::{
-    Input, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Transaction,
+    Input, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Task, Transaction,
 };
 use crate::storage::LogStore;
+use crate::txn::messages::{TxnId, Work};
 use crate::wire::peer::GroupMessage;
 
 /// Exit code of a node that stopped itself because it could not keep its promises (sysexits: internal error).
@@ -37,6 +38,25 @@ pub struct Group {
     role: Cell<RoleChange>,
     /// Bytes written to the log since the state was last flushed.
     pub unflushed_bytes: Cell<u64>,
+}
+
+/// What a partition led from here wants of other partitions, to finish a transaction that nobody else finishes.
+#[derive(Debug)]
+pub enum Chore {
+    /// Ask `coordinator` and settle in `group`.
+    Resolve {
+        group: u32,
+        txn: TxnId,
+        coordinator: u32,
+        deadline_ts: u64,
+    },
+    /// Settle in `others`, then forget in `group`.
+    Finish {
+        group: u32,
+        txn: TxnId,
+        commit_ts: u64,
+        others: Vec<u32>,
+    },
 }
 
 enum Waiter {
@@ -58,6 +78,7 @@ pub struct Core {
     log: Arc<dyn LogStore>,
     peers: Rc<Peers>,
     started: Instant,
+    chores: RefCell<Option<UnboundedSender<Chore>>>,
 }
 
 impl Core {
@@ -93,6 +114,7 @@ impl Core {
             log,
             peers,
             started: Instant::now(),
+            chores: RefCell::default(),
         })
     }
 
@@ -124,13 +146,33 @@ impl Core {
         session: Option<(u128, u64)>,
         cancel: Option<Arc<AtomicBool>>,
     ) -> oneshot::Receiver<Result<Bytes>> {
+        self.request(group, Task::Run(txn), session, cancel)
+    }
+
+    /// Submits work of a transaction that runs elsewhere; resolves to an encoded `Answer`.
+    pub fn submit_work(
+        &self,
+        group: u32,
+        work: Work,
+        cancel: Option<Arc<AtomicBool>>,
+    ) -> oneshot::Receiver<Result<Bytes>> {
+        self.request(group, Task::Txn(Arc::new(work)), None, cancel)
+    }
+
+    fn request(
+        &self,
+        group: u32,
+        task: Task,
+        session: Option<(u128, u64)>,
+        cancel: Option<Arc<AtomicBool>>,
+    ) -> oneshot::Receiver<Result<Bytes>> {
         let (sender, receiver) = oneshot::channel();
         let id = self.wait_for(Waiter::Reply(sender));
         self.send(
             group,
             Input::Request(Request {
                 id,
-                txn,
+                task,
                 session,
                 cancel,
             }),
@@ -293,8 +335,40 @@ impl Core {
                     tracing::info!(group = number, leader = ?role.leader, term = role.term, open = role.open, "role");
                     group.role.set(role);
                 }
+                Output::Resolve {
+                    txn,
+                    coordinator,
+                    deadline_ts,
+                } => self.delegate(Chore::Resolve {
+                    group: number,
+                    txn,
+                    coordinator,
+                    deadline_ts,
+                }),
+                Output::Finish {
+                    txn,
+                    commit_ts,
+                    others,
+                } => self.delegate(Chore::Finish {
+                    group: number,
+                    txn,
+                    commit_ts,
+                    others,
+                }),
                 Output::Truncate { index } => self.truncate(number, index),
             }
+        }
+    }
+
+    /// From now on what partitions here want asked of, or told to, other partitions goes to `chores`.
+    pub fn set_chores(&self, chores: UnboundedSender<Chore>) {
+        *self.chores.borrow_mut() = Some(chores);
+    }
+
+    /// What is not taken now comes again.
+    fn delegate(&self, chore: Chore) {
+        if let Some(chores) = &*self.chores.borrow() {
+            let _ = chores.send(chore);
         }
     }
 
@@ -326,9 +400,16 @@ impl Core {
     /// Off the core: the log engine may rewrite files. I10 was the replica's to keep.
     fn truncate(&self, group: u32, index: u64) {
         let log = Arc::clone(&self.log);
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = log.truncate(group, index) {
-                tracing::error!(group, index, "log not truncated: {error}");
+        let work = tokio::task::spawn_blocking(move || log.truncate(group, index));
+        tokio::task::spawn_local(async move {
+            match work.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(group, index, "log not truncated: {error}"),
+                // The log engine panics when it cannot sync: what it holds is unknown.
+                Err(panic) if panic.is_panic() => {
+                    fatal(&Error::new("58030", format!("truncating the log: {panic}")))
+                }
+                Err(_) => {}
             }
         });
     }

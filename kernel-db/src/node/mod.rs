@@ -24,7 +24,7 @@ pub mod threads;
 mod upkeep;
 
 pub use config::{Durability, NodeAddress, NodeConfig};
-pub use run::{run, terminated};
+pub use run::{run, run_on, terminated};
 
 /// The state store of a real node.
 type State = crate::storage::rocks::RocksState;

@@ -1,6 +1,7 @@
 //! Opens what a node has on disk: the log, a store per replica, and the replicas on top of them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -19,19 +20,16 @@ use crate::storage::engine::{EngineLog, EngineLogOptions};
 use crate::storage::format::Identity;
 use crate::storage::rocks::{RocksShared, RocksState};
 
-/// Opens log, stores and replicas.
+/// Opens log, stores and replicas; `open_log` is given the log's directory and whose it is.
 pub fn open(
     config: &Rc<NodeConfig>,
     dir: &DataDir,
+    open_log: impl FnOnce(&Path, Identity) -> Result<Arc<dyn LogStore>>,
 ) -> Result<(Rc<Core>, Rc<Peers>, UnboundedReceiver<Report>)> {
     let cluster = config.cluster_number();
     let number =
         u32::try_from(config.node_id).map_err(|_| Error::new("F0000", "node_id is too large"))?;
-    let log: Arc<dyn LogStore> = Arc::new(EngineLog::open(
-        &dir.log(),
-        &EngineLogOptions::default(),
-        Identity { cluster, number },
-    )?);
+    let log = open_log(&dir.log(), Identity { cluster, number })?;
     let shared = RocksShared::new(
         (config.block_cache_bytes + config.write_buffer_bytes) as usize,
         config.write_buffer_bytes as usize,
@@ -63,6 +61,12 @@ pub fn open(
         peers,
         reports,
     ))
+}
+
+/// The log store of a real node.
+pub fn open_log(dir: &Path, identity: Identity) -> Result<Arc<dyn LogStore>> {
+    let options = EngineLogOptions::default();
+    Ok(Arc::new(EngineLog::open(dir, &options, identity)?))
 }
 
 fn replica_config(

@@ -1,6 +1,7 @@
 //! One node from start to end.
 
 use std::future::Future;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +13,13 @@ use tokio_util::sync::CancellationToken;
 use super::core::Core;
 use super::datadir::DataDir;
 use super::gateway::Gateway;
+use super::open::{open, open_log};
 use super::server::{Calls, PeerServer};
 use super::upkeep::{self, Upkeep};
-use super::{NodeConfig, logging, open::open};
+use super::{NodeConfig, logging};
 use crate::error::{Error, Result};
-use crate::storage::StateStore;
+use crate::storage::format::Identity;
+use crate::storage::{LogStore, StateStore};
 use crate::wire::pg::{self, Backend};
 
 /// For clients to receive what is under way when the node stops.
@@ -30,6 +33,15 @@ pub fn run<F>(config: NodeConfig, shutdown: F) -> Result<()>
 where
     F: Future<Output = ()> + 'static,
 {
+    run_on(config, shutdown, open_log)
+}
+
+/// As `run`, with a log store that `log` opens, given its directory and whose it is: tests break the disk under it.
+pub fn run_on<F, L>(config: NodeConfig, shutdown: F, log: L) -> Result<()>
+where
+    F: Future<Output = ()> + 'static,
+    L: FnOnce(&Path, Identity) -> Result<Arc<dyn LogStore>>,
+{
     config.validate()?;
     logging::start(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -37,7 +49,7 @@ where
         .build()
         .map_err(|e| Error::new("58000", format!("cannot start the runtime: {e}")))?;
     let tasks = LocalSet::new();
-    let result = tasks.block_on(&runtime, node(config, shutdown));
+    let result = tasks.block_on(&runtime, node(config, shutdown, log));
     if let Err(error) = &result {
         tracing::error!("cannot start: {error}");
     }
@@ -46,14 +58,18 @@ where
     result
 }
 
-async fn node<F: Future<Output = ()>>(config: NodeConfig, shutdown: F) -> Result<()> {
+async fn node<F, L>(config: NodeConfig, shutdown: F, log: L) -> Result<()>
+where
+    F: Future<Output = ()>,
+    L: FnOnce(&Path, Identity) -> Result<Arc<dyn LogStore>>,
+{
     let own = config.own()?.clone();
     // Ports first: a second start of the same node says so before it touches anything.
     let clients = bind(own.sql, "sql").await?;
     let peers = bind(own.peer, "peer").await?;
     let dir = DataDir::open(&config)?;
     let config = Rc::new(config);
-    let (core, links, reports) = open(&config, &dir)?;
+    let (core, links, reports) = open(&config, &dir, log)?;
     links.start();
     let core_loop = tokio::task::spawn_local(Rc::clone(&core).run(reports));
     let gateway = Gateway::start(Rc::clone(&config), Rc::clone(&core), Rc::clone(&links));

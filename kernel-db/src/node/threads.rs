@@ -6,6 +6,7 @@
 //! asked to keep, and a replica that skips an entry is no replica (I7).
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -66,11 +67,12 @@ impl Threads {
     ) -> Result<Self> {
         let (writes, write_jobs) = bounded(JOBS_MAX);
         let (applies, apply_jobs) = bounded(JOBS_MAX);
-        let write_reports = reports.clone();
-        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+        let (write_reports, fatal) = (reports.clone(), reports.clone());
+        let spawn = |name: &'static str, body: Box<dyn FnOnce() + Send>| {
+            let fatal = fatal.clone();
             std::thread::Builder::new()
                 .name(name.to_string())
-                .spawn(body)
+                .spawn(move || report_panic(name, body, &fatal))
                 .map_err(|e| Error::new("58000", format!("cannot start thread {name}: {e}")))
         };
         let joins = vec![
@@ -126,6 +128,20 @@ impl Drop for Threads {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// raft-engine panics when fdatasync fails. A node without one of its threads would go on leading and never commit.
+fn report_panic(name: &str, body: Box<dyn FnOnce() + Send>, fatal: &UnboundedSender<Report>) {
+    let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(body)) else {
+        return;
+    };
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or(panic.downcast_ref::<&str>().copied());
+    let error = Error::new(
+        "58030",
+        format!("thread {name}: {}", text.unwrap_or("panicked")),
+    );
+    let _ = fatal.send(Report::Fatal(error));
 }
 
 /// One append and one fdatasync for everything that waits, of all groups.

@@ -7,7 +7,7 @@ use prost::Message as _;
 use raft::eraftpb::{Entry, EntryType};
 
 use crate::error::{Error, Result};
-use crate::storage::{AppliedEntry, Op, SessionRecord, StateStore};
+use crate::storage::{AppliedEntry, Op, Section, SessionRecord, StateStore};
 
 /// The log payload (`proto/log.proto`).
 #[allow(missing_docs)]
@@ -74,6 +74,17 @@ fn decode(entry: Entry) -> Result<(AppliedEntry, u64)> {
     applied.ts = payload.ts;
     applied.ceiling = payload.ceiling;
     applied.ops = payload.ops.into_iter().map(op).collect::<Result<_>>()?;
+    applied.sections = payload
+        .sections
+        .into_iter()
+        .map(|section| {
+            let ops = section.ops.into_iter().map(op).collect::<Result<_>>()?;
+            Ok(Section {
+                ts: section.ts,
+                ops,
+            })
+        })
+        .collect::<Result<_>>()?;
     applied.sessions = payload
         .sessions
         .into_iter()
@@ -93,7 +104,7 @@ fn decode(entry: Entry) -> Result<(AppliedEntry, u64)> {
     Ok((applied, payload.floor))
 }
 
-fn op(op: payload::Op) -> Result<Op> {
+pub(super) fn op(op: payload::Op) -> Result<Op> {
     use payload::op::Kind;
     match op.kind {
         Some(Kind::Put(put)) => Ok(Op::Put {

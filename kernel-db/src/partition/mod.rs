@@ -8,8 +8,13 @@
 
 pub mod apply;
 mod batch;
+mod changes;
+mod encode;
 mod executor;
+mod in_doubt;
+mod locks;
 mod reads;
+mod records;
 mod replica;
 mod sessions;
 mod tip;
@@ -18,11 +23,13 @@ mod tip_table;
 mod tip_tests;
 mod tip_view;
 mod transaction;
+mod waits;
 
 pub use replica::{
     Durability, FollowerStatus, Input, Now, Output, Replica, ReplicaConfig, ReplicaStatus, Request,
-    Role, RoleChange, SessionStatus,
+    Role, RoleChange, SessionStatus, Task,
 };
+pub use sessions::{decode_outcome, encode_outcome};
 pub use tip::{Tip, TipLimits, TipStats};
 pub use tip_view::TxnView;
-pub use transaction::{Budget, SLOTS, Scan, Slot, Store, Transaction, TxnEnv};
+pub use transaction::{Budget, RowLock, SLOTS, Scan, Slot, Store, TOO_LONG, Transaction, TxnEnv};

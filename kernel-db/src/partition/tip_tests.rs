@@ -87,8 +87,9 @@ fn limits() -> impl Strategy<Value = TipLimits> {
 /// Three tables of eight keys.
 const KEYS: u8 = 24;
 
+/// Eight keys per table, four in each of two indexes.
 fn key(number: u8) -> Bytes {
-    Bytes::copy_from_slice(&[0, 0, 1, number / 8, 0, 0, number % 8])
+    Bytes::copy_from_slice(&[0, 0, 1, number / 8, 0, number % 8 / 4, number % 4])
 }
 
 /// A scan of the view from one key to another, within the table of the first, is the model's.
@@ -414,4 +415,42 @@ fn a_delete_of_the_open_batch_outlives_the_eviction_of_its_table() {
         steps: vec![TxnStep::Get(0)],
         commit: true,
     }]);
+}
+
+#[test]
+fn dropped_rows_are_given_back_in_steps_and_come_back_with_an_undo() {
+    const ROWS: u32 = 10_000;
+    let mut tip = Tip::new(Arc::new(MemState::new()), TipLimits::default());
+    let row = |number: u32| Bytes::from([&[0, 0, 1, 0, 0, 0][..], &number.to_be_bytes()].concat());
+    let mut view = tip.begin();
+    for number in 0..ROWS {
+        view.put(row(number), Bytes::from_static(b"value")).unwrap();
+    }
+    view.commit();
+    tip.close_batch(1);
+    let before = tip.stats();
+    assert_eq!(before.rows, ROWS as usize);
+    let (from, to) = table_range(0);
+    for commit in [false, true] {
+        let mut view = tip.begin();
+        view.delete_range(&from, &to).unwrap();
+        assert_eq!(view.get(&row(7), None).unwrap(), None);
+        view.put(row(7), Bytes::from_static(b"after")).unwrap();
+        if !commit {
+            view.rollback();
+            assert_eq!(tip.stats(), before);
+            continue;
+        }
+        view.commit();
+    }
+    assert_eq!(tip.stats().rows, 1);
+    let left = tip.dropped_rows();
+    assert!(
+        left > ROWS as usize / 2,
+        "all {ROWS} rows were freed at once"
+    );
+    tip.free(left - 1);
+    assert_eq!(tip.dropped_rows(), 1);
+    tip.free(1);
+    assert_eq!(tip.dropped_rows(), 0);
 }

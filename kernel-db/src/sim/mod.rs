@@ -17,6 +17,7 @@ mod clients;
 mod member;
 mod rng;
 mod script;
+mod script_txn;
 
 mod transcript;
 mod work;

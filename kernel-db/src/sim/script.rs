@@ -13,6 +13,7 @@
 //! | `add\|read\|fail N ID COUNTER [SESSION NUMBER]` | a request |
 //! | `fill N ID` | a request that adds, and is followed by a flush and a settling of all |
 //! | `snapshot-ts N ID`, `snapshot-at N ID MS` | the second at the last answered timestamp plus MS |
+//! | `txn N ID ...`, `take N ID ...` | work of a distributed transaction, see `script_txn` |
 //! | `write N`, `apply N`, `save N` | does the waiting writes, the waiting apply jobs; flushes the state |
 //! | `deliver A B`, `drop A B` | the waiting messages from A to B |
 //! | `cut A`, `join` | A's messages are lost from now on, both ways; none are |
@@ -27,10 +28,12 @@ use std::sync::Arc;
 use raft::eraftpb::Message;
 
 use super::member::{Member, WaitingWrite};
+use super::script_txn::{self, Known, Take};
 use super::transcript;
 use super::work::{Picture, Work};
 use crate::error::{Error, Result};
-use crate::partition::{Input, Now, Output, ReplicaConfig, Request};
+use crate::partition::{Input, Now, Output, ReplicaConfig, Request, Task};
+use crate::txn::messages::WaitPolicy;
 
 const TICK_US: u64 = 50_000;
 const EPOCH_US: i64 = 1_000_000_000;
@@ -44,6 +47,9 @@ pub struct Script {
     ops: u64,
     last_ts: u64,
     promised: u64,
+    /// Last timestamp of a prepare or commit, and requests whose reply is an answer to a distributed transaction.
+    stamp: u64,
+    txns: BTreeSet<u64>,
     /// Tell everything, not only replies and roles.
     loud: bool,
     lines: Vec<String>,
@@ -58,6 +64,8 @@ impl Script {
                 log_bytes_max: 6_000,
                 sessions_max: 2,
                 batches_in_flight_max: 2,
+                changes_bytes_max: 1_000,
+                queue_max: 12,
                 ..ReplicaConfig::new(node, 1, vec![1, 2, 3])
             })?);
         }
@@ -69,6 +77,8 @@ impl Script {
             ops: 0,
             last_ts: 0,
             promised: 0,
+            stamp: 0,
+            txns: BTreeSet::new(),
             loud: true,
             lines: Vec::new(),
         })
@@ -87,6 +97,7 @@ impl Script {
         match *name {
             "settle" if numbers.is_empty() => self.settle(&[1, 2, 3])?,
             "settle" => self.settle(&numbers)?,
+            "txn" | "take" => self.distributed(&words, &numbers, command)?,
             "pass" => self.now_us += arg(&numbers, 0, command)? * 1000,
             "join" => self.cut.clear(),
             "cut" => self.cut.extend(&nodes),
@@ -190,11 +201,58 @@ impl Script {
         };
         let request = Request {
             id: arg(numbers, 1, command)?,
-            txn: Arc::new(work),
+            task: Task::Run(Arc::new(work)),
             session,
             cancel: None,
         };
         self.input(node, Input::Request(request))
+    }
+
+    fn distributed(&mut self, words: &[&str], numbers: &[u64], command: &str) -> Result<()> {
+        let (node, id) = (arg(numbers, 0, command)?, arg(numbers, 1, command)?);
+        let known = Known {
+            now_us: (EPOCH_US + self.now_us as i64) as u64,
+            snapshot_ts: self.last_ts,
+            stamp: self.stamp,
+        };
+        let task = if words.first() == Some(&"txn") {
+            self.txns.insert(id);
+            let work = script_txn::work(words.get(3..).unwrap_or(&[]), known)?;
+            Task::Txn(Arc::new(work))
+        } else {
+            Task::Run(Arc::new(Take {
+                counter: arg(numbers, 2, command)?,
+                wait: match words.last() {
+                    Some(&"nowait") => WaitPolicy::NoWait,
+                    Some(&"skip") => WaitPolicy::SkipLocked,
+                    _ => WaitPolicy::Wait,
+                },
+            }))
+        };
+        let (session, cancel) = (None, None);
+        self.input(
+            node,
+            Input::Request(Request {
+                id,
+                task,
+                session,
+                cancel,
+            }),
+        )
+    }
+
+    /// An output in words.
+    fn tell(&mut self, output: &Output) -> Result<String> {
+        match output {
+            Output::Reply {
+                id,
+                result: Ok(reply),
+            } if self.txns.contains(id) => {
+                self.stamp = script_txn::stamp(reply).unwrap_or(self.stamp);
+                Ok(format!("reply {id} {}", script_txn::told(reply)?))
+            }
+            _ => Ok(transcript::output(output)),
+        }
     }
 
     fn member(&mut self, node: u64) -> Result<&mut Member> {
@@ -216,7 +274,7 @@ impl Script {
                 Output::Send(_) | Output::Write { .. } | Output::Apply(_)
             );
             if self.loud || !quiet {
-                let text = transcript::output(&output);
+                let text = self.tell(&output)?;
                 self.lines
                     .extend(text.lines().map(|line| format!("n{node} {line}")));
             }
@@ -237,6 +295,8 @@ impl Script {
                 self.member(node)?.writes.push_back(waiting);
             }
             Output::Apply(job) => self.member(node)?.applies.push_back(job),
+            // The scenario answers.
+            Output::Resolve { .. } | Output::Finish { .. } => {}
             Output::Truncate { index } => self.member(node)?.truncate(index)?,
             Output::SnapshotTs { result: Ok(ts), .. } => self.last_ts = ts,
             _ => {}

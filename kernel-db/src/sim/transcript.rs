@@ -60,6 +60,17 @@ pub fn output(output: &Output) -> String {
             if role.is_leader { " leads" } else { "" },
             if role.open { " open" } else { "" }
         ),
+        Output::Resolve {
+            txn, coordinator, ..
+        } => format!("resolve {} at group {coordinator}", txn.start),
+        Output::Finish {
+            txn,
+            commit_ts,
+            others,
+        } => format!(
+            "finish {} committed at {commit_ts} in groups {others:?}",
+            txn.start
+        ),
         Output::Truncate { index } => format!("truncate {index}"),
     }
 }

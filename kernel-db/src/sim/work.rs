@@ -44,6 +44,11 @@ pub fn key(table: u32, row: u64) -> Bytes {
     key.into()
 }
 
+/// The row of a counter.
+pub fn counter_key(counter: u64) -> Bytes {
+    key(COUNTER_TABLE, counter)
+}
+
 fn number(value: Option<&[u8]>) -> u64 {
     let first = value.and_then(|value| value.first_chunk::<8>());
     first.map_or(0, |bytes| u64::from_be_bytes(*bytes))

@@ -14,7 +14,7 @@ use super::rng::Rng;
 use super::transcript;
 use super::work::Picture;
 use crate::error::Error;
-use crate::partition::{Durability, Input, Now, Output, ReplicaConfig, Request};
+use crate::partition::{Durability, Input, Now, Output, ReplicaConfig, Request, Task};
 use crate::storage::{SessionRecord, StateStore};
 
 const TICK_US: u64 = 50_000;
@@ -366,6 +366,9 @@ impl World {
                 self.answer(id, Heard::Snapshot(result, picture));
             }
             Output::Role(role) => self.summary.leaders += u64::from(role.open),
+            Output::Resolve { .. } | Output::Finish { .. } => {
+                return Err(Error::internal("nothing is prepared in this world"));
+            }
             Output::Truncate { index } => {
                 self.summary.truncations += 1;
                 self.node(node).member.truncate(index)?;
@@ -407,7 +410,7 @@ impl World {
         let input = match ask {
             Ask::Run { work, session } => Input::Request(Request {
                 id: question,
-                txn: Arc::new(work),
+                task: Task::Run(Arc::new(work)),
                 session,
                 cancel: None,
             }),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sqlparser::ast;
 
 use super::catalog::Catalog;
-use super::exec::{ExecCtx, Outcome, SystemTables};
+use super::exec::{Done, ExecCtx, Outcome, SystemTables};
 use super::plan::{Expr, Plan, Routing};
 use super::{DataType, Value};
 use crate::error::{Error, Result};
@@ -205,6 +205,11 @@ impl Prepared {
         &self.routing
     }
 
+    /// What it was planned against.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
     /// Runs as a statement of its own.
     pub fn execute(
         &self,
@@ -253,6 +258,11 @@ impl Prepared {
             );
         }
         super::exec::run_plan(&self.plan, ctx, params)
+    }
+
+    /// As `run`, without a command tag: statements inside of functions.
+    pub(super) fn run_quiet(&self, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Done> {
+        super::exec::run_quiet(&self.plan, ctx, params)
     }
 }
 

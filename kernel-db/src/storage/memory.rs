@@ -48,19 +48,19 @@ impl MemState {
 
 impl Image {
     fn apply(&mut self, entry: &AppliedEntry) {
-        for op in &entry.ops {
+        for (ts, op) in entry.changes() {
             match op {
                 Op::Put { key, value, .. } => {
                     let row = Versioned {
-                        ts: entry.ts,
+                        ts,
                         value: value.clone(),
                     };
                     let old = self.current.insert(key.clone(), row);
-                    self.retire(key, old, entry.ts);
+                    self.retire(key, old, ts);
                 }
                 Op::Delete { key } => {
                     let old = self.current.remove(key);
-                    self.retire(key, old, entry.ts);
+                    self.retire(key, old, ts);
                 }
                 Op::DeleteRange { from, to } => {
                     self.current.retain(|key, _| key < from || key >= to)

@@ -8,12 +8,17 @@ pub mod format;
 mod log;
 pub mod memory;
 mod memory_log;
+mod recent;
 pub mod rocks;
+mod rocks_keys;
+mod rocks_rows;
+mod rocks_write;
 mod state;
 #[cfg(test)]
 mod twin_tests;
 
 pub use log::{LogStore, LogWrite};
 pub use state::{
-    AppliedEntry, Op, SESSION_RING, SessionRecord, StateMeta, StateSnapshot, StateStore, Versioned,
+    AppliedEntry, Op, SESSION_RING, Section, SessionRecord, StateMeta, StateSnapshot, StateStore,
+    Versioned,
 };

@@ -37,6 +37,14 @@ pub enum Op {
     },
 }
 
+/// Changes of a settled transaction in an entry of a later timestamp.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Section {
+    /// Commit timestamp of the changes.
+    pub ts: u64,
+    pub ops: Vec<Op>,
+}
+
 /// (session, number) -> reply, kept in a ring of 1,024 places per session (I11).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRecord {
@@ -55,6 +63,8 @@ pub struct AppliedEntry {
     /// Reads and commits of this leader stay at or below it (I13).
     pub ceiling: u64,
     pub ops: Vec<Op>,
+    /// Changes with timestamps of their own; no key is in two of them, or in `ops` too.
+    pub sections: Vec<Section>,
     pub sessions: Vec<SessionRecord>,
     /// Sessions forgotten by this entry; a later request under one is an error, never a second execution.
     pub evicted: Vec<u128>,
@@ -67,6 +77,35 @@ pub struct StateMeta {
     pub applied_term: u64,
     pub last_ts: u64,
     pub ceiling: u64,
+}
+
+impl AppliedEntry {
+    /// All changes with their timestamps.
+    pub(super) fn changes(&self) -> impl Iterator<Item = (u64, &Op)> {
+        let own = self.ops.iter().map(|op| (self.ts, op));
+        own.chain(
+            self.sections
+                .iter()
+                .flat_map(|section| section.ops.iter().map(|op| (section.ts, op))),
+        )
+    }
+}
+
+#[cfg(test)]
+impl AppliedEntry {
+    /// Makes the last change one of a transaction that committed at `ts`, if no other change is of its key.
+    pub(super) fn settle_last(&mut self, ts: u64) {
+        let key_of = |op: &Op| match op {
+            Op::Put { key, .. } | Op::Delete { key } => Some(key.clone()),
+            Op::DeleteRange { .. } => None,
+        };
+        let key = self.ops.last().and_then(key_of);
+        let same = |op: &&Op| key.is_some() && key_of(op) == key;
+        if self.ops.iter().filter(same).count() == 1 {
+            let ops = self.ops.pop().into_iter().collect();
+            self.sections.push(Section { ts, ops });
+        }
+    }
 }
 
 impl StateMeta {

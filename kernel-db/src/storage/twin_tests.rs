@@ -11,6 +11,7 @@ use super::engine::{EngineLog, EngineLogOptions};
 use super::format::Identity;
 use super::memory::{MemLog, MemState};
 use super::rocks::{RocksShared, RocksState};
+use super::rocks_write::is_rare;
 use super::{AppliedEntry, LogStore, LogWrite, Op, SessionRecord, StateSnapshot, StateStore};
 
 const IDENTITY: Identity = Identity {
@@ -87,6 +88,7 @@ fn key(number: u8) -> Bytes {
 
 struct StateTwins {
     shared: RocksShared,
+    files: bool,
     dir: tempfile::TempDir,
     runs: u32,
     real: Option<RocksState>,
@@ -95,9 +97,16 @@ struct StateTwins {
 }
 
 impl StateTwins {
-    fn new() -> Self {
+    /// `files`: each spill of the real store is a file.
+    fn new(files: bool) -> Self {
+        let shared = RocksShared::new(8 << 20, 4 << 20);
         let mut twins = Self {
-            shared: RocksShared::new(8 << 20, 4 << 20),
+            shared: if files {
+                shared.with_files_only()
+            } else {
+                shared
+            },
+            files,
             dir: tempfile::tempdir().unwrap(),
             runs: 0,
             real: None,
@@ -133,18 +142,26 @@ impl StateTwins {
         entries.truncate(1);
         for ops in ops_of_entries {
             index += 1;
-            entries.push(AppliedEntry {
+            let mut entry = AppliedEntry {
                 index,
                 term: 1 + index / 7,
                 ts: index * 10,
                 ceiling: index * 10 + 5,
                 ops,
                 ..AppliedEntry::default()
-            });
+            };
+            entry.settle_last(index * 10 - 3);
+            entries.push(entry);
         }
         if let Some(last) = entries.last_mut() {
             last.sessions = sessions;
             last.evicted = evicted;
+        }
+        let applied = self.twin.meta().applied_index;
+        let rare = |entry: &AppliedEntry| entry.index > applied && is_rare(entry);
+        if self.files && entries.iter().any(rare) {
+            // The real store spills first, and a file is durable.
+            self.twin.flush().unwrap();
         }
         self.real.as_ref().unwrap().apply(&entries).unwrap();
         self.twin.apply(&entries).unwrap();
@@ -366,11 +383,14 @@ fn compare_logs(real: &EngineLog, twin: &MemLog) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 30, ..ProptestConfig::default() })]
 
     #[test]
-    fn state_store_and_twin_agree(steps in proptest::collection::vec(state_step(), 1..40)) {
-        let mut twins = StateTwins::new();
+    fn state_store_and_twin_agree(
+        files in any::<bool>(),
+        steps in proptest::collection::vec(state_step(), 1..40),
+    ) {
+        let mut twins = StateTwins::new(files);
         for step in &steps {
             twins.step(step);
             twins.compare();
@@ -400,6 +420,63 @@ proptest! {
                 }
             }
             compare_logs(&real, &twin);
+        }
+    }
+}
+
+/// Entry `index` writes one key of its own and one that all entries write, and deletes the key of three entries ago.
+fn busy_entry(index: u64) -> AppliedEntry {
+    let key = |number: u64| Bytes::from(format!("0000row {number:08}"));
+    let put = |key: Bytes, fresh| Op::Put {
+        key,
+        value: Bytes::from(vec![index as u8; 200]),
+        fresh,
+    };
+    let mut ops = vec![put(key(index), true), put(key(0), index == 1)];
+    if index > 3 {
+        ops.push(Op::Delete {
+            key: key(index - 3),
+        });
+    }
+    AppliedEntry {
+        index,
+        term: 1,
+        ts: index,
+        ceiling: index,
+        ops,
+        ..AppliedEntry::default()
+    }
+}
+
+#[test]
+fn i8_recent_changes_are_bounded_and_a_crash_between_spills_replays_to_the_same_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = RocksShared::new(1 << 20, 100 << 10).with_files_only();
+    let real = RocksState::open(&dir.path().join("a"), &shared, IDENTITY).unwrap();
+    let twin = MemState::new();
+    let entries: Vec<AppliedEntry> = (1..=2000).map(busy_entry).collect();
+    for some in entries.chunks(7) {
+        real.apply(some).unwrap();
+        twin.apply(some).unwrap();
+        assert!(shared.recent_bytes() < 110 << 10);
+    }
+    let durable = real.durable_index();
+    assert!((1900..2000).contains(&durable), "durable up to {durable}");
+    copy_dir(&dir.path().join("a"), &dir.path().join("b"));
+    let again = RocksState::open(&dir.path().join("b"), &shared, IDENTITY).unwrap();
+    assert_eq!(again.meta().applied_index, durable);
+    again.apply(&entries).unwrap();
+    for store in [&real, &again] {
+        assert_eq!(store.meta(), twin.meta());
+        for ts in [1995, 1500, 3, 2000] {
+            let (mut left, mut right) = (Vec::new(), Vec::new());
+            store
+                .scan_at(b"0000", b"0001", false, usize::MAX, ts, &mut left)
+                .unwrap();
+            twin.scan_at(b"0000", b"0001", false, usize::MAX, ts, &mut right)
+                .unwrap();
+            assert_eq!(left, right, "at {ts}");
+            assert_eq!(left.len(), 4, "at {ts}");
         }
     }
 }

@@ -9,6 +9,9 @@ use crate::cluster::ClusterSpec;
 use crate::exit::{Failure, Result};
 use crate::output::spinner;
 
+/// Accounts of `bench txn` unless said otherwise.
+const ACCOUNTS: u32 = 100_000;
+
 pub async fn run(args: BenchArgs) -> Result<()> {
     let kind = kind(&args)?;
     let progress = spinner("starting");
@@ -69,7 +72,27 @@ fn kind(args: &BenchArgs) -> Result<Kind> {
     {
         return Err(Failure::usage("--rate must be above 0"));
     }
+    if args.kind != BenchKind::Txn
+        && (args.multi_partition.is_some() || args.accounts.is_some() || args.hot)
+    {
+        return Err(Failure::usage(
+            "--multi-partition, --accounts and --hot apply to bench txn",
+        ));
+    }
     match args.kind {
+        BenchKind::Txn => {
+            refuse("policy", &args.policy)?;
+            refuse("shape", &args.shape)?;
+            let multi_partition = args.multi_partition.unwrap_or(0.0);
+            if !(0.0..=1.0).contains(&multi_partition) {
+                return Err(Failure::usage("--multi-partition must be from 0 to 1"));
+            }
+            Ok(Kind::Txn {
+                multi_partition,
+                accounts: args.accounts.unwrap_or(ACCOUNTS),
+                hot: args.hot,
+            })
+        }
         BenchKind::Sched => {
             refuse("shape", &args.shape)?;
             let policies = ["fifo", "least-loaded", "locality", "push", "pull"];
@@ -110,13 +133,12 @@ fn target(args: &BenchArgs) -> Result<Target> {
 /// A local cluster as a benchmark's target.
 pub fn of_cluster(spec: &ClusterSpec) -> Target {
     let shape = [spec.nodes.into(), spec.partitions, spec.replicas];
-    let durability = format!("{:?}", spec.durability).to_lowercase();
     Target::cluster(
         &spec.name,
         spec.urls(),
         spec.data.clone(),
         shape,
-        &durability,
+        &spec.durability(),
     )
 }
 

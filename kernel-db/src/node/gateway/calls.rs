@@ -19,7 +19,10 @@ use crate::node::server::Calls;
 use crate::sql::catalog::Catalog;
 use crate::sql::transaction::{SCHEMA_CHANGED, SqlTransaction};
 use crate::storage::StateSnapshot;
-use crate::wire::peer::{Execute, Maintain, Page, SnapshotScan, answer, call, decode_values};
+use crate::txn::messages::Work;
+use crate::wire::peer::{
+    Execute, Maintain, Page, SnapshotScan, Transact, answer, call, decode_values,
+};
 
 /// Bytes of one page of a scan: small beside a frame's bound, large beside a round trip.
 const PAGE_BYTES_MAX: usize = 1 << 20;
@@ -85,6 +88,10 @@ impl Gateway {
                 let status = self.node_status();
                 async move { Ok(answer::Body::Status(status)) }.boxed_local()
             }
+            call::Body::Transact(Transact { group, work }) => match Work::from_bytes(work) {
+                Ok(work) => reply(self.core.submit_work(group, work, None)),
+                Err(error) => failed(error),
+            },
             call::Body::Ping(_) => {
                 std::future::ready(Ok(answer::Body::Reply(Bytes::new()))).boxed_local()
             }

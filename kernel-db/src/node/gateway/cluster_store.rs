@@ -382,7 +382,7 @@ impl Store for OnePartition<'_> {
 }
 
 /// What is left of a range after `last`.
-fn rest(from: &Bytes, to: &Bytes, last: &Bytes, reverse: bool) -> (Bytes, Bytes) {
+pub(super) fn rest(from: &Bytes, to: &Bytes, last: &Bytes, reverse: bool) -> (Bytes, Bytes) {
     if reverse {
         return (from.clone(), last.clone());
     }

@@ -16,7 +16,8 @@ use crate::error::{Class, Error, Result};
 use crate::node::peers::OnLoss;
 use crate::partition::Transaction;
 use crate::sql::transaction::SqlTransaction;
-use crate::wire::peer::{self, Execute, Maintain, answer, call, encode_values, maintain};
+use crate::txn::messages::{Answer, Work};
+use crate::wire::peer::{self, Execute, Maintain, Transact, answer, call, encode_values, maintain};
 
 /// Between two attempts while a group has no leader: short beside an election.
 const RETRY_PAUSE: Duration = Duration::from_millis(15);
@@ -90,6 +91,34 @@ impl Gateway {
             }
             Place::Nowhere => no_leader(group),
         }
+    }
+
+    /// One attempt at a transaction's work in `group`; submitted when this returns. Errors of `is_routing` class mean that
+    /// nothing was done; an unknown outcome of `Prepare` or `Commit` is the coordinator's to tell (`Work::Resolve`).
+    pub(super) fn transact(
+        &self,
+        group: u32,
+        work: Work,
+    ) -> LocalBoxFuture<'static, Result<Answer>> {
+        let reply = match self.place(group) {
+            Place::Here => local(self.core.submit_work(group, work, None)),
+            Place::Node(node) => {
+                let on_loss = if work.may_repeat() {
+                    OnLoss::Retry
+                } else {
+                    OnLoss::Unknown
+                };
+                let work = work.into_bytes();
+                self.remote(
+                    group,
+                    node,
+                    call::Body::Transact(Transact { group, work }),
+                    on_loss,
+                )
+            }
+            Place::Nowhere => no_leader(group),
+        };
+        async move { Answer::from_bytes(reply.await?) }.boxed_local()
     }
 
     /// Repeats `work` until the group's leader has done it, an error says that it cannot be done, or time is up.

@@ -68,12 +68,9 @@ impl Gateway {
                 }
             };
             let sources = gateway.promised(&groups, ts, deadline).await?;
-            let limits = Limits {
-                rows: gateway.config.read_rows_max,
-                bytes: gateway.config.result_bytes_max,
-            };
+            let limits = gateway.read_limits();
             // Beside the core the bound is the statement timeout, not the run limit.
-            env.budget = Budget::new(u64::MAX);
+            env.budget = Budget::until(Arc::clone(&cancel));
             let mut store = ClusterStore::new(
                 ts,
                 gateway.placement.clone(),
@@ -148,6 +145,24 @@ impl Gateway {
                 .hint("read without it for what is newest, or at an earlier time"));
         }
         Ok(())
+    }
+
+    /// Bounds of what one statement reads beside the core.
+    pub(super) fn read_limits(&self) -> Limits {
+        Limits {
+            rows: self.config.read_rows_max,
+            bytes: self.config.result_bytes_max,
+        }
+    }
+
+    /// A timestamp fresh in all of `groups`, and where each can be read at it.
+    pub(super) async fn snapshot(
+        &self,
+        groups: &[u32],
+        deadline: Instant,
+    ) -> Result<(u64, BTreeMap<u32, Source>)> {
+        let ts = self.newest_of(groups, deadline).await?;
+        Ok((ts, self.promised(groups, ts, deadline).await?))
     }
 
     /// Where each group can be read at `ts`: its leader has promised that nothing will be committed up to it any more.

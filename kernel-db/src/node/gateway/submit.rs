@@ -14,6 +14,7 @@ use super::Gateway;
 use super::leader::{SqlWork, is_routing};
 use super::plans::Plan;
 use super::reads::EmptyStore;
+use super::txn::is_too_long;
 use crate::error::{Error, Result};
 use crate::partition::{Budget, TxnEnv};
 use crate::sql::Value;
@@ -23,6 +24,7 @@ use crate::sql::transaction::{Outcomes, SCHEMA_CHANGED, SqlTransaction};
 use crate::wire::pg::{Bound, ConnInfo, Lane, Notice, Outcome};
 
 /// A transaction with the plans that its client prepared.
+#[derive(Clone)]
 pub(super) struct Txn {
     pub plans: Vec<Arc<Plan>>,
     pub params: Vec<Vec<Value>>,
@@ -40,6 +42,8 @@ pub(super) enum Target {
     Group(u32),
     /// Reads several partitions, or tables of the node itself.
     Read(Vec<u32>),
+    /// Writes in several partitions, or in one that is not known before: beside the cores. With its home partition.
+    Several(u32),
     Ddl,
 }
 
@@ -52,6 +56,7 @@ impl Gateway {
         match self.target(&plans, &params, None) {
             Ok(Target::Here) => Lane::Any,
             Ok(Target::Group(group)) => Lane::Partition(group),
+            Ok(Target::Several(_)) => Lane::Several,
             _ => Lane::Alone,
         }
     }
@@ -129,6 +134,7 @@ impl Gateway {
         let params: Vec<&[Value]> = txn.params.iter().map(Vec::as_slice).collect();
         let groups = match self.target(&txn.plans, &params, txn.session)? {
             Target::Here | Target::Ddl => Vec::new(),
+            Target::Several(_) => self.placement.partition_groups().collect(),
             Target::Group(group) => vec![group],
             Target::Read(groups) => groups,
         };
@@ -163,6 +169,7 @@ impl Gateway {
             Ok(Target::Here) => std::future::ready(self.run_here(txn)).boxed_local(),
             Ok(Target::Group(group)) => self.attempt_group(group, txn),
             Ok(Target::Read(groups)) => self.read(groups, txn),
+            Ok(Target::Several(home)) => self.one_shot(home, txn),
             Ok(Target::Ddl) => self.change_schema(txn),
             Err(error) => std::future::ready(Err(error)).boxed_local(),
         }
@@ -184,7 +191,16 @@ impl Gateway {
             cancel: Arc::clone(&txn.cancel),
         };
         let reply = self.attempt_sql(group, &work);
-        async move { decode(&reply.await?) }.boxed_local()
+        // Undone there and begun anew beside the core; the same partition keeps its number (I11).
+        let gateway = self.own();
+        let again = txn.clone();
+        async move {
+            match reply.await {
+                Err(error) if is_too_long(&error) => gateway.one_shot(group, &again).await,
+                reply => decode(&reply?),
+            }
+        }
+        .boxed_local()
     }
 
     fn run_here(&self, txn: &Txn) -> Result<Vec<Outcome>> {
@@ -257,7 +273,7 @@ impl Gateway {
             }
         }
         if writes && (groups.len() > 1 || system) {
-            return Err(several(groups.len()));
+            return Ok(Target::Several(self.any_group(session)));
         }
         Ok(match groups.len() {
             // The past of one partition is read like that of several: beside its core, from its history.
@@ -272,7 +288,7 @@ impl Gateway {
 
     /// A partition for work that may run in any: the session's own, so that a retry finds the first attempt's reply
     /// (I11), else one that is led from here.
-    fn any_group(&self, session: Option<(u128, u64)>) -> u32 {
+    pub(super) fn any_group(&self, session: Option<(u128, u64)>) -> u32 {
         let partitions = self.placement.partitions();
         if let Some((session, _)) = session {
             return (session % u128::from(partitions)) as u32 + 1;
@@ -296,15 +312,16 @@ impl Txn {
 }
 
 fn plans_of(txn: &[Bound]) -> Result<Vec<Arc<Plan>>> {
-    let one = |bound: &Bound| {
-        Arc::clone(&bound.statement.handle)
-            .downcast::<Plan>()
-            .map_err(|_| Error::internal("a statement of another backend"))
-    };
-    txn.iter().map(one).collect()
+    txn.iter().map(plan_of).collect()
 }
 
-fn decode(reply: &Bytes) -> Result<Vec<Outcome>> {
+pub(super) fn plan_of(bound: &Bound) -> Result<Arc<Plan>> {
+    Arc::clone(&bound.statement.handle)
+        .downcast::<Plan>()
+        .map_err(|_| Error::internal("a statement of another backend"))
+}
+
+pub(super) fn decode(reply: &Bytes) -> Result<Vec<Outcome>> {
     Ok(Outcomes::decode(reply)?.into_iter().map(outcome).collect())
 }
 
@@ -330,16 +347,6 @@ fn notice(n: exec::Notice) -> Notice {
 fn mixed() -> Error {
     Error::unsupported("changing the schema and other statements in one transaction")
         .hint("send CREATE, DROP and the like on their own")
-}
-
-fn several(partitions: usize) -> Error {
-    let what = match partitions {
-        0 | 1 => "writing in a statement that reads tables of schema dbos".to_string(),
-        n => format!("a transaction that writes and touches {n} partitions"),
-    };
-    Error::unsupported(what).hint(
-        "bind the first primary key column of every table to one value, or send one transaction for each partition key",
-    )
 }
 
 fn timed_out(writes: bool) -> Error {

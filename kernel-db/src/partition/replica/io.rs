@@ -13,6 +13,7 @@ use super::super::Transaction;
 use super::super::apply::{AppliedReport, ApplyJob};
 use crate::error::Result;
 use crate::storage::LogWrite;
+use crate::txn::messages::{TxnId, Work};
 
 /// What "committed" means to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,15 @@ pub struct ReplicaConfig {
     pub tip_bytes_max: usize,
     /// Client sessions remembered; the longest unused is evicted past it (I11).
     pub sessions_max: usize,
+    /// Locks of a transaction that is not prepared go when it was silent for this long, in milliseconds.
+    pub lock_lease_ms: u64,
+    /// Keys and ranges locked by transactions that run elsewhere; 53200 past it.
+    pub locks_max: usize,
+    /// Keys of recent changes, in bytes, for transactions that ask at their end whether what they read is still so: one
+    /// that began before what is kept ends with 40001.
+    pub changes_bytes_max: usize,
+    /// A prepared transaction, or a decision, that others do not finish in this time is asked for or told again.
+    pub resolve_after_ms: u64,
     pub durability: Durability,
     /// The log may have lost its tail: the operating system went down while durability was `Memory`. The replica does not
     /// vote until it has caught up with a later leader.
@@ -87,6 +97,10 @@ impl ReplicaConfig {
             apply_backlog_bytes_max: 64 << 20,
             tip_bytes_max: 256 << 20,
             sessions_max: 4096,
+            lock_lease_ms: 5_000,
+            locks_max: 200_000,
+            changes_bytes_max: 16 << 20,
+            resolve_after_ms: 1_000,
             durability: Durability::Fsync,
             log_tail_lost: false,
             seed: 0,
@@ -101,12 +115,40 @@ pub struct Now {
     pub wall_us: i64,
 }
 
-/// A transaction to run here.
+/// What a request asks for.
+#[derive(Clone)]
+pub enum Task {
+    /// A transaction of this partition alone, run on the core.
+    Run(Arc<dyn Transaction>),
+    /// Work of a transaction that runs elsewhere. The reply is an encoded `messages::Answer`.
+    Txn(Arc<Work>),
+}
+
+impl Task {
+    /// It may free those who wait: accepted even when they fill the queue, or they would wait for ever. There are no more of
+    /// these than transactions that hold locks.
+    pub fn ends_waits(&self) -> bool {
+        match self {
+            Task::Run(_) => false,
+            Task::Txn(work) => !matches!(**work, Work::Lock(_) | Work::Read(_) | Work::LookUp(_)),
+        }
+    }
+
+    /// True if it is not refused for want of room in the log.
+    pub fn read_only(&self) -> bool {
+        match self {
+            Task::Run(txn) => txn.read_only(),
+            Task::Txn(work) => !matches!(**work, Work::Prepare(_) | Work::Commit(_)),
+        }
+    }
+}
+
+/// Something to do here.
 #[derive(Clone)]
 pub struct Request {
     /// Chosen by the shell, unique while the request is open; comes back in `Output::Reply`.
     pub id: u64,
-    pub txn: Arc<dyn Transaction>,
+    pub task: Task,
     /// (session, number) of a numbered request (I11).
     pub session: Option<(u128, u64)>,
     /// Set to true by a cancel request; checked before execution.
@@ -165,6 +207,20 @@ pub enum Output {
         result: Result<()>,
     },
     Role(RoleChange),
+    /// A transaction is prepared here for long: ask the coordinator's leader (`Work::Resolve`) and bring its answer here
+    /// (`Work::Settle`). Comes again, more and more rarely, until it is settled.
+    Resolve {
+        txn: TxnId,
+        coordinator: u32,
+        deadline_ts: u64,
+    },
+    /// A transaction was decided here long ago and may not be known everywhere: settle it in the groups `others`, and when
+    /// all have answered, let it be forgotten here (`Work::Forget`). Comes again as `Resolve` does.
+    Finish {
+        txn: TxnId,
+        commit_ts: u64,
+        others: Vec<u32>,
+    },
     /// Entries before `index` are needed by nobody: `LogStore::truncate(group, index)`.
     Truncate {
         index: u64,

@@ -14,7 +14,7 @@ mod io;
 
 pub use io::{
     Durability, FollowerStatus, Input, Now, Output, ReplicaConfig, ReplicaStatus, Request, Role,
-    RoleChange, SessionStatus,
+    RoleChange, SessionStatus, Task,
 };
 
 use std::collections::VecDeque;
@@ -110,6 +110,9 @@ impl<S: StateStore> Replica<S> {
                 if !self.tick()? {
                     return Ok(());
                 }
+                if let Some(executor) = &mut self.executor {
+                    executor.tick(&self.config, self.now, out)?;
+                }
                 self.truncate(out)?;
             }
             Input::Message(message) => {
@@ -165,6 +168,9 @@ impl<S: StateStore> Replica<S> {
         } else if !self.is_silent() || self.driver.is_leader() {
             self.driver.tick();
         }
+        if let Some(executor) = &mut self.executor {
+            executor.tidy();
+        }
         if let Some(executor) = &mut self.executor
             && self.driver.log_bytes() > self.config.log_bytes_max / 2
         {
@@ -203,11 +209,7 @@ impl<S: StateStore> Replica<S> {
 
     fn snapshot_ts(&mut self, id: u64, out: &mut Vec<Output>) {
         match &mut self.executor {
-            Some(executor) => {
-                executor
-                    .reads()
-                    .push(super::reads::Answer::SnapshotTs { id });
-            }
+            Some(executor) => executor.snapshot_ts(&self.config, id, out),
             None => out.push(Output::SnapshotTs {
                 id,
                 result: Err(self.not_leader()),
@@ -321,7 +323,12 @@ impl<S: StateStore> Replica<S> {
         }
         // I2: the last entry of a new leader's log is the empty one of its own term; it and all before it are applied.
         if leads && self.executor.is_none() && self.applied >= view.last {
-            self.executor = Some(Executor::open(&self.config, &self.store, view.term)?);
+            self.executor = Some(Executor::open(
+                &self.config,
+                &self.store,
+                view.term,
+                self.now,
+            )?);
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ mod names;
 pub mod parse;
 mod query;
 mod rewrite;
+mod row_locks;
 mod scope;
 mod select;
 mod session;

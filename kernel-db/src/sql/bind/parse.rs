@@ -43,6 +43,7 @@ pub fn parse_timed(text: &str) -> Result<Vec<Parsed>> {
             word.keyword = Keyword::NoKeyword;
         }
     }
+    super::row_locks::rewrite(&mut tokens);
     let mut statements = Vec::new();
     let mut start = 0;
     while start < tokens.len() {

@@ -88,6 +88,7 @@ impl Binder<'_> {
             other => return Err(Error::unsupported(format!("{other} as a query"))),
         };
         self.limits(query, &mut bound)?;
+        self.row_locks(query, &mut bound)?;
         Ok(bound)
     }
 
@@ -269,6 +270,7 @@ fn plain(body: QueryBody, columns: Vec<Column>) -> Query {
         sort: Vec::new(),
         limit: None,
         offset: None,
+        locks: Vec::new(),
     }
 }
 

@@ -43,23 +43,7 @@ impl Change {
         }
         self.check_free(&name)?;
         let mut constraints = Constraints::default();
-        let mut columns = Vec::with_capacity(create.columns.len());
-        for column in &create.columns {
-            let mut def = column_def(&name, column, &mut constraints)?;
-            if let Some((options, largest)) = counted(column)? {
-                if def.default.is_some() {
-                    let message = format!(
-                        "multiple default values specified for column \"{}\" of table \"{name}\"",
-                        def.name
-                    );
-                    return Err(Error::new("42601", message));
-                }
-                let sequence = self.column_sequence(&name, &def.name, options, largest)?;
-                def.not_null = true;
-                def.default = Some(format!("nextval('{}')", quoted_identifier(&sequence)));
-            }
-            columns.push(def);
-        }
+        let columns = self.columns(&name, &create.columns, &mut constraints)?;
         for constraint in &create.constraints {
             table_constraint(&name, constraint, &mut constraints)?;
         }
@@ -95,6 +79,32 @@ impl Change {
         self.catalog.put_table(table);
         self.changed = true;
         Ok(())
+    }
+
+    fn columns(
+        &mut self,
+        name: &str,
+        defs: &[ast::ColumnDef],
+        constraints: &mut Constraints,
+    ) -> Result<Vec<ColumnDef>> {
+        let mut columns = Vec::with_capacity(defs.len());
+        for column in defs {
+            let mut def = column_def(name, column, constraints)?;
+            if let Some((options, largest)) = counted(column)? {
+                if def.default.is_some() {
+                    let message = format!(
+                        "multiple default values specified for column \"{}\" of table \"{name}\"",
+                        def.name
+                    );
+                    return Err(Error::new("42601", message));
+                }
+                let sequence = self.column_sequence(name, &def.name, options, largest)?;
+                def.not_null = true;
+                def.default = Some(format!("nextval('{}')", quoted_identifier(&sequence)));
+            }
+            columns.push(def);
+        }
+        Ok(columns)
     }
 }
 

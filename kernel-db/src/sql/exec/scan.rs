@@ -13,8 +13,8 @@ use crate::sql::codec::{self, key};
 use crate::sql::plan::{Access, Bound, KeyPart, RangeAccess};
 use crate::sql::{DataType, Value};
 
-/// Rows fetched at once: few at first if the reader may stop early.
-const CHUNKS: [usize; 4] = [4, 16, 64, 256];
+/// Rows fetched at once: few at first if the reader may stop early. Often the first row is the one.
+const CHUNKS: [usize; 5] = [1, 4, 16, 64, 256];
 
 /// Calls `f` with each stored row that the access path leads to, until it breaks.
 pub fn rows(
@@ -201,6 +201,7 @@ fn range_rows(
                 f(ctx, value)?
             } else {
                 let row_key = keys::row_key_of_entry(table.id, key, value)?;
+                let slot = slot.or_else(|| keys::slot_of_key(table, &row_key));
                 match ctx.store.get(&row_key, slot)? {
                     Some(row) => f(ctx, &row)?,
                     // Deleted by a function called for an earlier row of this chunk.

@@ -40,7 +40,8 @@ pub fn run(
     ctx: &mut ExecCtx<'_>,
     sink: &mut RowSink<'_>,
 ) -> Result<ControlFlow<()>> {
-    let mut kept: Kepts = vec![None; steps.len()];
+    let keeps = steps.iter().any(|s| s.hash.is_some() || s.keep);
+    let mut kept: Kepts = vec![None; if keeps { steps.len() } else { 0 }];
     let width = steps.last().map_or(0, |s| s.offset + s.width);
     let mut row = Vec::with_capacity(width);
     let mut walk = Walk {

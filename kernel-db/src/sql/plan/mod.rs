@@ -16,6 +16,7 @@ pub use access::{Access, Bound, KeyPart, RangeAccess};
 pub use expr::{AggregateCall, AnyOf, CompareOp, Expr, InList, RoutineCall, SubqueryKind};
 pub use query::{
     Each, Grouping, HashKeys, JoinKind, Query, QueryBody, SetKind, SiteKeys, SortKey, Source, Step,
+    TableLock,
 };
 pub use route::{Routing, Site};
 pub use write::{

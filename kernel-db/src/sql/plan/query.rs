@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::access::Access;
 use super::expr::{AggregateCall, Expr, SubqueryKind};
+use crate::partition::RowLock;
 use crate::sql::DataType;
 use crate::sql::catalog::Table;
 use crate::sql::prepare::Column;
@@ -17,6 +18,17 @@ pub struct Query {
     pub sort: Vec<SortKey>,
     pub limit: Option<Expr>,
     pub offset: Option<Expr>,
+    /// FOR UPDATE and the like.
+    pub locks: Vec<TableLock>,
+}
+
+/// A table of FROM whose rows are locked before they are shown.
+#[derive(Clone, Debug)]
+pub struct TableLock {
+    pub table: Arc<Table>,
+    /// First place of its columns in the row.
+    pub offset: usize,
+    pub lock: RowLock,
 }
 
 #[derive(Clone, Debug)]

@@ -60,6 +60,7 @@ impl<'a> Found<'a> {
     }
 
     fn query(&mut self, query: &Query) {
+        self.writes |= !query.locks.is_empty();
         match &query.body {
             QueryBody::SetOperation { left, right, .. } => {
                 self.query(left);

@@ -25,6 +25,12 @@ pub async fn run(command: ClusterCommand) -> Result<()> {
             logs(&ClusterSpec::existing(&name.name)?, node, follow).await
         }
         ClusterCommand::Kill { node, name } => kill(&ClusterSpec::existing(&name.name)?, node),
+        ClusterCommand::Pause { node, name } => {
+            pause(&ClusterSpec::existing(&name.name)?, node, true)
+        }
+        ClusterCommand::Resume { node, name } => {
+            pause(&ClusterSpec::existing(&name.name)?, node, false)
+        }
         ClusterCommand::Restart { node, name } => {
             restart(&ClusterSpec::existing(&name.name)?, node).await
         }
@@ -61,12 +67,20 @@ fn print_started(started: &up::Started, json: bool) {
         (false, false) => "running again on its data",
     };
     println!(
-        "cluster {} is {what}: {} nodes, {} partitions, {} replicas, durability {:?}",
-        spec.name, spec.nodes, spec.partitions, spec.replicas, spec.durability
+        "cluster {} is {what}: {} nodes, {} partitions, {} replicas, durability {}",
+        spec.name,
+        spec.nodes,
+        spec.partitions,
+        spec.replicas,
+        spec.durability()
     );
     for node in 1..=spec.nodes {
+        let paused = match process::paused(spec, node) {
+            true => "   paused",
+            false => "",
+        };
         println!(
-            "  node {node}: {}   log {}",
+            "  node {node}: {}   log {}{paused}",
             spec.url(node),
             spec.log_path(node).display()
         );
@@ -114,6 +128,20 @@ fn kill(spec: &ClusterSpec, node: u16) -> Result<()> {
     Ok(())
 }
 
+fn pause(spec: &ClusterSpec, node: u16, stop: bool) -> Result<()> {
+    spec.check_node(node)?;
+    if !process::pause(spec, node, stop)? {
+        return Err(
+            Failure::not_found(format!("node {node} is not running")).hint(format!(
+                "`dbos cluster restart {node} --name {}` starts it",
+                spec.name
+            )),
+        );
+    }
+    println!("node {node} {}", if stop { "paused" } else { "goes on" });
+    Ok(())
+}
+
 async fn restart(spec: &ClusterSpec, node: u16) -> Result<()> {
     spec.check_node(node)?;
     process::stop(spec, [node].into_iter())?;
@@ -134,7 +162,7 @@ fn list(json: bool) -> Result<()> {
             running.to_string(),
             spec.partitions.to_string(),
             spec.replicas.to_string(),
-            format!("{:?}", spec.durability).to_lowercase(),
+            spec.durability(),
             spec.url(1),
             spec.data.display().to_string(),
         ];

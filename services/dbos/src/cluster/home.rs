@@ -1,7 +1,7 @@
 //! Where a local cluster lives: its description, its nodes' directories, its logs.
 //!
 //! `$XDG_DATA_HOME/dbos/NAME/cluster.toml` describes cluster NAME, wherever its data is; without `--data` the data is
-//! beside it: `node-1/` (config.toml, pid, data/), `node-2/`, ... and `logs/node-1.log`, ....
+//! beside it: `.dbos-cluster` (the cluster's identity), `node-1/` (config.toml, pid, data/), `node-2/`, ... and `logs/node-1.log`, ....
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -15,6 +15,8 @@ use crate::exit::{Failure, Result};
 /// First SQL port tried for a new cluster; peers listen `PEER_PORTS` above.
 const BASE_PORT: u16 = 5440;
 const PEER_PORTS: u16 = 100;
+/// File in a cluster's data folder with the cluster's identity: what has it may be removed with the cluster.
+const MARK: &str = ".dbos-cluster";
 /// How far apart the bases of clusters without `--port` are.
 const PORT_STEP: u16 = 10;
 
@@ -103,38 +105,60 @@ impl ClusterSpec {
     /// Writes the description and every node's configuration.
     pub fn save(&self) -> Result<()> {
         let folder = home()?.join(&self.name);
-        fs::create_dir_all(&folder)
-            .map_err(|e| Failure::new(format!("cannot create {}: {e}", folder.display())))?;
+        create_dir(&self.data)?;
+        // First of all: what has no mark is never removed.
+        write(&self.data.join(MARK), &self.cluster_id)?;
+        create_dir(&folder)?;
         for node in 1..=self.nodes {
-            let folder = self.node_dir(node);
-            fs::create_dir_all(&folder)
-                .map_err(|e| Failure::new(format!("cannot create {}: {e}", folder.display())))?;
-            fs::write(self.config_path(node), self.node_config(node).to_toml())?;
+            create_dir(&self.node_dir(node))?;
+            write(&self.config_path(node), &self.node_config(node).to_toml())?;
         }
-        fs::create_dir_all(self.data.join("logs"))?;
+        create_dir(&self.data.join("logs"))?;
         let text = toml::to_string(self).map_err(Failure::new)?;
         // Written whole or not at all: a description that exists is complete.
         let temporary = folder.join("cluster.toml.new");
-        fs::write(&temporary, text)?;
+        write(&temporary, &text)?;
         fs::rename(&temporary, folder.join("cluster.toml"))?;
         Ok(())
     }
 
-    /// Removes data, logs and description. Succeeds when there is nothing.
+    /// Removes data, logs and description, and the folders above them that are empty then. Succeeds when there is nothing.
+    /// The data folder must carry this cluster's mark: a folder that somebody else put there is an error.
     pub fn remove(&self) -> Result<()> {
-        for node in 1..=self.nodes {
-            remove_dir(&self.node_dir(node))?;
+        let mark = self.data.join(MARK);
+        match fs::read_to_string(&mark) {
+            Ok(id) if id.trim() == self.cluster_id => {
+                for node in 1..=self.nodes {
+                    remove_dir(&self.node_dir(node))?;
+                }
+                remove_dir(&self.data.join("logs"))?;
+                fs::remove_file(&mark)?;
+            }
+            Ok(_) => return Err(self.foreign("it is another cluster's")),
+            Err(_) if (1..=self.nodes).any(|node| self.node_dir(node).exists()) => {
+                return Err(self.foreign("it has no readable mark of this cluster"));
+            }
+            Err(_) => {}
         }
-        remove_dir(&self.data.join("logs"))?;
         // Only if empty: a directory given by --data may hold other things.
         let _ = fs::remove_dir(&self.data);
-        let folder = home()?.join(&self.name);
+        let home = home()?;
+        let folder = home.join(&self.name);
         match fs::remove_file(folder.join("cluster.toml")) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
+        let _ = fs::remove_file(folder.join("cluster.toml.new"));
         let _ = fs::remove_dir(&folder);
+        let _ = fs::remove_dir(&home);
         Ok(())
+    }
+
+    fn foreign(&self, why: &str) -> Failure {
+        let data = self.data.display();
+        Failure::new(format!("{data} is not removed: {why} ({MARK})")).hint(format!(
+            "look into {data} and remove it by hand, then repeat this command"
+        ))
     }
 
     /// The configuration of one node.
@@ -178,6 +202,11 @@ impl ClusterSpec {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port + node - 1))
     }
 
+    /// As the flag has it.
+    pub fn durability(&self) -> String {
+        format!("{:?}", self.durability).to_lowercase()
+    }
+
     /// What psql and any driver take.
     pub fn url(&self, node: u16) -> String {
         format!("postgres://dbos@{}/dbos", self.sql_address(node))
@@ -193,7 +222,7 @@ impl ClusterSpec {
         config.nodes.iter().flat_map(|n| [n.sql, n.peer]).collect()
     }
 
-    /// 404 for a node number that the cluster does not have.
+    /// Not found, for a node number that the cluster does not have.
     pub fn check_node(&self, node: u16) -> Result<()> {
         if node == 0 || node > self.nodes {
             return Err(Failure::not_found(format!(
@@ -203,6 +232,15 @@ impl ClusterSpec {
         }
         Ok(())
     }
+}
+
+fn create_dir(path: &Path) -> Result<()> {
+    fs::create_dir_all(path)
+        .map_err(|e| Failure::new(format!("cannot create {}: {e}", path.display())))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).map_err(|e| Failure::new(format!("cannot write {}: {e}", path.display())))
 }
 
 fn remove_dir(path: &Path) -> Result<()> {

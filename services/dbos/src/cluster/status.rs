@@ -19,12 +19,12 @@ pub async fn print(spec: &ClusterSpec, json: bool) -> Result<()> {
         return Ok(());
     }
     println!(
-        "cluster {}: {} nodes, {} partitions, {} replicas, durability {:?}, data {}",
+        "cluster {}: {} nodes, {} partitions, {} replicas, durability {}, data {}",
         spec.name,
         spec.nodes,
         spec.partitions,
         spec.replicas,
-        spec.durability,
+        spec.durability(),
         spec.data.display()
     );
     println!("{}", processes(spec).table());
@@ -54,8 +54,11 @@ async fn tables(spec: &ClusterSpec) -> Option<Vec<(&'static str, Rows)>> {
 fn processes(spec: &ClusterSpec) -> Rows {
     let columns = ["node", "process", "connection string", "log"];
     let row = |node: u16| {
-        let process =
-            process::running(spec, node).map_or("stopped".into(), |pid| format!("pid {pid}"));
+        let process = match process::running(spec, node) {
+            Some(pid) if process::paused(spec, node) => format!("pid {pid}, paused"),
+            Some(pid) => format!("pid {pid}"),
+            None => "stopped".into(),
+        };
         let log = spec.log_path(node).display().to_string();
         [node.to_string(), process, spec.url(node), log]
             .map(Some)
@@ -73,6 +76,7 @@ fn as_json(spec: &ClusterSpec, tables: &Option<Vec<(&'static str, Rows)>>) -> Va
             "node": node,
             "url": spec.url(node),
             "pid": process::running(spec, node),
+            "paused": process::paused(spec, node),
             "log": spec.log_path(node),
             "data": spec.node_dir(node),
         })

@@ -202,11 +202,7 @@ fn refuse_differences(spec: &ClusterSpec, args: &UpArgs) -> Result<()> {
     let wanted = args
         .durability
         .map(|d| format!("{:?}", durability(d)).to_lowercase());
-    check(
-        "durability",
-        wanted,
-        format!("{:?}", spec.durability).to_lowercase(),
-    );
+    check("durability", wanted, spec.durability());
     let data = args.data.as_ref().map(std::path::absolute).transpose()?;
     check(
         "data",
