@@ -12,6 +12,7 @@ use kernel_db::sql::prepare::{self, Kind};
 use kernel_db::sql::text;
 use kernel_db::sql::transaction::{Backfill, CatalogChange, InstallSchema, read_catalog};
 
+use crate::Side;
 use crate::outcome::Outcome;
 
 /// Steps of one statement: more than any statement here should need.
@@ -24,6 +25,16 @@ pub struct Kernel {
     seed: u64,
 }
 
+impl Side for Kernel {
+    fn reset(&mut self) {
+        *self = Self::new();
+    }
+
+    fn run(&mut self, sql: &str) -> Outcome {
+        self.try_run_or_undo(sql)
+    }
+}
+
 impl Kernel {
     pub fn new() -> Self {
         Self {
@@ -34,8 +45,7 @@ impl Kernel {
         }
     }
 
-    /// Runs one statement as a transaction of its own.
-    pub fn run(&mut self, sql: &str) -> Outcome {
+    fn try_run_or_undo(&mut self, sql: &str) -> Outcome {
         let mark = (self.rows.savepoint(), self.catalogue.savepoint());
         match self.try_run(sql) {
             Ok(outcome) => {
