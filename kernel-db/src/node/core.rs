@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -18,13 +18,16 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::State;
+use super::metrics::Counters;
 use super::peers::Peers;
+use super::placement::Placement;
 use super::threads::{Report, Threads, WriteJob};
 use crate::error::{Error, Result};
 use crate::partition::{
-    Input, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Task, Transaction,
+    Input, MemberChange, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Task,
+    Transaction,
 };
-use crate::storage::LogStore;
+use crate::storage::{LogStore, LogWrite, StateStore};
 use crate::txn::messages::{TxnId, Work};
 use crate::wire::peer::GroupMessage;
 
@@ -39,6 +42,29 @@ pub struct Group {
     /// Bytes written to the log since the state was last flushed.
     pub unflushed_bytes: Cell<u64>,
 }
+
+impl Group {
+    fn new(replica: Replica<State>, store: Arc<State>) -> Self {
+        let role = RoleChange {
+            leader: None,
+            term: 0,
+            is_leader: false,
+            open: false,
+        };
+        Self {
+            replica: RefCell::new(replica),
+            store,
+            role: Cell::new(role),
+            unflushed_bytes: Cell::new(0),
+        }
+    }
+}
+
+/// Groups with a replica here, by number.
+pub type Groups = BTreeMap<u32, Rc<Group>>;
+
+/// Opens or makes the replica of a group that had none here.
+pub type Opener = Box<dyn Fn(u32) -> Result<(Replica<State>, Arc<State>)>>;
 
 /// What a partition led from here wants of other partitions, to finish a transaction that nobody else finishes.
 #[derive(Debug)]
@@ -63,11 +89,13 @@ enum Waiter {
     Reply(oneshot::Sender<Result<Bytes>>),
     Ts(oneshot::Sender<Result<u64>>),
     Ready(oneshot::Sender<Result<()>>),
+    Members(oneshot::Sender<Result<()>>),
 }
 
 /// All replicas of this node.
 pub struct Core {
-    groups: BTreeMap<u32, Group>,
+    groups: RefCell<Rc<Groups>>,
+    opener: Opener,
     inbox: RefCell<Vec<(u32, Input)>>,
     wake: Notify,
     waiting: RefCell<HashMap<u64, Waiter>>,
@@ -77,34 +105,30 @@ pub struct Core {
     threads: RefCell<Threads>,
     log: Arc<dyn LogStore>,
     peers: Rc<Peers>,
+    placement: Placement,
     started: Instant,
+    this: Weak<Self>,
+    counters: Counters,
     chores: RefCell<Option<UnboundedSender<Chore>>>,
 }
 
 impl Core {
     pub fn new(
         replicas: Vec<(u32, Replica<State>, Arc<State>)>,
+        opener: Opener,
         log: Arc<dyn LogStore>,
         threads: Threads,
         peers: Rc<Peers>,
+        placement: Placement,
     ) -> Rc<Self> {
-        let group = |(group, replica, store): (u32, Replica<State>, Arc<State>)| {
-            let role = RoleChange {
-                leader: None,
-                term: 0,
-                is_leader: false,
-                open: false,
-            };
-            let group_state = Group {
-                replica: RefCell::new(replica),
-                store,
-                role: Cell::new(role),
-                unflushed_bytes: Cell::new(0),
-            };
-            (group, group_state)
-        };
-        Rc::new(Self {
-            groups: replicas.into_iter().map(group).collect(),
+        let groups = replicas
+            .into_iter()
+            .map(|(group, replica, store)| (group, Rc::new(Group::new(replica, store))))
+            .collect();
+        Rc::new_cyclic(|this| Self {
+            this: Weak::clone(this),
+            groups: RefCell::new(Rc::new(groups)),
+            opener,
             inbox: RefCell::default(),
             wake: Notify::new(),
             waiting: RefCell::default(),
@@ -113,23 +137,92 @@ impl Core {
             threads: RefCell::new(threads),
             log,
             peers,
+            placement,
             started: Instant::now(),
             chores: RefCell::default(),
+            counters: Counters::default(),
         })
     }
 
-    /// Groups with a replica here.
-    pub fn groups(&self) -> &BTreeMap<u32, Group> {
-        &self.groups
+    /// Groups with a replica here, at this moment.
+    pub fn groups(&self) -> Rc<Groups> {
+        Rc::clone(&self.groups.borrow())
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Requests whose answers are waited for.
+    pub fn waiting(&self) -> usize {
+        self.waiting.borrow().len()
+    }
+
+    pub fn log_disk_bytes(&self) -> u64 {
+        self.log.size_bytes()
+    }
+
+    /// Where everything is, as far as is known here.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// The replica of `group` here.
+    pub fn group(&self, group: u32) -> Option<Rc<Group>> {
+        self.groups.borrow().get(&group).cloned()
     }
 
     /// Who leads `group`, as its replica here knows it.
     pub fn role(&self, group: u32) -> Option<RoleChange> {
-        self.groups.get(&group).map(|g| g.role.get())
+        self.group(group).map(|g| g.role.get())
     }
 
     pub fn status(&self, group: u32) -> Option<ReplicaStatus> {
-        self.groups.get(&group).map(|g| g.replica.borrow().status())
+        self.group(group).map(|g| g.replica.borrow().status())
+    }
+
+    /// Makes an empty replica of `group`, which its leader then fills; nothing happens if there is one.
+    pub fn join(&self, group: u32) -> Result<()> {
+        if self.group(group).is_some() {
+            return Ok(());
+        }
+        let (replica, store) = (self.opener)(group)?;
+        tracing::info!(group, "a replica is made here");
+        let mut groups = Groups::clone(&self.groups());
+        groups.insert(group, Rc::new(Group::new(replica, store)));
+        *self.groups.borrow_mut() = Rc::new(groups);
+        Ok(())
+    }
+
+    /// Drops the replica of `group`, which is a member no more: log, state and all.
+    pub fn leave(&self, group: u32) {
+        let mut groups = Groups::clone(&self.groups());
+        let Some(gone) = groups.remove(&group) else {
+            return;
+        };
+        tracing::info!(group, "the replica here is dropped");
+        *self.groups.borrow_mut() = Rc::new(groups);
+        // Behind everything that it had written. Term and vote stay: they were promised.
+        let status = gone.replica.borrow().status();
+        let mut hard_state = raft::eraftpb::HardState::default();
+        (hard_state.term, hard_state.vote) = (status.term, gone.replica.borrow().vote());
+        self.threads.borrow().write(WriteJob {
+            group,
+            token: 0,
+            write: LogWrite {
+                group,
+                entries: Vec::new(),
+                hard_state: Some(hard_state),
+                reset: true,
+            },
+            sync: true,
+        });
+        if let Err(error) = gone.store.doom() {
+            tracing::error!(
+                group,
+                "the replica's state stays until the next start: {error}"
+            );
+        }
     }
 
     /// Puts an input into the inbox.
@@ -250,18 +343,18 @@ impl Core {
         let mut outputs = Vec::new();
         let mut touched = Vec::new();
         for (number, input) in inputs {
-            let Some(group) = self.groups.get(&number) else {
+            let Some(group) = self.group(number) else {
                 self.refuse(input);
                 continue;
             };
             if !touched.contains(&number) {
                 touched.push(number);
             }
-            self.step(number, group, input, &mut outputs);
+            self.step(number, &group, input, &mut outputs);
         }
         for number in touched {
-            if let Some(group) = self.groups.get(&number) {
-                self.step(number, group, Input::Flush, &mut outputs);
+            if let Some(group) = self.group(number) {
+                self.step(number, &group, Input::Flush, &mut outputs);
             }
         }
         self.peers.flush();
@@ -279,13 +372,16 @@ impl Core {
     fn refuse(&self, input: Input) {
         let id = match input {
             Input::Request(request) => request.id,
-            Input::SnapshotTs { id } | Input::SnapshotAt { id, .. } => id,
+            Input::SnapshotTs { id }
+            | Input::SnapshotAt { id, .. }
+            | Input::ChangeMembers { id, .. } => id,
             _ => return,
         };
         let error = Error::retry("DB002", "not leader: no replica of this partition is here");
         match self.waiting.borrow_mut().remove(&id) {
             Some(Waiter::Reply(sender)) => drop(sender.send(Err(error))),
             Some(Waiter::Ts(sender)) => drop(sender.send(Err(error))),
+            Some(Waiter::Members(sender)) => drop(sender.send(Err(error))),
             Some(Waiter::Ready(sender)) => {
                 self.snapshots.set(self.snapshots.get() - 1);
                 drop(sender.send(Err(error)));
@@ -300,6 +396,8 @@ impl Core {
                 Output::Send(messages) => self.send_raft(number, messages),
                 Output::Write { token, write, sync } => {
                     let bytes: usize = write.entries.iter().map(|e| e.data.len() + 32).sum();
+                    Counters::add(&self.counters.log_writes, 1);
+                    Counters::add(&self.counters.log_bytes, bytes as u64);
                     group
                         .unflushed_bytes
                         .set(group.unflushed_bytes.get() + bytes as u64);
@@ -311,10 +409,16 @@ impl Core {
                     });
                 }
                 Output::Apply(job) => {
-                    self.threads.borrow().apply(job);
+                    Counters::add(&self.counters.applies, 1);
+                    self.threads.borrow().apply(&group.store, job);
                     self.hurry_apply(group);
                 }
                 Output::Reply { id, result } => {
+                    if let Err(error) = &result {
+                        let busy = error.sqlstate().starts_with("53");
+                        Counters::add(&self.counters.errors, 1);
+                        Counters::add(&self.counters.busy, busy.into());
+                    }
                     if let Some(Waiter::Reply(sender)) = self.waiting.borrow_mut().remove(&id) {
                         // A receiver that is gone was given up by its timeout.
                         let _ = sender.send(result);
@@ -331,6 +435,12 @@ impl Core {
                         let _ = sender.send(result);
                     }
                 }
+                Output::Members { id, result } => {
+                    if let Some(Waiter::Members(sender)) = self.waiting.borrow_mut().remove(&id) {
+                        let _ = sender.send(result);
+                    }
+                }
+                Output::Checkpoint { members } => self.checkpoint(number, group, members),
                 Output::Role(role) => {
                     tracing::info!(group = number, leader = ?role.leader, term = role.term, open = role.open, "role");
                     group.role.set(role);
@@ -360,6 +470,35 @@ impl Core {
         }
     }
 
+    /// Off the core: it reads all of the state once.
+    fn checkpoint(&self, number: u32, group: &Group, members: Bytes) {
+        Counters::add(&self.counters.checkpoints, 1);
+        let (store, this) = (Arc::clone(&group.store), Weak::clone(&self.this));
+        tokio::task::spawn_local(async move {
+            let made = tokio::task::spawn_blocking(move || store.checkpoint(&members)).await;
+            let made = made.unwrap_or_else(|e| Err(Error::internal(format!("checkpoint: {e}"))));
+            match &made {
+                Ok(made) => tracing::info!(group = number, index = made.index, "checkpoint made"),
+                Err(error) => tracing::error!(group = number, "checkpoint: {error}"),
+            }
+            if let Some(core) = this.upgrade() {
+                core.send(number, Input::Checkpointed(made));
+            }
+        });
+    }
+
+    /// Makes one change of members on the leader here.
+    pub fn change_members(
+        &self,
+        group: u32,
+        change: MemberChange,
+    ) -> oneshot::Receiver<Result<()>> {
+        let (sender, receiver) = oneshot::channel();
+        let id = self.wait_for(Waiter::Members(sender));
+        self.send(group, Input::ChangeMembers { id, change });
+        receiver
+    }
+
     /// From now on what partitions here want asked of, or told to, other partitions goes to `chores`.
     pub fn set_chores(&self, chores: UnboundedSender<Chore>) {
         *self.chores.borrow_mut() = Some(chores);
@@ -381,6 +520,7 @@ impl Core {
     }
 
     fn send_raft(&self, group: u32, messages: Vec<raft::eraftpb::Message>) {
+        Counters::add(&self.counters.raft_messages, messages.len() as u64);
         for message in messages {
             match message.write_to_bytes() {
                 Ok(bytes) => {

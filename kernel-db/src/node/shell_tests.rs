@@ -11,6 +11,7 @@ use futures::future::LocalBoxFuture;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, LocalSet};
 
+use super::arrivals::Arrivals;
 use super::core::Core;
 use super::datadir::DataDir;
 use super::gateway::Gateway;
@@ -21,6 +22,7 @@ use super::upkeep::Upkeep;
 use super::{NodeAddress, NodeConfig};
 use crate::error::{Error, Result};
 use crate::partition::{Store, Transaction, TxnEnv};
+use crate::storage::{StateSnapshot, StateStore};
 use crate::txn::messages::{Answer, Commit, Part, Prepare, TxnId, Work, Write};
 use crate::wire::peer::{answer, call};
 
@@ -30,8 +32,8 @@ struct Count(&'static [u8]);
 impl Transaction for Count {
     fn run(&self, store: &mut dyn Store, _env: &mut TxnEnv) -> Result<Bytes> {
         let old = store.get(self.0, None)?.map_or(0, |v| v[0]);
-        store.put(Bytes::from_static(self.0), vec![old + 1].into())?;
-        Ok(vec![old + 1].into())
+        store.put(Bytes::from_static(self.0), vec![old.wrapping_add(1)].into())?;
+        Ok(vec![old.wrapping_add(1)].into())
     }
 }
 
@@ -68,6 +70,7 @@ impl Node {
             own: config.node_id,
             cluster: config.cluster_number(),
             core: Rc::clone(&core),
+            arrivals: Arrivals::new(Rc::clone(&core), Rc::clone(&peers), 1 << 30),
             calls: calls(&config, &core, &peers),
         });
         let upkeep = Upkeep::new(Rc::clone(&config), Rc::clone(&core), Rc::clone(&peers));
@@ -270,6 +273,67 @@ fn i12_a_transaction_whose_gateway_died_is_finished_by_the_partitions() {
             let reply = tokio::time::timeout(Duration::from_secs(20), reply).await;
             assert_eq!(reply.unwrap().unwrap().unwrap()[0], expected);
         }
+        for node in nodes {
+            node.kill().await;
+        }
+    });
+}
+
+#[test]
+fn a_node_that_the_log_no_longer_reaches_fetches_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut configs = configs(dir.path());
+    for config in &mut configs {
+        config.log_bytes_max = 64 << 10;
+        config.flush_log_bytes = 4 << 10;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let mut nodes = Vec::new();
+        for config in &configs {
+            nodes.push(Node::start(config.clone()).await);
+        }
+        assert_eq!(count(&nodes, 1).await, 1);
+        nodes.remove(2).kill().await;
+        // One entry each, until the log has begun anew behind what node 3 has.
+        let mut expected = 1;
+        for _ in 0..10_000 {
+            // At most a few hundred between two flushes.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            expected = count(&nodes, 1).await;
+            let status = leader(&nodes, 1).await.core.status(1).unwrap();
+            if status.first_index > 20 && expected == 77 {
+                break;
+            }
+        }
+        let back = Node::start(configs[2].clone()).await;
+        nodes.push(back);
+        let wanted = leader(&nodes, 1).await.core.status(1).unwrap().commit;
+        for _ in 0..3000 {
+            if nodes[2].core.status(1).unwrap().applied >= wanted {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let status = nodes[2].core.status(1).unwrap();
+        assert!(status.applied >= wanted, "{status:?}");
+        let store = Arc::clone(&nodes[2].core.group(1).unwrap().store);
+        assert!(
+            store.origin().0 > 20,
+            "it came by the log: {:?}",
+            store.origin()
+        );
+        assert_eq!(
+            store.get(b"\0\0\0\x63count").unwrap().unwrap().value[..],
+            [expected]
+        );
+        drop(store);
+        // It votes and leads as any other.
+        nodes.remove(0).kill().await;
+        assert_eq!(count(&nodes, 1).await, expected + 1);
         for node in nodes {
             node.kill().await;
         }

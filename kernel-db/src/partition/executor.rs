@@ -22,7 +22,7 @@ use super::locks::Locks;
 use super::reads::{Answer, Reads};
 use super::replica::{Now, Output, ReplicaConfig, Request, Task};
 use super::sessions::{Outcome, Seen, Sessions};
-use super::tip::{Tip, TipLimits};
+use super::tip::{Tip, TipLimits, TipStats};
 use super::tip_view::Blocked;
 use super::transaction::{Budget, Transaction, TxnEnv};
 use super::waits::Waits;
@@ -129,6 +129,10 @@ impl<S: StateStore> Executor<S> {
 
     pub fn requests(&self) -> usize {
         self.requests
+    }
+
+    pub fn tip_stats(&self) -> TipStats {
+        self.tip.stats()
     }
 
     pub fn committed_ts(&self) -> u64 {
@@ -526,12 +530,12 @@ impl<S: StateStore> Executor<S> {
     }
 }
 
-/// I10: the log waits for the slowest member, up to a bound.
+/// I10: the log goes only behind state that is durable here; members do not hold it for ever.
 fn log_full_error(bound: u64) -> Error {
     Error::with_class(
         Class::Retry,
         "53100",
-        format!("busy: the log holds {bound} bytes (log_bytes_max) for its slowest replica"),
+        format!("busy: the log holds {bound} bytes (log_bytes_max) that are not flushed to the state yet"),
     )
-    .hint("see lag in dbos.replicas; restart the replica that lags, or raise log_bytes_max")
+    .hint("wait for the leader's disk; lower flush_log_bytes, or raise log_bytes_max")
 }

@@ -5,6 +5,8 @@
 //! * [`Tip`]: the leader's view of the current state, uncommitted writes included.
 //! * [`apply`]: committed entries become rows, on every member.
 //! * [`Transaction`], [`Store`]: what is executed, and what it sees.
+//! * `locks`, `waits`, `changes`, `records`, `in_doubt`: what transactions that run elsewhere hold, wait for, may have missed,
+//!   have prepared, and have decided here (`txn::messages`).
 
 pub mod apply;
 mod batch;
@@ -18,6 +20,7 @@ mod records;
 mod replica;
 mod sessions;
 mod tip;
+mod tip_filter;
 mod tip_table;
 #[cfg(test)]
 mod tip_tests;
@@ -26,8 +29,8 @@ mod transaction;
 mod waits;
 
 pub use replica::{
-    Durability, FollowerStatus, Input, Now, Output, Replica, ReplicaConfig, ReplicaStatus, Request,
-    Role, RoleChange, SessionStatus, Task,
+    Durability, FollowerStatus, Input, MemberChange, Now, Output, Replica, ReplicaConfig,
+    ReplicaStatus, Request, Role, RoleChange, SessionStatus, Task,
 };
 pub use sessions::{decode_outcome, encode_outcome};
 pub use tip::{Tip, TipLimits, TipStats};

@@ -404,6 +404,12 @@ impl<S: StateStore> Tip<S> {
         self.waste.iter().map(ExactSizeIterator::len).sum()
     }
 
+    /// Rows read from the state store for a table.
+    #[cfg(test)]
+    pub(super) fn store_reads(&self, id: u32) -> usize {
+        self.tables.get(&id).map_or(0, |table| table.store_reads)
+    }
+
     /// Frees up to `count` dropped rows.
     pub fn free(&mut self, count: usize) {
         if let Some(rows) = self.waste.last_mut() {
@@ -443,7 +449,7 @@ impl<S: StateStore> Tip<S> {
             return;
         };
         if table.residency == Residency::Whole {
-            table.residency = Residency::Partial;
+            table.make_partial();
             let of_table = |key: &&Bytes| table_of(key).is_ok_and(|table| table == id);
             for batch in &self.inflight {
                 for key in batch.deleted.iter().filter(of_table) {

@@ -13,6 +13,8 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
+use super::tip_filter::Filter;
+
 /// `Slot::batch` of a row that came from the state store.
 pub(super) const STORED: u64 = 0;
 /// What a slot costs beside its key and value: two `Bytes`, marks, its share of tree nodes and allocator slack.
@@ -149,6 +151,8 @@ pub(super) struct Table {
     maps: BTreeMap<u16, Map>,
     pub(super) residency: Residency,
     pub(super) dropped: Vec<Dropped>,
+    /// In a `Partial` table that was `Whole`: the keys that the state store may hold without a slot here.
+    evicted: Option<Filter>,
     /// Rows read from the state store since the last attempt to load the table.
     pub(super) store_reads: usize,
 }
@@ -159,8 +163,25 @@ impl Table {
             maps: BTreeMap::new(),
             residency: Residency::Untried,
             dropped: Vec::new(),
+            evicted: None,
             store_reads: 0,
         }
+    }
+
+    /// From now on rows may be in the state store alone.
+    pub(super) fn make_partial(&mut self) {
+        self.residency = Residency::Partial;
+        self.evicted = Some(Filter::default());
+    }
+
+    /// True if a key without a slot is certainly absent from the state store too.
+    pub(super) fn is_absent(&self, key: &[u8]) -> bool {
+        self.residency == Residency::Whole
+            || self
+                .evicted
+                .as_ref()
+                .is_some_and(|keys| !keys.may_have(key))
+            || self.is_dropped(key)
     }
 
     /// Memory held by the slots, roughly.
@@ -229,7 +250,11 @@ impl Table {
             }
             Entry::Vacant(entry) => {
                 let dropped = |range: &Dropped| range.from <= *key && range.to > *key;
-                let absent = absent || whole || self.dropped.iter().any(dropped);
+                let stored = |keys: &Filter| keys.may_have(key);
+                let absent = absent
+                    || whole
+                    || self.evicted.as_ref().is_some_and(|keys| !stored(keys))
+                    || self.dropped.iter().any(dropped);
                 if absent && new.value.is_none() {
                     return Written::Nothing;
                 }
@@ -351,6 +376,7 @@ impl Table {
             map.bytes = rows_bytes(&map.rows);
         }
         self.residency = Residency::Whole;
+        self.evicted = None;
     }
 
     /// Drops up to `count` slots behind `cursor` if their batch is applied, that is, not above `applied`. Returns where to
@@ -381,9 +407,17 @@ impl Table {
         let clean = map
             .rows
             .extract_if((start, upto), |_, slot| slot.batch <= applied);
-        map.bytes -= clean
-            .map(|(row, slot)| slot_bytes(&row.key, &slot))
-            .sum::<usize>();
+        let mut bytes = 0;
+        for (row, slot) in clean {
+            bytes += slot_bytes(&row.key, &slot);
+            // A tombstone that is applied: the state store has no such row either.
+            if slot.value.is_some()
+                && let Some(evicted) = &mut self.evicted
+            {
+                evicted.add(&row.key);
+            }
+        }
+        map.bytes -= bytes;
         Some(last)
     }
 

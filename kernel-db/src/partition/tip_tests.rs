@@ -454,3 +454,40 @@ fn dropped_rows_are_given_back_in_steps_and_come_back_with_an_undo() {
     tip.free(1);
     assert_eq!(tip.dropped_rows(), 0);
 }
+
+#[test]
+fn inserting_into_a_table_that_outgrew_its_memory_asks_the_state_store_for_nothing() {
+    let limits = TipLimits {
+        tip_bytes_max: 50_000,
+        ..TipLimits::default()
+    };
+    let mut bench = Bench::new(MemState::new(), limits);
+    let row = |number: u32| Bytes::from([&[0, 0, 1, 0, 0, 0][..], &number.to_be_bytes()].concat());
+    for number in 0..2000 {
+        let mut view = bench.tip.begin();
+        assert_eq!(view.get(&row(number), None).unwrap(), None);
+        view.put(row(number), Bytes::from_static(b"value")).unwrap();
+        view.commit();
+        let ops = bench.tip.close_batch(u64::from(number) + 1);
+        let [Op::Put { fresh: true, .. }] = &ops[..] else {
+            panic!("row {number} is not known to be new: {ops:?}");
+        };
+        let entry = AppliedEntry {
+            index: u64::from(number) + 1,
+            term: 1,
+            ts: u64::from(number) + 1,
+            ops,
+            ..AppliedEntry::default()
+        };
+        bench.store.apply(&[entry]).unwrap();
+        bench.tip.applied(u64::from(number) + 1);
+    }
+    assert!(bench.tip.stats().rows < 500, "nothing was evicted");
+    // The few false positives of the filter.
+    let reads = bench.tip.store_reads(256);
+    assert!(reads < 20, "{reads} reads of the state store");
+    let mut view = bench.tip.begin();
+    assert!((0..2000).all(|number| view.get(&row(number), None).unwrap().is_some()));
+    drop(view);
+    assert!(bench.tip.store_reads(256) > 1000);
+}

@@ -248,7 +248,7 @@ impl<S: StateStore> Store for TxnView<'_, S> {
         if let Some(slot) = table.slot(&row) {
             return Ok(slot.value.clone());
         }
-        if table.residency == Residency::Whole || table.is_dropped(key) {
+        if table.is_absent(key) {
             return Ok(None);
         }
         let found = self.tip.store.get(key)?.map(|row| row.value);

@@ -66,10 +66,21 @@ impl Member {
 
     /// Gives an input; writes, applies and truncations are queued or done here, other outputs are returned.
     pub fn step(&mut self, now: Now, input: Input, out: &mut Vec<Output>) -> Result<()> {
-        match &mut self.replica {
-            Some(replica) => replica.step(now, input, out),
-            None => Ok(()),
+        let Some(replica) = &mut self.replica else {
+            return Ok(());
+        };
+        let begin = out.len();
+        replica.step(now, input, out)?;
+        // A checkpoint is made as the shell makes one, but at once; what follows from it comes behind all else.
+        let wanted = out[begin..].iter().filter_map(|output| match output {
+            Output::Checkpoint { members } => Some(self.store.checkpoint(members)),
+            _ => None,
+        });
+        let made: Vec<_> = wanted.collect();
+        for made in made {
+            replica.step(now, Input::Checkpointed(made), out)?;
         }
+        Ok(())
     }
 
     /// The oldest write reaches the log.

@@ -8,6 +8,8 @@
 //! | `tick N [TIMES]` | lets a tick's time pass before each, and ticks |
 //! | `burst N TIMES` | ticks without any time between |
 //! | `pass MS` | time passes for all |
+//! | `new N` | a node with empty disks that is no member of anything |
+//! | `learner N X`, `voters N X...` | the leader N makes X a learner, or X... the voters |
 //! | `campaign N`, `transfer N TO`, `flush N` | the inputs of that name |
 //! | `elect N` | time passes until leases are over, then N campaigns and all settles |
 //! | `add\|read\|fail N ID COUNTER [SESSION NUMBER]` | a request |
@@ -32,7 +34,7 @@ use super::script_txn::{self, Known, Take};
 use super::transcript;
 use super::work::{Picture, Work};
 use crate::error::{Error, Result};
-use crate::partition::{Input, Now, Output, ReplicaConfig, Request, Task};
+use crate::partition::{Input, MemberChange, Now, Output, ReplicaConfig, Request, Task};
 use crate::txn::messages::WaitPolicy;
 
 const TICK_US: u64 = 50_000;
@@ -60,14 +62,7 @@ impl Script {
     pub fn new() -> Result<Self> {
         let mut members = Vec::new();
         for node in 1..=3 {
-            members.push(Member::new(ReplicaConfig {
-                log_bytes_max: 6_000,
-                sessions_max: 2,
-                batches_in_flight_max: 2,
-                changes_bytes_max: 1_000,
-                queue_max: 12,
-                ..ReplicaConfig::new(node, 1, vec![1, 2, 3])
-            })?);
+            members.push(Member::new(config(node, vec![1, 2, 3]))?);
         }
         Ok(Self {
             members,
@@ -95,11 +90,18 @@ impl Script {
         };
         self.loud = true;
         match *name {
-            "settle" if numbers.is_empty() => self.settle(&[1, 2, 3])?,
+            "settle" if numbers.is_empty() => {
+                let all: Vec<u64> = (1..=self.members.len() as u64).collect();
+                self.settle(&all)?;
+            }
             "settle" => self.settle(&numbers)?,
             "txn" | "take" => self.distributed(&words, &numbers, command)?,
             "pass" => self.now_us += arg(&numbers, 0, command)? * 1000,
             "join" => self.cut.clear(),
+            "new" => {
+                let node = self.members.len() as u64 + 1;
+                self.members.push(Member::new(config(node, Vec::new()))?);
+            }
             "cut" => self.cut.extend(&nodes),
             "deliver" | "drop" => {
                 let ends = (arg(&numbers, 0, command)?, arg(&numbers, 1, command)?);
@@ -129,6 +131,14 @@ impl Script {
         match name {
             "campaign" => self.input(node, Input::Campaign),
             "transfer" => self.input(node, Input::TransferLeader(arg(numbers, 1, command)?)),
+            "learner" => {
+                let change = MemberChange::AddLearner(arg(numbers, 1, command)?);
+                self.input(node, Input::ChangeMembers { id: 0, change })
+            }
+            "voters" => {
+                let change = MemberChange::SetVoters(numbers[1..].to_vec());
+                self.input(node, Input::ChangeMembers { id: 0, change })
+            }
             "flush" => self.input(node, Input::Flush),
             "burst" => (0..second(1)).try_for_each(|_| self.input(node, Input::Tick)),
             "add" | "read" | "fail" => self.request(name, node, numbers, command),
@@ -174,10 +184,19 @@ impl Script {
                 let replica = self.member(node)?.replica();
                 let line = replica.map_or("down".into(), |replica| {
                     let status = replica.status();
-                    format!(
+                    let mut line = format!(
                         "{}..={} applied {}",
                         status.first_index, status.last_index, status.applied
-                    )
+                    );
+                    if status.voters != [1, 2, 3] || !status.learners.is_empty() || status.joint {
+                        line += &format!(
+                            " voters {:?} learners {:?}{}",
+                            status.voters,
+                            status.learners,
+                            if status.joint { " joint" } else { "" }
+                        );
+                    }
+                    line
                 });
                 self.lines.push(format!("n{node} log {line}"));
                 Ok(())
@@ -359,6 +378,18 @@ impl Script {
                 None => return Ok(()),
             }
         }
+    }
+}
+
+fn config(node: u64, voters: Vec<u64>) -> ReplicaConfig {
+    ReplicaConfig {
+        log_bytes_max: 6_000,
+        sessions_max: 2,
+        batches_in_flight_max: 2,
+        changes_bytes_max: 1_000,
+        queue_max: 12,
+        snapshot_patience_ticks: 20,
+        ..ReplicaConfig::new(node, 1, voters)
     }
 }
 

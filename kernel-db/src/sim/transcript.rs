@@ -18,6 +18,12 @@ pub fn input(input: &Input) -> String {
         Input::Flush => "flush".into(),
         Input::Campaign => "campaign".into(),
         Input::TransferLeader(to) => format!("transfer to {to}"),
+        Input::Checkpointed(Ok(made)) => format!("checkpointed {}", made.index),
+        Input::Checkpointed(Err(_)) => "checkpoint failed".into(),
+        Input::CheckpointGone => "checkpoint gone".into(),
+        Input::SnapshotProgress { to } => format!("snapshot-progress {to}"),
+        Input::SnapshotDone { to, arrived } => format!("snapshot-done {to} {arrived}"),
+        Input::ChangeMembers { id, change } => format!("change {id} {change:?}"),
         Input::SnapshotTs { id } => format!("snapshot-ts {id}"),
         Input::SnapshotAt { id, ts } => format!("snapshot-at {id} {ts}"),
     }
@@ -40,7 +46,17 @@ pub fn output(output: &Output) -> String {
             }
             line + if *sync { " sync" } else { "" }
         }
-        Output::Apply(job) => format!("apply{}", span(&job.entries)),
+        Output::Apply(job) => {
+            let mut line = "apply".to_string();
+            if let Some(checkpoint) = &job.install {
+                let _ = write!(line, " install {}", checkpoint.index);
+            }
+            line + &span(&job.entries)
+        }
+        Output::Checkpoint { .. } => "checkpoint".into(),
+        Output::Members { id, result } => {
+            format!("members {id} {}", outcome(result, |()| String::new()))
+        }
         Output::Reply { id, result } => {
             format!("reply {id} {}", outcome(result, |reply| hex(reply)))
         }

@@ -366,6 +366,7 @@ impl World {
                 self.answer(id, Heard::Snapshot(result, picture));
             }
             Output::Role(role) => self.summary.leaders += u64::from(role.open),
+            Output::Checkpoint { .. } | Output::Members { .. } => {}
             Output::Resolve { .. } | Output::Finish { .. } => {
                 return Err(Error::internal("nothing is prepared in this world"));
             }

@@ -30,6 +30,11 @@ pub fn catalog_key() -> Bytes {
     meta_key(b"catalog")
 }
 
+/// The row of the system group's store that holds the nodes and where every group's replicas are.
+pub fn topology_key() -> Bytes {
+    meta_key(b"topology")
+}
+
 fn meta_key(name: &[u8]) -> Bytes {
     let mut key = Vec::with_capacity(6 + name.len());
     key.extend_from_slice(&META_TABLE_ID.to_be_bytes());

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use raft::eraftpb::{Entry, HardState};
 use raft_engine::env::{DefaultFileSystem, FileSystem};
 use raft_engine::internals::FilePipeLog;
-use raft_engine::{Config, Engine, LogBatch, MessageExt, ReadableSize};
+use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize};
 
 use super::format::{Identity, open_directory, storage_error};
 use super::log::{LogStore, LogWrite, check_contiguous};
@@ -105,6 +105,11 @@ impl<F: FileSystem + 'static> LogStore for EngineLog<F> {
             let held = bounds
                 .entry(write.group)
                 .or_insert_with(|| self.bounds(write.group));
+            if write.reset {
+                // The hard state goes with it: a reset must carry one.
+                batch.add_command(region, Command::Clean);
+                *held = (1, 0);
+            }
             check_contiguous(write, *held)?;
             if let (Some(first), Some(last)) = (write.entries.first(), write.entries.last()) {
                 *held = (if held.1 == 0 { first.index } else { held.0 }, last.index);

@@ -10,8 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::state::{
-    AppliedEntry, Op, SESSION_RING, SessionRecord, StateMeta, StateSnapshot, StateStore, Versioned,
-    snapshot_too_old,
+    AppliedEntry, Checkpoint, Op, SESSION_RING, SessionRecord, StateMeta, StateSnapshot,
+    StateStore, Versioned, has_history, snapshot_too_old,
 };
 use crate::error::Result;
 
@@ -24,15 +24,17 @@ pub struct MemState {
     flushed: Mutex<Image>,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Image {
-    current: BTreeMap<Bytes, Versioned>,
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Image {
+    pub(super) current: BTreeMap<Bytes, Versioned>,
     /// (end of validity, key) -> the version that ended then.
-    history: BTreeMap<(u64, Bytes), Versioned>,
-    sessions: BTreeMap<(u128, u64), (u64, Bytes)>,
-    evicted: BTreeMap<u128, ()>,
-    meta: StateMeta,
-    watermark: u64,
+    pub(super) history: BTreeMap<(u64, Bytes), Versioned>,
+    pub(super) sessions: BTreeMap<(u128, u64), (u64, Bytes)>,
+    pub(super) evicted: BTreeMap<u128, ()>,
+    pub(super) meta: StateMeta,
+    pub(super) watermark: u64,
+    /// Index and term of the checkpoint that it began as.
+    pub(super) origin: (u64, u64),
 }
 
 impl MemState {
@@ -82,6 +84,7 @@ impl Image {
     fn retire(&mut self, key: &Bytes, old: Option<Versioned>, ts: u64) {
         if let Some(old) = old
             && old.ts < ts
+            && has_history(key)
         {
             self.history.insert((ts, key.clone()), old);
         }
@@ -224,6 +227,32 @@ impl StateStore for MemState {
             .map(|((_, key), row)| key.len() + row.value.len())
             .sum();
         (current + history) as u64
+    }
+
+    fn checkpoint(&self, members: &Bytes) -> Result<Checkpoint> {
+        let image = lock(&self.now).clone();
+        Ok(Checkpoint {
+            index: image.meta.applied_index,
+            term: image.meta.applied_term,
+            members: match image.meta.members.is_empty() {
+                true => members.clone(),
+                false => image.meta.members.clone(),
+            },
+            data: image.encode(),
+        })
+    }
+
+    fn install(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let mut image = Image::decode(checkpoint.data.clone())?;
+        image.meta.members = checkpoint.members.clone();
+        image.origin = (checkpoint.index, checkpoint.term);
+        *lock(&self.flushed) = image.clone();
+        *lock(&self.now) = image;
+        Ok(())
+    }
+
+    fn origin(&self) -> (u64, u64) {
+        lock(&self.now).origin
     }
 }
 

@@ -75,6 +75,9 @@ fn apply(groups: &mut BTreeMap<u32, Group>, change: Change) {
     match change {
         Change::Write(write) => {
             let group = groups.entry(write.group).or_default();
+            if write.reset {
+                *group = Group::default();
+            }
             if let Some(first) = write.entries.first() {
                 let kept = group
                     .entries

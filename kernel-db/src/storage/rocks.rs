@@ -28,7 +28,7 @@ use super::format::{Identity, open_directory};
 use super::recent::Recent;
 use super::rocks_keys::{
     EVICTED, HISTORY, META, SESSION, WATERMARK, be_u64, be_u128, current_bounds, decode_meta,
-    history_key, rocks_error,
+    history_key, read_meta, rocks_error,
 };
 use super::rocks_rows::{Merged, each, history_in_range, read_row};
 use super::rocks_write::{
@@ -92,7 +92,7 @@ impl RocksShared {
         self.recent_bytes.load(Ordering::Relaxed)
     }
 
-    fn options(&self) -> Options {
+    pub(super) fn options(&self) -> Options {
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&self.cache);
         table.set_bloom_filter(10.0, false);
@@ -118,7 +118,8 @@ impl RocksShared {
 
 /// See the module's description. Locks are taken in the order of the fields.
 pub struct RocksState {
-    db: DB,
+    pub(super) path: PathBuf,
+    pub(super) db: DB,
     shared: RocksShared,
     /// A spill's file before RocksDB takes it over.
     spill_path: PathBuf,
@@ -130,7 +131,7 @@ pub struct RocksState {
 }
 
 #[derive(Default)]
-struct Writer {
+pub(super) struct Writer {
     /// The memtable holds records that are not flushed.
     unflushed: bool,
     /// An `apply` ended half-way: nothing of it may reach the disk.
@@ -144,18 +145,21 @@ impl RocksState {
     /// process has it open.
     pub fn open(dir: &Path, shared: &RocksShared, identity: Identity) -> Result<Self> {
         open_directory(dir, "state", identity)?;
-        let db = DB::open(&shared.options(), dir.join("rocksdb")).map_err(rocks_error)?;
-        let spill_path = dir.join("spill.sst");
+        Self::open_database(&dir.join("rocksdb"), shared)
+    }
+
+    /// As `open`, but of the database's own directory.
+    pub(super) fn open_database(path: &Path, shared: &RocksShared) -> Result<Self> {
+        let db = DB::open(&shared.options(), path).map_err(rocks_error)?;
+        let spill_path = path.with_extension("spill");
         remove_left_over(&spill_path)?;
-        let meta = match db.get(META).map_err(rocks_error)? {
-            Some(bytes) => decode_meta(&bytes)?,
-            None => StateMeta::default(),
-        };
+        let meta = read_meta(&db)?;
         let watermark = match db.get(WATERMARK).map_err(rocks_error)? {
             Some(bytes) => be_u64(&bytes, 0)?,
             None => 0,
         };
         Ok(Self {
+            path: path.to_path_buf(),
             db,
             shared: shared.clone(),
             spill_path,
@@ -167,7 +171,7 @@ impl RocksState {
     }
 
     /// Gives the recent changes to RocksDB; they are then durable if they went as a file.
-    fn spill(&self, writer: &mut Writer) -> Result<()> {
+    pub(super) fn spill(&self, writer: &mut Writer) -> Result<()> {
         if writer.broken {
             return Err(Error::internal("the state store has failed before"));
         }
@@ -236,7 +240,7 @@ impl RocksState {
         Ok(())
     }
 
-    fn lock_writer(&self) -> MutexGuard<'_, Writer> {
+    pub(super) fn lock_writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -248,7 +252,7 @@ impl RocksState {
         self.recent.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_meta(&self) -> MutexGuard<'_, StateMeta> {
+    pub(super) fn lock_meta(&self) -> MutexGuard<'_, StateMeta> {
         // Only whole values are assigned under this lock.
         self.meta.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -4,7 +4,7 @@
 //! `s` session replies (`s session place -> number reply`), `e` evicted sessions.
 
 use bytes::Bytes;
-use rocksdb::ReadOptions;
+use rocksdb::{DB, ReadOptions};
 
 use super::format::storage_error;
 use super::state::{StateMeta, Versioned};
@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 
 pub(super) const META: &[u8] = b"m";
 pub(super) const WATERMARK: &[u8] = b"mw";
+pub(super) const MEMBERS: &[u8] = b"mc";
 pub(super) const CURRENT: u8 = b'c';
 pub(super) const HISTORY: u8 = b'h';
 pub(super) const SESSION: u8 = b's';
@@ -53,6 +54,16 @@ pub(super) fn decode_row(bytes: &[u8]) -> Result<Versioned> {
     })
 }
 
+pub(super) fn read_meta(db: &DB) -> Result<StateMeta> {
+    let mut meta = match db.get(META).map_err(rocks_error)? {
+        Some(bytes) => decode_meta(&bytes)?,
+        None => StateMeta::default(),
+    };
+    let members = db.get(MEMBERS).map_err(rocks_error)?;
+    meta.members = members.unwrap_or_default().into();
+    Ok(meta)
+}
+
 pub(super) fn encode_meta(meta: &StateMeta) -> Vec<u8> {
     let fields = [
         meta.applied_index,
@@ -72,6 +83,7 @@ pub(super) fn decode_meta(bytes: &[u8]) -> Result<StateMeta> {
         applied_term: be_u64(bytes, 8)?,
         last_ts: be_u64(bytes, 16)?,
         ceiling: be_u64(bytes, 24)?,
+        members: Bytes::new(),
     })
 }
 

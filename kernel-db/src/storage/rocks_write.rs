@@ -11,11 +11,13 @@ use rocksdb::{DB, IngestExternalFileOptions, Options, SstFileWriter, WriteBatch,
 
 use super::recent::Recent;
 use super::rocks_keys::{
-    CURRENT, EVICTED, META, current_key, encode_meta, encode_row, history_key, rocks_error,
-    session_key,
+    CURRENT, EVICTED, MEMBERS, META, current_key, encode_meta, encode_row, history_key,
+    rocks_error, session_key,
 };
 use super::rocks_rows::read_row;
-use super::state::{AppliedEntry, Op, SESSION_RING, SessionRecord, StateMeta, Versioned};
+use super::state::{
+    AppliedEntry, Op, SESSION_RING, SessionRecord, StateMeta, Versioned, has_history,
+};
 use crate::error::{Error, Result};
 
 /// Writes a batch without RocksDB's own log: the Raft log is it.
@@ -115,10 +117,10 @@ pub(super) fn remove_left_over(path: &Path) -> Result<()> {
     }
 }
 
-/// Entries that drop ranges or evict sessions go to RocksDB at once, where nothing is recent: with all others of their call.
+/// Entries that drop ranges, evict sessions or change the members go to RocksDB at once, where nothing is recent: with all others of their call.
 pub(super) fn is_rare(entry: &AppliedEntry) -> bool {
     let drops = |op: &Op| matches!(op, Op::DeleteRange { .. });
-    !entry.evicted.is_empty() || entry.ops.iter().any(drops)
+    !entry.evicted.is_empty() || entry.members.is_some() || entry.ops.iter().any(drops)
 }
 
 /// Applies entries as one batch. `meta` is as it is after them.
@@ -136,6 +138,9 @@ pub(super) fn apply_rare(db: &DB, entries: &[&AppliedEntry], meta: &StateMeta) -
         gather.entry(entry)?;
     }
     gather.put(META.to_vec(), encode_meta(meta));
+    if !meta.members.is_empty() {
+        gather.put(MEMBERS.to_vec(), meta.members.to_vec());
+    }
     gather.sort_in();
     write(db, gather.batch)
 }
@@ -244,6 +249,7 @@ impl Gather<'_> {
         };
         if let Some(old) = old
             && old.ts < ts
+            && has_history(key)
         {
             self.put(history_key(ts, key), encode_row(&old));
         }

@@ -14,7 +14,7 @@ use super::rocks::{RocksShared, RocksState};
 use super::rocks_write::is_rare;
 use super::{AppliedEntry, LogStore, LogWrite, Op, SessionRecord, StateSnapshot, StateStore};
 
-const IDENTITY: Identity = Identity {
+pub(super) const IDENTITY: Identity = Identity {
     cluster: 42,
     number: 1,
 };
@@ -37,7 +37,7 @@ fn copy_dir(from: &Path, to: &Path) {
 }
 
 /// All files below `dir` with their lengths.
-fn files(dir: &Path) -> Vec<(PathBuf, u64)> {
+pub(super) fn files(dir: &Path) -> Vec<(PathBuf, u64)> {
     let mut found = Vec::new();
     for file in std::fs::read_dir(dir).unwrap() {
         let path = file.unwrap().path();
@@ -337,7 +337,7 @@ fn log_step() -> impl Strategy<Value = LogStep> {
     ]
 }
 
-fn log_write(
+pub(super) fn log_write(
     log: &dyn LogStore,
     group: u32,
     back: u64,
@@ -360,10 +360,11 @@ fn log_write(
             vote,
             ..HardState::default()
         }),
+        reset: false,
     }
 }
 
-fn compare_logs(real: &EngineLog, twin: &MemLog) {
+pub(super) fn compare_logs(real: &EngineLog, twin: &MemLog) {
     for group in 0..3 {
         let (first, last, hard_state) = twin.load(group).unwrap();
         assert_eq!(real.load(group).unwrap(), (first, last, hard_state));

@@ -146,8 +146,25 @@ pub enum ClusterCommand {
         #[command(flatten)]
         name: Name,
     },
-    /// Start a node again that was killed or stopped, or restart one that runs
+    /// Start a node again that was killed or stopped, restart one that runs, or all of them one after the other
     Restart {
+        #[arg(required_unless_present = "rolling", conflicts_with = "rolling")]
+        node: Option<u16>,
+        /// All nodes, one at a time, while clients run: leaderships move away first, and the next waits for the last to catch up
+        #[arg(long)]
+        rolling: bool,
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Add a node while the cluster runs, and spread replicas and leaderships over it
+    Add {
+        /// Its id [default: the next one]; a node that lost its disk comes back under a new id
+        node: Option<u16>,
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Remove a node, running or not: its replicas move to the others, then its process and data go
+    Remove {
         node: u16,
         #[command(flatten)]
         name: Name,

@@ -132,7 +132,7 @@ fn target(args: &BenchArgs) -> Result<Target> {
 
 /// A local cluster as a benchmark's target.
 pub fn of_cluster(spec: &ClusterSpec) -> Target {
-    let shape = [spec.nodes.into(), spec.partitions, spec.replicas];
+    let shape = [spec.ids().len() as u32, spec.partitions, spec.replicas];
     Target::cluster(
         &spec.name,
         spec.urls(),

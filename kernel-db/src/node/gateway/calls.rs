@@ -68,7 +68,7 @@ impl Gateway {
                 }
                 .boxed_local()
             }
-            call::Body::SnapshotScan(scan) => match self.core.groups().get(&scan.group) {
+            call::Body::SnapshotScan(scan) => match self.core.group(scan.group) {
                 Some(group) => {
                     let store = Arc::clone(&group.store);
                     let work = tokio::task::spawn_blocking(move || page(&store, &scan));
@@ -88,6 +88,12 @@ impl Gateway {
                 let status = self.node_status();
                 async move { Ok(answer::Body::Status(status)) }.boxed_local()
             }
+            call::Body::FetchPiece(_) | call::Body::SnapshotDone(_) => failed(Error::internal(
+                "checkpoints are the peer server's to answer",
+            )),
+            call::Body::Advance(advance) => self.advance_members(advance),
+            call::Body::Topology(bytes) => self.hear_topology(&bytes),
+            call::Body::Admin(admin) => self.administer(admin),
             call::Body::Transact(Transact { group, work }) => match Work::from_bytes(work) {
                 Ok(work) => reply(self.core.submit_work(group, work, None)),
                 Err(error) => failed(error),

@@ -175,22 +175,33 @@ impl Gateway {
             .get_detail()
             .and_then(leader_in)
             .filter(|n| *n != self.config.node_id);
-        if self.core.role(group).is_none() {
+        if self.core.role(group).is_none() || !self.is_member(group) {
             let voters = self.placement.voters(group);
             let tried = self.hints.borrow().get(&group).copied();
             let next = voters
                 .iter()
                 .position(|v| Some(*v) == tried)
-                .map_or(0, |i| (i + 1) % voters.len());
-            self.hints
-                .borrow_mut()
-                .insert(group, named.unwrap_or(voters[next]));
+                .map_or(0, |i| (i + 1) % voters.len().max(1));
+            if let Some(node) = named.or(voters.get(next).copied()) {
+                self.hints.borrow_mut().insert(group, node);
+            }
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
 
+    fn is_member(&self, group: u32) -> bool {
+        self.placement
+            .topology()
+            .concerns(group, self.config.node_id)
+    }
+
     fn place(&self, group: u32) -> Place {
-        match self.core.role(group) {
+        // A replica that is being filled knows no leader to ask.
+        let role = self
+            .core
+            .role(group)
+            .filter(|role| role.leader.is_some() || self.is_member(group));
+        match role {
             Some(role) if role.is_leader => Place::Here,
             Some(role) => match role.leader {
                 Some(node) if node != self.config.node_id => Place::Node(node),

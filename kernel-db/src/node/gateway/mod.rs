@@ -9,6 +9,7 @@ mod calls;
 mod cluster_store;
 mod ddl;
 mod leader;
+mod members;
 mod order;
 mod plans;
 mod reads;
@@ -73,7 +74,7 @@ impl Gateway {
         let (fetches, jobs) = tokio::sync::mpsc::unbounded_channel();
         let (registry, released) = txn::Registry::new(config.node_id);
         let gateway = Rc::new_cyclic(|this: &Weak<Self>| Self {
-            placement: Placement::new(&config),
+            placement: core.placement().clone(),
             plans: RefCell::new(PlanCache::new(config.plan_cache_max)),
             config,
             core,
@@ -88,6 +89,7 @@ impl Gateway {
         });
         tokio::task::spawn_local(Rc::clone(&gateway).serve_fetches(jobs));
         tokio::task::spawn_local(Rc::clone(&gateway).keep_schema());
+        tokio::task::spawn_local(Rc::clone(&gateway).keep_topology());
         tokio::task::spawn_local(Rc::clone(&gateway).serve_releases(released));
         tokio::task::spawn_local(Rc::clone(&gateway).keep_locks());
         let (chores, wanted) = tokio::sync::mpsc::unbounded_channel();

@@ -177,8 +177,7 @@ impl Gateway {
             let (node, _) = self.ask_leader(group, body, deadline).await?;
             let here = self
                 .core
-                .groups()
-                .get(&group)
+                .group(group)
                 .filter(|_| node == self.config.node_id);
             let source = match here {
                 Some(own) => Source::Here(Arc::clone(&own.store)),

@@ -4,6 +4,7 @@
 //! of its partitions is shown all the same.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,7 +42,7 @@ impl Gateway {
     /// Asks every node.
     pub(super) async fn gather(&self) -> SystemRows {
         let deadline = tokio::time::Instant::now() + STATUS_TIMEOUT;
-        let others = self.peers.nodes().map(|node| {
+        let others = self.peers.nodes().into_iter().map(|node| {
             let answer = self
                 .peers
                 .call(node, call::Body::Status(Status {}), OnLoss::Retry);
@@ -71,12 +72,8 @@ impl Gateway {
         rows.insert("clock".into(), clock.into_iter().collect());
         rows.insert("partitions".into(), self.partitions(&leaders));
         let mut nodes = rows.remove("nodes").unwrap_or_default();
-        for node in self
-            .config
-            .nodes
-            .iter()
-            .filter(|n| !statuses.contains_key(&n.id))
-        {
+        let known = self.placement.nodes();
+        for node in known.iter().filter(|n| !statuses.contains_key(&n.id)) {
             nodes.push(self.node_row(node, false));
         }
         nodes.sort_by_key(|r| number(&r[0]));
@@ -134,7 +131,7 @@ impl Gateway {
 
     /// partition_id, leader, term, schema_version, and whether it says so of itself.
     fn leader_row(&self, status: &ReplicaStatus) -> Vec<Value> {
-        let store = self.core.groups().get(&status.group).map(|g| &g.store);
+        let store = self.core.group(status.group).map(|g| Arc::clone(&g.store));
         let version = store
             .and_then(|s| s.get(&schema_version_key()).ok().flatten())
             .and_then(|v| Some(u64::from_be_bytes(v.value[..].try_into().ok()?)));

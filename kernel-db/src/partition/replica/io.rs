@@ -12,7 +12,7 @@ use raft::eraftpb::Message;
 use super::super::Transaction;
 use super::super::apply::{AppliedReport, ApplyJob};
 use crate::error::Result;
-use crate::storage::LogWrite;
+use crate::storage::{Checkpoint, LogWrite};
 use crate::txn::messages::{TxnId, Work};
 
 /// What "committed" means to the client.
@@ -51,7 +51,8 @@ pub struct ReplicaConfig {
     pub batches_in_flight_max: usize,
     /// Requests that are waiting for execution, commit or a lease; busy past it.
     pub queue_max: usize,
-    /// Bytes of log held for the slowest member; 53100 past it (I10).
+    /// Bytes of log: past half of it the log is cut although a member still needs it, which then gets a checkpoint; past
+    /// all of it, when what is not flushed here holds the log, requests get 53100 (I10).
     pub log_bytes_max: u64,
     /// Bytes of committed entries handed to apply and not applied yet; nothing more is proposed past it.
     pub apply_backlog_bytes_max: u64,
@@ -72,6 +73,8 @@ pub struct ReplicaConfig {
     /// The log may have lost its tail: the operating system went down while durability was `Memory`. The replica does not
     /// vote until it has caught up with a later leader.
     pub log_tail_lost: bool,
+    /// Ticks for which a member with a checkpoint on its way may show no progress.
+    pub snapshot_patience_ticks: u64,
     /// Seed of election timeouts and of `TxnEnv::seed`.
     pub seed: u64,
 }
@@ -103,6 +106,7 @@ impl ReplicaConfig {
             resolve_after_ms: 1_000,
             durability: Durability::Fsync,
             log_tail_lost: false,
+            snapshot_patience_ticks: 200,
             seed: 0,
         }
     }
@@ -171,6 +175,24 @@ pub enum Input {
     /// Campaign now (bootstrap, or to take over a preferred leadership).
     Campaign,
     TransferLeader(u64),
+    /// A checkpoint was made (`StateStore::checkpoint`), or could not be.
+    Checkpointed(Result<Checkpoint>),
+    /// The offered checkpoint was removed.
+    CheckpointGone,
+    /// The checkpoint on its way to a member goes on; without this for `snapshot_patience_ticks` it counts as failed.
+    SnapshotProgress {
+        to: u64,
+    },
+    /// The checkpoint has arrived at a member and is installed there, or never will be.
+    SnapshotDone {
+        to: u64,
+        arrived: bool,
+    },
+    /// Makes the group's members these, step by step; answered by `Output::Members` when they are, or cannot be.
+    ChangeMembers {
+        id: u64,
+        change: MemberChange,
+    },
     /// Asks for the latest committed timestamp, under a valid lease; answered by `Output::SnapshotTs`.
     SnapshotTs {
         id: u64,
@@ -206,6 +228,16 @@ pub enum Output {
         id: u64,
         result: Result<()>,
     },
+    /// A change of members is committed; the members are in `ReplicaStatus`.
+    Members {
+        id: u64,
+        result: Result<()>,
+    },
+    /// A member needs a checkpoint: `StateStore::checkpoint` with these members, off the core; answered by
+    /// `Input::Checkpointed`.
+    Checkpoint {
+        members: Bytes,
+    },
     Role(RoleChange),
     /// A transaction is prepared here for long: ask the coordinator's leader (`Work::Resolve`) and bring its answer here
     /// (`Work::Settle`). Comes again, more and more rarely, until it is settled.
@@ -225,6 +257,15 @@ pub enum Output {
     Truncate {
         index: u64,
     },
+}
+
+/// One step of a change of members. A voter comes in as a learner first, and is made a voter when it has caught up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MemberChange {
+    /// This node copies the group's log and state from now on, without a vote.
+    AddLearner(u64),
+    /// By joint consensus: these are the voters, and everybody else is a member no more.
+    SetVoters(Vec<u64>),
 }
 
 /// Who leads, and whether this replica executes.
@@ -266,6 +307,14 @@ pub struct ReplicaStatus {
     pub last_ts: u64,
     /// The other members, as the leader knows them; empty elsewhere.
     pub followers: Vec<FollowerStatus>,
+    /// Voters, and those who only copy, as this replica knows them.
+    pub voters: Vec<u64>,
+    pub learners: Vec<u64>,
+    /// Members are changing: two majorities are needed now.
+    pub joint: bool,
+    /// Bytes of current rows in memory, and proposed batches that are not committed; 0 unless open.
+    pub tip_bytes: usize,
+    pub batches_in_flight: usize,
     pub sessions: usize,
     /// Requests waiting for execution, commit or a lease.
     pub requests: usize,
@@ -279,6 +328,8 @@ pub struct FollowerStatus {
     pub lag: u64,
     /// Heard of since the last quorum check.
     pub active: bool,
+    /// A checkpoint is on its way to it.
+    pub snapshot: bool,
 }
 
 /// One line of `dbos.sessions`.

@@ -11,10 +11,12 @@
 //! * Ticks that come faster than configured are ignored, so that a burst after a stall elects nobody early.
 
 mod io;
+mod members;
+mod snapshot;
 
 pub use io::{
-    Durability, FollowerStatus, Input, Now, Output, ReplicaConfig, ReplicaStatus, Request, Role,
-    RoleChange, SessionStatus, Task,
+    Durability, FollowerStatus, Input, MemberChange, Now, Output, ReplicaConfig, ReplicaStatus,
+    Request, Role, RoleChange, SessionStatus, Task,
 };
 
 use std::collections::VecDeque;
@@ -25,7 +27,7 @@ use raft::StateRole;
 use super::apply::{AppliedReport, ApplyJob};
 use super::executor::Executor;
 use crate::error::{Error, Result};
-use crate::raft::{Driver, DriverConfig, Effect, Proposed};
+use crate::raft::{Driver, DriverConfig, Effect, Proposed, StateEnd};
 use crate::storage::{LogStore, StateStore};
 
 /// A truncation that frees less is not worth it, unless the log's bound is small.
@@ -50,6 +52,9 @@ pub struct Replica<S: StateStore> {
     applying: VecDeque<(u64, u64)>,
     /// A flush came and the batch is not proposed yet.
     flush: bool,
+    snapshots: snapshot::Snapshots,
+    /// Change of members under way: number of the question, term and index of its entry.
+    changing: Option<(u64, u64, u64)>,
     role: RoleChange,
     effects: Vec<Effect>,
 }
@@ -70,7 +75,7 @@ impl<S: StateStore> Replica<S> {
                 seed: config.seed,
             },
             log,
-            (meta.applied_index, meta.applied_term),
+            &StateEnd::new(&meta, store.origin()),
         )?;
         let term = driver.view().term;
         let durable = store.durable_index();
@@ -87,6 +92,8 @@ impl<S: StateStore> Replica<S> {
             floor: 0,
             applying: VecDeque::new(),
             flush: false,
+            snapshots: snapshot::Snapshots::default(),
+            changing: None,
             role: RoleChange {
                 leader: None,
                 term,
@@ -114,6 +121,7 @@ impl<S: StateStore> Replica<S> {
                     executor.tick(&self.config, self.now, out)?;
                 }
                 self.truncate(out)?;
+                self.watch_snapshots();
             }
             Input::Message(message) => {
                 let silent = self.is_silent();
@@ -121,6 +129,11 @@ impl<S: StateStore> Replica<S> {
             }
             Input::Persisted { token } => self.driver.persisted(token, &mut self.effects),
             Input::Applied(report) => self.note_applied(report),
+            Input::Checkpointed(result) => self.checkpointed(result)?,
+            Input::CheckpointGone => self.driver.withdraw(),
+            Input::SnapshotProgress { to } => self.snapshots.progress(to),
+            Input::SnapshotDone { to, arrived } => self.snapshot_done(to, arrived),
+            Input::ChangeMembers { id, change } => self.change_members(id, &change, out),
             Input::Flush => self.flush = true,
             Input::Campaign => {
                 if !self.is_silent() {
@@ -152,7 +165,7 @@ impl<S: StateStore> Replica<S> {
     }
 
     fn is_alone(&self) -> bool {
-        self.config.voters == [self.config.node]
+        self.driver.is_alone()
     }
 
     /// False if the tick came too early to count.
@@ -167,6 +180,9 @@ impl<S: StateStore> Replica<S> {
             self.driver.campaign();
         } else if !self.is_silent() || self.driver.is_leader() {
             self.driver.tick();
+        }
+        if self.driver.is_leader() && self.driver.has_left() {
+            self.hand_on();
         }
         if let Some(executor) = &mut self.executor {
             executor.tidy();
@@ -233,7 +249,7 @@ impl<S: StateStore> Replica<S> {
     fn note_applied(&mut self, report: AppliedReport) {
         if report.index > self.applied {
             self.applied = report.index;
-            self.driver.applied(report.index);
+            self.driver.applied(report.index, &mut self.effects);
             if let Some(executor) = &mut self.executor {
                 executor.applied(report.index);
             }
@@ -249,14 +265,23 @@ impl<S: StateStore> Replica<S> {
         self.floor = self.floor.max(report.floor);
     }
 
-    /// I10: the log goes only behind state that is durable here, and behind the slowest member.
+    /// I10: the log goes only behind state that is durable here, and behind the slowest member as long as it is not too
+    /// large; a member that is cut off gets a checkpoint.
     fn truncate(&mut self, out: &mut Vec<Output>) -> Result<()> {
         let held_by_all = if self.driver.is_leader() {
             self.driver.held_by_all()
         } else {
             self.floor
         };
-        let index = held_by_all.min(self.durable);
+        let excess = self
+            .driver
+            .log_bytes()
+            .saturating_sub(self.config.log_bytes_max / 2);
+        let index = match excess {
+            0 => held_by_all,
+            _ => held_by_all.max(self.driver.index_after(excess)),
+        };
+        let index = index.min(self.durable);
         let worth = TRUNCATE_BYTES_MIN.min(self.config.log_bytes_max / 8);
         if index >= self.driver.view().first && self.driver.bytes_to(index) >= worth {
             let index = self.driver.truncate(index)?;
@@ -275,6 +300,7 @@ impl<S: StateStore> Replica<S> {
                 break;
             }
         }
+        self.answer_change(out);
         self.report_role(begin, out);
         Ok(())
     }
@@ -288,15 +314,26 @@ impl<S: StateStore> Replica<S> {
                 Effect::Write { token, write, sync } => {
                     out.push(Output::Write { token, write, sync });
                 }
-                Effect::Committed(entries) => {
+                Effect::Committed { entries, members } => {
                     let last = entries.last().map_or(0, |entry| entry.index);
                     let bytes = entries.iter().map(|entry| entry.data.len() as u64).sum();
                     self.applying.push_back((last, bytes));
                     out.push(Output::Apply(ApplyJob {
                         group: self.config.group,
                         entries,
+                        members,
+                        ..ApplyJob::default()
                     }));
                 }
+                Effect::Install(checkpoint) => {
+                    self.applying.push_back((checkpoint.index, 0));
+                    out.push(Output::Apply(ApplyJob {
+                        group: self.config.group,
+                        install: Some(checkpoint),
+                        ..ApplyJob::default()
+                    }));
+                }
+                Effect::WantCheckpoint => self.want_checkpoint(out),
                 Effect::ReadConfirmed(round) => {
                     if let Some(executor) = &mut self.executor
                         && self.driver.is_leader()
@@ -420,6 +457,11 @@ impl<S: StateStore> Replica<S> {
         self.driver.may_vote()
     }
 
+    /// For whom this node voted in its term; 0 for nobody.
+    pub fn vote(&self) -> u64 {
+        self.driver.vote()
+    }
+
     pub fn status(&self) -> ReplicaStatus {
         let view = self.driver.view();
         let followers = match view.role {
@@ -451,8 +493,14 @@ impl<S: StateStore> Replica<S> {
                     match_index: member.matched,
                     lag: view.last.saturating_sub(member.matched),
                     active: member.active,
+                    snapshot: member.snapshot,
                 })
                 .collect(),
+            voters: self.driver.conf().voters.clone(),
+            learners: self.driver.conf().learners.clone(),
+            joint: !self.driver.conf().voters_outgoing.is_empty(),
+            tip_bytes: self.executor.as_ref().map_or(0, |e| e.tip_stats().bytes),
+            batches_in_flight: self.executor.as_ref().map_or(0, Executor::in_flight),
             sessions: self.executor.as_ref().map_or(0, |e| e.sessions().len()),
             requests: self.executor.as_ref().map_or(0, Executor::requests),
         }

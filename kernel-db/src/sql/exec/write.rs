@@ -238,7 +238,7 @@ fn unique_row(
     }
     let from = keys::index_prefix(table, index, row);
     let to = prefix_end(&from).unwrap_or_else(|| vec![0xff; from.len() + 1]);
-    let slot = keys::slot_of(table, row);
+    let slot = keys::slot_of_entry(table, index, row);
     let mut found = Vec::new();
     ctx.store.scan_to_write(
         Scan {
@@ -254,6 +254,7 @@ fn unique_row(
         return Ok(None);
     };
     let row_key = keys::row_key_of_entry(table.id, key, value)?;
+    let slot = keys::slot_of_key(table, &row_key);
     let row = ctx.store.get_to_write(&row_key, slot)?;
     row.map(Some).ok_or_else(|| {
         Error::new(
@@ -261,6 +262,14 @@ fn unique_row(
             format!("index \"{}\" names a row that is not there", index.name),
         )
     })
+}
+
+/// Makes others that want the values of this entry wait until it is decided whether they are free.
+fn hold_unique(table: &Table, index: &Index, row: &[Value], ctx: &mut ExecCtx<'_>) -> Result<()> {
+    if index.unique && ctx.store.takes_locks() {
+        unique_row(table, index, row, ctx)?;
+    }
+    Ok(())
 }
 
 fn duplicate(table: &Table, target: ConflictTarget, row: &[Value]) -> Error {
@@ -372,6 +381,7 @@ fn store_row(rules: &RowRules, row: &[Value], key: Vec<u8>, ctx: &mut ExecCtx<'_
     for index in &table.indexes {
         // An entry ends with its row's primary key: as the row was absent, so is the entry.
         let (key, value) = keys::index_entry(table, index, row)?;
+        let slot = keys::slot_of_entry(table, index, row);
         ctx.store.put_new_at(key.into(), value, slot)?;
     }
     Ok(())
@@ -382,7 +392,9 @@ fn remove_row(table: &Table, row: &[Value], ctx: &mut ExecCtx<'_>) -> Result<()>
     let slot = keys::slot_of(table, row);
     ctx.store.delete_at(&keys::row_key(table, row), slot)?;
     for index in &table.indexes {
+        hold_unique(table, index, row, ctx)?;
         let (key, _) = keys::index_entry(table, index, row)?;
+        let slot = keys::slot_of_entry(table, index, row);
         ctx.store.delete_at(&key, slot)?;
     }
     Ok(())
@@ -433,6 +445,11 @@ fn replace_row(
         let (before, _) = keys::index_entry(table, index, old)?;
         let (after, value) = keys::index_entry(table, index, new)?;
         if before != after {
+            if changed {
+                hold_unique(table, index, old, ctx)?;
+            }
+            let slot_before = keys::slot_of_entry(table, index, old);
+            let slot = keys::slot_of_entry(table, index, new);
             ctx.store.delete_at(&before, slot_before)?;
             ctx.store.put_at(after.into(), value, slot)?;
         }

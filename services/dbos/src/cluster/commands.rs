@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::home::ClusterSpec;
-use super::{process, status, up};
+use super::{members, process, status, up};
 use crate::args::ClusterCommand;
 use crate::exit::{Failure, Result};
 use crate::output::Rows;
@@ -25,18 +25,28 @@ pub async fn run(command: ClusterCommand) -> Result<()> {
             logs(&ClusterSpec::existing(&name.name)?, node, follow).await
         }
         ClusterCommand::Kill { node, name } => kill(&ClusterSpec::existing(&name.name)?, node),
+        ClusterCommand::Restart { node, name, .. } => {
+            let spec = ClusterSpec::existing(&name.name)?;
+            match node {
+                Some(node) => restart(&spec, node).await,
+                None => members::restart_rolling(&spec).await,
+            }
+        }
         ClusterCommand::Pause { node, name } => {
             pause(&ClusterSpec::existing(&name.name)?, node, true)
         }
         ClusterCommand::Resume { node, name } => {
             pause(&ClusterSpec::existing(&name.name)?, node, false)
         }
-        ClusterCommand::Restart { node, name } => {
-            restart(&ClusterSpec::existing(&name.name)?, node).await
+        ClusterCommand::Add { node, name } => {
+            members::add(ClusterSpec::existing(&name.name)?, node).await
+        }
+        ClusterCommand::Remove { node, name } => {
+            members::remove(ClusterSpec::existing(&name.name)?, node).await
         }
         ClusterCommand::Down { name } => {
             let spec = ClusterSpec::existing(&name.name)?;
-            let stopped = process::stop(&spec, 1..=spec.nodes)?;
+            let stopped = process::stop(&spec, spec.ids().into_iter())?;
             println!(
                 "cluster {}: {stopped} nodes stopped; data kept in {}",
                 spec.name,
@@ -52,7 +62,9 @@ pub async fn run(command: ClusterCommand) -> Result<()> {
 fn print_started(started: &up::Started, json: bool) {
     let spec = &started.spec;
     if json {
-        let nodes = (1..=spec.nodes)
+        let nodes = spec
+            .ids()
+            .into_iter()
             .map(|n| json!({"node": n, "url": spec.url(n), "log": spec.log_path(n)}));
         let nodes: Vec<_> = nodes.collect();
         println!(
@@ -69,12 +81,12 @@ fn print_started(started: &up::Started, json: bool) {
     println!(
         "cluster {} is {what}: {} nodes, {} partitions, {} replicas, durability {}",
         spec.name,
-        spec.nodes,
+        spec.ids().len(),
         spec.partitions,
         spec.replicas,
         spec.durability()
     );
-    for node in 1..=spec.nodes {
+    for node in spec.ids() {
         let paused = match process::paused(spec, node) {
             true => "   paused",
             false => "",
@@ -153,12 +165,14 @@ async fn restart(spec: &ClusterSpec, node: u16) -> Result<()> {
 
 fn list(json: bool) -> Result<()> {
     let row = |spec: &ClusterSpec| {
-        let running = (1..=spec.nodes)
+        let running = spec
+            .ids()
+            .into_iter()
             .filter(|n| process::running(spec, *n).is_some())
             .count();
         let cells = [
             spec.name.clone(),
-            spec.nodes.to_string(),
+            spec.ids().len().to_string(),
             running.to_string(),
             spec.partitions.to_string(),
             spec.replicas.to_string(),
@@ -218,7 +232,7 @@ fn confirmed(spec: &ClusterSpec) -> Result<bool> {
 
 /// Kills what runs and removes everything.
 pub fn destroy(spec: &ClusterSpec) -> Result<()> {
-    for node in 1..=spec.nodes {
+    for node in spec.ids() {
         process::kill(spec, node)?;
     }
     spec.remove()

@@ -21,7 +21,7 @@ pub async fn print(spec: &ClusterSpec, json: bool) -> Result<()> {
     println!(
         "cluster {}: {} nodes, {} partitions, {} replicas, durability {}, data {}",
         spec.name,
-        spec.nodes,
+        spec.ids().len(),
         spec.partitions,
         spec.replicas,
         spec.durability(),
@@ -66,7 +66,7 @@ fn processes(spec: &ClusterSpec) -> Rows {
     };
     Rows {
         columns: columns.map(str::to_string).to_vec(),
-        rows: (1..=spec.nodes).map(row).collect(),
+        rows: spec.ids().into_iter().map(row).collect(),
     }
 }
 
@@ -87,7 +87,7 @@ fn as_json(spec: &ClusterSpec, tables: &Option<Vec<(&'static str, Rows)>>) -> Va
         "partitions": spec.partitions,
         "durability": spec.durability,
         "data": spec.data,
-        "nodes": (1..=spec.nodes).map(node).collect::<Vec<_>>(),
+        "nodes": spec.ids().into_iter().map(node).collect::<Vec<_>>(),
         "answers": tables.is_some(),
     });
     for (name, rows) in tables.iter().flatten() {

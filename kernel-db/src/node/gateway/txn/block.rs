@@ -20,7 +20,7 @@ use super::store::Buffer;
 use crate::error::{Error, Result};
 use crate::partition::TxnEnv;
 use crate::sql::Value;
-use crate::sql::prepare::{Kind, Route};
+use crate::sql::prepare::{Kind, Prepared, Route};
 use crate::txn::messages::LockMode;
 use crate::wire::pg::{Block, BlockMode, Bound, ConnInfo, Isolation, Outcome};
 
@@ -99,8 +99,10 @@ impl Gateway {
             false => None,
         };
         state.env.seed = rand::random();
+        let statements = Arc::new([(Arc::clone(&plan.prepared), params)]);
         let job = Job {
-            statements: Arc::new([(Arc::clone(&plan.prepared), params)]),
+            scope: self.scope(&*statements, &state.env)?,
+            statements,
             env: state.env.clone(),
             system,
             read_only: mode.read_only,
@@ -183,7 +185,7 @@ impl Gateway {
         }
         let each = mode.isolation == Isolation::ReadCommitted;
         let groups = match each {
-            true => self.groups_of(job)?,
+            true => job.scope.to_vec(),
             false => self.placement.partition_groups().collect(),
         };
         let (ts, sources) = self.snapshot(&groups, deadline).await?;
@@ -199,10 +201,14 @@ impl Gateway {
         Ok(view)
     }
 
-    /// Partitions that the statement may read.
-    fn groups_of(&self, job: &Job) -> Result<Vec<u32>> {
+    /// Partitions that statements may touch.
+    pub(super) fn scope(
+        &self,
+        statements: &[(Arc<Prepared>, Vec<Value>)],
+        env: &TxnEnv,
+    ) -> Result<Arc<[u32]>> {
         let mut groups = std::collections::BTreeSet::new();
-        for (prepared, params) in job.statements.iter() {
+        for (prepared, params) in statements {
             if prepared.kind == Kind::Explain {
                 continue;
             }
@@ -211,7 +217,7 @@ impl Gateway {
                 Route::Slots(slots) => {
                     groups.extend(slots.into_iter().map(|s| self.placement.group_of(s)));
                 }
-                Route::Anywhere => drop(groups.insert(job.env.partition + 1)),
+                Route::Anywhere => drop(groups.insert(env.partition + 1)),
                 _ => groups.extend(self.placement.partition_groups()),
             }
         }

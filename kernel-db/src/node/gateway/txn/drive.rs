@@ -38,6 +38,8 @@ pub(super) struct Job {
     pub env: TxnEnv,
     pub system: Option<Arc<SystemRows>>,
     pub read_only: bool,
+    /// Partitions that the statements may touch.
+    pub scope: Arc<[u32]>,
     pub cancel: Arc<AtomicBool>,
 }
 
@@ -47,7 +49,13 @@ impl Job {
         let mark = work.buffer.mark();
         let mut env = self.env.clone();
         env.budget = budget;
-        let mut store = TxnStore::new(&mut work.buffer, &mut work.known, placement, self.read_only);
+        let mut store = TxnStore::new(
+            &mut work.buffer,
+            &mut work.known,
+            placement,
+            &self.scope,
+            self.read_only,
+        );
         let mut outcomes = Vec::with_capacity(self.statements.len());
         let result = self.statements.first().map_or(Ok(()), |(first, _)| {
             let system = self.system.as_deref().map(|s| s as _);
