@@ -413,17 +413,7 @@ impl Core {
                     self.threads.borrow().apply(&group.store, job);
                     self.hurry_apply(group);
                 }
-                Output::Reply { id, result } => {
-                    if let Err(error) = &result {
-                        let busy = error.sqlstate().starts_with("53");
-                        Counters::add(&self.counters.errors, 1);
-                        Counters::add(&self.counters.busy, busy.into());
-                    }
-                    if let Some(Waiter::Reply(sender)) = self.waiting.borrow_mut().remove(&id) {
-                        // A receiver that is gone was given up by its timeout.
-                        let _ = sender.send(result);
-                    }
-                }
+                Output::Reply { id, result } => self.reply(id, result),
                 Output::SnapshotTs { id, result } => {
                     if let Some(Waiter::Ts(sender)) = self.waiting.borrow_mut().remove(&id) {
                         let _ = sender.send(result);
@@ -445,26 +435,9 @@ impl Core {
                     tracing::info!(group = number, leader = ?role.leader, term = role.term, open = role.open, "role");
                     group.role.set(role);
                 }
-                Output::Resolve {
-                    txn,
-                    coordinator,
-                    deadline_ts,
-                } => self.delegate(Chore::Resolve {
-                    group: number,
-                    txn,
-                    coordinator,
-                    deadline_ts,
-                }),
-                Output::Finish {
-                    txn,
-                    commit_ts,
-                    others,
-                } => self.delegate(Chore::Finish {
-                    group: number,
-                    txn,
-                    commit_ts,
-                    others,
-                }),
+                chore @ (Output::Resolve { .. } | Output::Finish { .. }) => {
+                    self.delegate(number, chore)
+                }
                 Output::Truncate { index } => self.truncate(number, index),
             }
         }
@@ -499,13 +472,48 @@ impl Core {
         receiver
     }
 
+    fn reply(&self, id: u64, result: Result<Bytes>) {
+        if let Err(error) = &result {
+            let busy = error.sqlstate().starts_with("53");
+            Counters::add(&self.counters.errors, 1);
+            Counters::add(&self.counters.busy, busy.into());
+        }
+        if let Some(Waiter::Reply(sender)) = self.waiting.borrow_mut().remove(&id) {
+            // A receiver that is gone was given up by its timeout.
+            let _ = sender.send(result);
+        }
+    }
+
     /// From now on what partitions here want asked of, or told to, other partitions goes to `chores`.
     pub fn set_chores(&self, chores: UnboundedSender<Chore>) {
         *self.chores.borrow_mut() = Some(chores);
     }
 
     /// What is not taken now comes again.
-    fn delegate(&self, chore: Chore) {
+    fn delegate(&self, group: u32, output: Output) {
+        let chore = match output {
+            Output::Resolve {
+                txn,
+                coordinator,
+                deadline_ts,
+            } => Chore::Resolve {
+                group,
+                txn,
+                coordinator,
+                deadline_ts,
+            },
+            Output::Finish {
+                txn,
+                commit_ts,
+                others,
+            } => Chore::Finish {
+                group,
+                txn,
+                commit_ts,
+                others,
+            },
+            _ => return,
+        };
         if let Some(chores) = &*self.chores.borrow() {
             let _ = chores.send(chore);
         }

@@ -40,16 +40,16 @@ impl Layer {
     }
 
     fn place(&self, hash: u64) -> usize {
-        // The upper half chooses the block, the lower one the bits.
-        ((hash >> 32) as usize * self.blocks.len()) >> 32
+        // Mixed once more: the probes take 54 of the hash's bits as they are.
+        let mixed = (hash ^ hash >> 29).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((mixed >> 32) as usize * self.blocks.len()) >> 32
     }
 }
 
 /// Word and bit of each probe.
 fn probes(hash: u64) -> impl Iterator<Item = (usize, u64)> {
-    let (low, step) = (hash as u32, (hash >> 17) as u32 | 1);
     (0..PROBES).map(move |n| {
-        let bit = low.wrapping_add(n.wrapping_mul(step)) as usize % BLOCK_BITS;
+        let bit = (hash >> (9 * n)) as usize % BLOCK_BITS;
         (bit / 64, 1 << (bit % 64))
     })
 }

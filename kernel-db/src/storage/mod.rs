@@ -29,5 +29,5 @@ mod twin_tests;
 pub use log::{LogStore, LogWrite};
 pub use state::{
     AppliedEntry, Checkpoint, Op, SESSION_RING, Section, SessionRecord, StateMeta, StateSnapshot,
-    StateStore, Versioned,
+    StateStore, UNVERSIONED_TABLE_ID, Versioned,
 };

@@ -131,7 +131,7 @@ pub struct RocksState {
 }
 
 #[derive(Default)]
-pub(super) struct Writer {
+struct Writer {
     /// The memtable holds records that are not flushed.
     unflushed: bool,
     /// An `apply` ended half-way: nothing of it may reach the disk.
@@ -171,7 +171,7 @@ impl RocksState {
     }
 
     /// Gives the recent changes to RocksDB; they are then durable if they went as a file.
-    pub(super) fn spill(&self, writer: &mut Writer) -> Result<()> {
+    fn spill(&self, writer: &mut Writer) -> Result<()> {
         if writer.broken {
             return Err(Error::internal("the state store has failed before"));
         }
@@ -240,7 +240,7 @@ impl RocksState {
         Ok(())
     }
 
-    pub(super) fn lock_writer(&self) -> MutexGuard<'_, Writer> {
+    fn lock_writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

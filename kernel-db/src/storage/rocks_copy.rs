@@ -48,7 +48,6 @@ impl RocksState {
         if members.is_empty() || !self.lock_meta().members.is_empty() {
             return Ok(());
         }
-        let _writer = self.lock_writer();
         let mut batch = WriteBatch::default();
         batch.put(MEMBERS, members);
         write(&self.db, batch)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dbos_client::testing::LocalCluster;
 use dbos_client::{Client, Options};
@@ -99,6 +99,76 @@ fn a_cluster_lives_stops_and_starts_on_its_data() {
     let rows = sql(&cluster, 3, "SELECT id, text FROM note ORDER BY id").unwrap();
     assert_eq!(rows.len(), 10);
     assert_eq!(rows[7]["text"], "note 7");
+}
+
+#[test]
+fn a_paused_node_is_shown_as_such_and_can_be_stopped() {
+    let cluster = LocalCluster::start(&["--nodes", "3", "--partitions", "1"]).unwrap();
+    let paused = |cluster: &LocalCluster| -> Vec<bool> {
+        let nodes = status(cluster)["nodes"].as_array().unwrap().clone();
+        nodes.iter().map(|node| node["paused"] == true).collect()
+    };
+    assert_eq!(paused(&cluster), [false; 3]);
+    cluster.dbos(&["cluster", "pause", "2"]).unwrap();
+    assert_eq!(paused(&cluster), [false, true, false]);
+    cluster.dbos(&["cluster", "resume", "2"]).unwrap();
+    assert_eq!(paused(&cluster), [false; 3]);
+    sql(&cluster, 2, "SELECT 1").unwrap();
+    assert!(cluster.dbos(&["cluster", "pause", "4"]).is_err());
+
+    cluster.dbos(&["cluster", "pause", "2"]).unwrap();
+    let start = Instant::now();
+    cluster.dbos(&["cluster", "down"]).unwrap();
+    assert!(
+        start.elapsed() < Duration::from_secs(15),
+        "a paused node was waited for"
+    );
+    assert!(
+        cluster
+            .dbos(&["cluster", "resume", "2"])
+            .unwrap_err()
+            .to_string()
+            .contains("not running")
+    );
+    cluster.dbos(&["cluster", "up"]).unwrap();
+}
+
+/// A process whose pid was never written down, as after the death of `cluster up`, is found all the same.
+#[test]
+fn destroy_leaves_no_process_and_nothing_of_others() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = data.path().display().to_string();
+    let cluster = LocalCluster::start(&["--nodes", "1", "--data", &folder]).unwrap();
+    let node = status(&cluster)["nodes"][0].clone();
+    let pid = node["pid"].as_u64().unwrap();
+    std::fs::remove_file(data.path().join("node-1/pid")).unwrap();
+    assert_eq!(status(&cluster)["nodes"][0]["pid"], pid);
+
+    let mark = data.path().join(".dbos-cluster");
+    let own = std::fs::read_to_string(&mark).unwrap();
+    std::fs::write(&mark, "somebody else's").unwrap();
+    let refused = cluster
+        .dbos(&["cluster", "destroy", "--yes"])
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("is not removed"), "{refused}");
+    assert!(data.path().join("node-1/data").exists());
+    sql(&cluster, 1, "SELECT 1").unwrap();
+
+    std::fs::write(&mark, own).unwrap();
+    std::fs::write(data.path().join("letter"), "mine").unwrap();
+    cluster.dbos(&["cluster", "destroy", "--yes"]).unwrap();
+    // A zombie has given back its ports and files; its parent may not have looked yet.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    assert!(
+        stat.is_empty() || stat.contains(") Z "),
+        "the process outlived destroy: {stat}"
+    );
+    let left: Vec<_> = std::fs::read_dir(data.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["letter"]);
 }
 
 /// What clients were told.

@@ -160,20 +160,12 @@ impl ClusterSpec {
     /// Removes data, logs and description, and the folders above them that are empty then. Succeeds when there is nothing.
     /// The data folder must carry this cluster's mark: a folder that somebody else put there is an error.
     pub fn remove(&self) -> Result<()> {
-        let mark = self.data.join(MARK);
-        match fs::read_to_string(&mark) {
-            Ok(id) if id.trim() == self.cluster_id => {
-                for node in self.ids() {
-                    remove_dir(&self.node_dir(node))?;
-                }
-                remove_dir(&self.data.join("logs"))?;
-                fs::remove_file(&mark)?;
+        if self.owns_data()? {
+            for node in self.ids() {
+                remove_dir(&self.node_dir(node))?;
             }
-            Ok(_) => return Err(self.foreign("it is another cluster's")),
-            Err(_) if self.ids().iter().any(|node| self.node_dir(*node).exists()) => {
-                return Err(self.foreign("it has no readable mark of this cluster"));
-            }
-            Err(_) => {}
+            remove_dir(&self.data.join("logs"))?;
+            fs::remove_file(self.data.join(MARK))?;
         }
         // Only if empty: a directory given by --data may hold other things.
         let _ = fs::remove_dir(&self.data);
@@ -187,6 +179,18 @@ impl ClusterSpec {
         let _ = fs::remove_dir(&folder);
         let _ = fs::remove_dir(&home);
         Ok(())
+    }
+
+    /// True if the data folder carries this cluster's mark, false if nothing of a cluster is there.
+    pub fn owns_data(&self) -> Result<bool> {
+        match fs::read_to_string(self.data.join(MARK)) {
+            Ok(id) if id.trim() == self.cluster_id => Ok(true),
+            Ok(_) => Err(self.foreign("it is another cluster's")),
+            Err(_) if self.ids().iter().any(|node| self.node_dir(*node).exists()) => {
+                Err(self.foreign("it has no readable mark of this cluster"))
+            }
+            Err(_) => Ok(false),
+        }
     }
 
     fn foreign(&self, why: &str) -> Failure {

@@ -13,7 +13,7 @@ use super::super::plans::Plan;
 use super::super::submit::{outcome, plan_of};
 use super::super::{Connection, Gateway};
 use super::commit::may_pass;
-use super::drive::{Job, Work};
+use super::drive::{Job, Work, cancelled_by};
 use super::holds::Holds;
 use super::known::{Known, View, cancelled};
 use super::store::Buffer;
@@ -295,14 +295,6 @@ impl Block for GatewayBlock {
             }
         }
         .boxed_local()
-    }
-}
-
-/// Ends when the statement is to be given up: by a cancel, or because its time is over.
-async fn cancelled_by(cancel: &AtomicBool, deadline: Instant) {
-    const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(20);
-    while Instant::now() < deadline && !cancel.load(Ordering::Relaxed) {
-        tokio::time::sleep_until(deadline.min(Instant::now() + LOOK_EVERY)).await;
     }
 }
 

@@ -25,6 +25,9 @@ const ROUNDS_INLINE: usize = 8;
 /// How long a thread may take to notice that it was cancelled.
 const CANCEL_WAIT: Duration = Duration::from_secs(5);
 
+/// Between two looks at a cancel flag.
+const CANCEL_LOOK: Duration = Duration::from_millis(20);
+
 /// What a transaction has read and written so far.
 pub(super) struct Work {
     pub buffer: Buffer,
@@ -177,4 +180,11 @@ impl Gateway {
 /// It used up its steps on the core.
 pub(in super::super) fn is_too_long(error: &Error) -> bool {
     error.sqlstate() == crate::partition::TOO_LONG
+}
+
+/// Ends when the statement is to be given up: by a cancel, or because its time is over.
+pub(super) async fn cancelled_by(cancel: &AtomicBool, deadline: Instant) {
+    while Instant::now() < deadline && !cancel.load(Ordering::Relaxed) {
+        tokio::time::sleep_until(deadline.min(Instant::now() + CANCEL_LOOK)).await;
+    }
 }

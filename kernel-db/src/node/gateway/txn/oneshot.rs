@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use super::super::Gateway;
 use super::super::submit::{Txn, decode, outcome};
 use super::commit::{Ended, Recorded, may_pass};
-use super::drive::{Job, Work};
+use super::drive::{Job, Work, cancelled_by};
 use super::holds::{Holds, lost};
-use super::known::{Known, View};
+use super::known::{Known, View, cancelled};
 use super::store::Buffer;
 use crate::error::{Class, Error, Result};
 use crate::partition::{decode_outcome, encode_outcome};
@@ -122,7 +122,13 @@ impl Gateway {
                 self.read_limits(),
             ),
         };
-        let run = self.drive(holds, &mut work, &one.job, one.deadline).await;
+        let run = tokio::select! {
+            run = self.drive(holds, &mut work, &one.job, one.deadline) => run,
+            () = cancelled_by(&one.job.cancel, one.deadline) => {
+                one.job.cancel.store(true, Ordering::Relaxed);
+                return Err(Failed::Final(cancelled()));
+            }
+        };
         if let Some(error) = holds.failure.take() {
             return Err(match may_pass(&error) {
                 true => Failed::Passing(error),

@@ -9,16 +9,17 @@ use super::store::{Buffer, Intent, Row, Rows, TxnStore};
 use crate::error::Result;
 use crate::node::NodeConfig;
 use crate::node::placement::Placement;
+use crate::node::topology::Topology;
 use crate::partition::{RowLock, Scan, Slot, Store};
 
 /// Rows of three partitions: key `n` belongs to slot `n`.
 struct Base(BTreeMap<Bytes, Bytes>);
 
 fn placement() -> Placement {
-    Placement::new(&NodeConfig {
+    Placement::new(Topology::new(&NodeConfig {
         partitions: 3,
         ..NodeConfig::default()
-    })
+    }))
 }
 
 fn key(n: u8) -> Bytes {
