@@ -69,6 +69,8 @@ settings! {
     }];
     /// This node is added to a cluster that runs: it makes no replica by itself, and waits to be given some.
     join: bool = false;
+    /// Port on 127.0.0.1 at which Prometheus finds this node's numbers (`GET /metrics`). 0: none.
+    metrics_port: u16 = 0;
     /// Directory of this node's log and state. One node at a time may have it open.
     data_dir: PathBuf = PathBuf::from("data");
     /// File that this node's trace goes to (appended). Empty: standard error.

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::State;
+use super::metrics::Counters;
 use super::peers::Peers;
 use super::placement::Placement;
 use super::threads::{Report, Threads, WriteJob};
@@ -42,6 +43,38 @@ pub struct Group {
     pub unflushed_bytes: Cell<u64>,
 }
 
+impl Group {
+    fn new(replica: Replica<State>, store: Arc<State>) -> Self {
+        let role = RoleChange {
+            leader: None,
+            term: 0,
+            is_leader: false,
+            open: false,
+        };
+        Self {
+            replica: RefCell::new(replica),
+            store,
+            role: Cell::new(role),
+            unflushed_bytes: Cell::new(0),
+        }
+    }
+}
+
+/// A replica that was dropped and is not quite gone.
+struct Leaving {
+    /// The end of its log is written.
+    persisted: bool,
+    store: std::sync::Weak<State>,
+    /// Its store was gone at the last turn.
+    gone: bool,
+}
+
+/// Groups with a replica here, by number.
+pub type Groups = BTreeMap<u32, Rc<Group>>;
+
+/// Opens or makes the replica of a group that had none here.
+pub type Opener = Box<dyn Fn(u32) -> Result<(Replica<State>, Arc<State>)>>;
+
 /// What a partition led from here wants of other partitions, to finish a transaction that nobody else finishes.
 #[derive(Debug)]
 pub enum Chore {
@@ -60,29 +93,6 @@ pub enum Chore {
         others: Vec<u32>,
     },
 }
-
-impl Group {
-    fn new(replica: Replica<State>, store: Arc<State>) -> Self {
-        let role = RoleChange {
-            leader: None,
-            term: 0,
-            is_leader: false,
-            open: false,
-        };
-        Self {
-            replica: RefCell::new(replica),
-            store,
-            role: Cell::new(role),
-            unflushed_bytes: Cell::new(0),
-        }
-    }
-}
-
-/// Groups with a replica here, by number.
-pub type Groups = BTreeMap<u32, Rc<Group>>;
-
-/// Opens or makes the replica of a group that had none here.
-pub type Opener = Box<dyn Fn(u32) -> Result<(Replica<State>, Arc<State>)>>;
 
 enum Waiter {
     Reply(oneshot::Sender<Result<Bytes>>),
@@ -106,8 +116,10 @@ pub struct Core {
     peers: Rc<Peers>,
     placement: Placement,
     started: Instant,
-    chores: RefCell<Option<UnboundedSender<Chore>>>,
     this: Weak<Self>,
+    counters: Counters,
+    leaving: RefCell<BTreeMap<u32, Leaving>>,
+    chores: RefCell<Option<UnboundedSender<Chore>>>,
 }
 
 impl Core {
@@ -138,12 +150,27 @@ impl Core {
             placement,
             started: Instant::now(),
             chores: RefCell::default(),
+            counters: Counters::default(),
+            leaving: RefCell::default(),
         })
     }
 
     /// Groups with a replica here, at this moment.
     pub fn groups(&self) -> Rc<Groups> {
         Rc::clone(&self.groups.borrow())
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Requests whose answers are waited for.
+    pub fn waiting(&self) -> usize {
+        self.waiting.borrow().len()
+    }
+
+    pub fn log_disk_bytes(&self) -> u64 {
+        self.log.size_bytes()
     }
 
     /// Where everything is, as far as is known here.
@@ -165,9 +192,10 @@ impl Core {
         self.group(group).map(|g| g.replica.borrow().status())
     }
 
-    /// Makes an empty replica of `group`, which its leader then fills; nothing happens if there is one.
+    /// Makes an empty replica of `group`, which its leader then fills; nothing happens if there is one, or if what is left of
+    /// an earlier one still goes.
     pub fn join(&self, group: u32) -> Result<()> {
-        if self.group(group).is_some() {
+        if self.group(group).is_some() || self.leaving.borrow().contains_key(&group) {
             return Ok(());
         }
         let (replica, store) = (self.opener)(group)?;
@@ -207,6 +235,21 @@ impl Core {
                 "the replica's state stays until the next start: {error}"
             );
         }
+        let leaving = Leaving {
+            persisted: false,
+            store: Arc::downgrade(&gone.store),
+            gone: false,
+        };
+        self.leaving.borrow_mut().insert(group, leaving);
+    }
+
+    /// What is left of replicas that were dropped: reports about them that are under way are taken before they are forgotten.
+    fn forget_left(&self) {
+        self.leaving.borrow_mut().retain(|_, leaving| {
+            let done = leaving.persisted && leaving.gone;
+            leaving.gone = leaving.store.strong_count() == 0;
+            !done
+        });
     }
 
     /// Puts an input into the inbox.
@@ -313,6 +356,12 @@ impl Core {
     }
 
     fn report(&self, report: Report) {
+        if let Report::Persisted { group, token: 0 } = report
+            && let Some(leaving) = self.leaving.borrow_mut().get_mut(&group)
+        {
+            leaving.persisted = true;
+            return;
+        }
         let (group, input) = match report {
             Report::Persisted { group, token } => (group, Input::Persisted { token }),
             Report::Applied { group, report } => (group, Input::Applied(report)),
@@ -341,6 +390,7 @@ impl Core {
                 self.step(number, &group, Input::Flush, &mut outputs);
             }
         }
+        self.forget_left();
         self.peers.flush();
     }
 
@@ -380,6 +430,8 @@ impl Core {
                 Output::Send(messages) => self.send_raft(number, messages),
                 Output::Write { token, write, sync } => {
                     let bytes: usize = write.entries.iter().map(|e| e.data.len() + 32).sum();
+                    Counters::add(&self.counters.log_writes, 1);
+                    Counters::add(&self.counters.log_bytes, bytes as u64);
                     group
                         .unflushed_bytes
                         .set(group.unflushed_bytes.get() + bytes as u64);
@@ -391,15 +443,11 @@ impl Core {
                     });
                 }
                 Output::Apply(job) => {
+                    Counters::add(&self.counters.applies, 1);
                     self.threads.borrow().apply(&group.store, job);
                     self.hurry_apply(group);
                 }
-                Output::Reply { id, result } => {
-                    if let Some(Waiter::Reply(sender)) = self.waiting.borrow_mut().remove(&id) {
-                        // A receiver that is gone was given up by its timeout.
-                        let _ = sender.send(result);
-                    }
-                }
+                Output::Reply { id, result } => self.reply(id, result),
                 Output::SnapshotTs { id, result } => {
                     if let Some(Waiter::Ts(sender)) = self.waiting.borrow_mut().remove(&id) {
                         let _ = sender.send(result);
@@ -421,45 +469,17 @@ impl Core {
                     tracing::info!(group = number, leader = ?role.leader, term = role.term, open = role.open, "role");
                     group.role.set(role);
                 }
-                Output::Resolve {
-                    txn,
-                    coordinator,
-                    deadline_ts,
-                } => self.delegate(Chore::Resolve {
-                    group: number,
-                    txn,
-                    coordinator,
-                    deadline_ts,
-                }),
-                Output::Finish {
-                    txn,
-                    commit_ts,
-                    others,
-                } => self.delegate(Chore::Finish {
-                    group: number,
-                    txn,
-                    commit_ts,
-                    others,
-                }),
+                chore @ (Output::Resolve { .. } | Output::Finish { .. }) => {
+                    self.delegate(number, chore)
+                }
                 Output::Truncate { index } => self.truncate(number, index),
             }
         }
     }
 
-    /// From now on what partitions here want asked of, or told to, other partitions goes to `chores`.
-    pub fn set_chores(&self, chores: UnboundedSender<Chore>) {
-        *self.chores.borrow_mut() = Some(chores);
-    }
-
-    /// What is not taken now comes again.
-    fn delegate(&self, chore: Chore) {
-        if let Some(chores) = &*self.chores.borrow() {
-            let _ = chores.send(chore);
-        }
-    }
-
     /// Off the core: it reads all of the state once.
     fn checkpoint(&self, number: u32, group: &Group, members: Bytes) {
+        Counters::add(&self.counters.checkpoints, 1);
         let (store, this) = (Arc::clone(&group.store), Weak::clone(&self.this));
         tokio::task::spawn_local(async move {
             let made = tokio::task::spawn_blocking(move || store.checkpoint(&members)).await;
@@ -486,6 +506,53 @@ impl Core {
         receiver
     }
 
+    fn reply(&self, id: u64, result: Result<Bytes>) {
+        if let Err(error) = &result {
+            let busy = error.sqlstate().starts_with("53");
+            Counters::add(&self.counters.errors, 1);
+            Counters::add(&self.counters.busy, busy.into());
+        }
+        if let Some(Waiter::Reply(sender)) = self.waiting.borrow_mut().remove(&id) {
+            // A receiver that is gone was given up by its timeout.
+            let _ = sender.send(result);
+        }
+    }
+
+    /// From now on what partitions here want asked of, or told to, other partitions goes to `chores`.
+    pub fn set_chores(&self, chores: UnboundedSender<Chore>) {
+        *self.chores.borrow_mut() = Some(chores);
+    }
+
+    /// What is not taken now comes again.
+    fn delegate(&self, group: u32, output: Output) {
+        let chore = match output {
+            Output::Resolve {
+                txn,
+                coordinator,
+                deadline_ts,
+            } => Chore::Resolve {
+                group,
+                txn,
+                coordinator,
+                deadline_ts,
+            },
+            Output::Finish {
+                txn,
+                commit_ts,
+                others,
+            } => Chore::Finish {
+                group,
+                txn,
+                commit_ts,
+                others,
+            },
+            _ => return,
+        };
+        if let Some(chores) = &*self.chores.borrow() {
+            let _ = chores.send(chore);
+        }
+    }
+
     /// Snapshot reads wait for apply, and so does the opening of a new leader (I2).
     fn hurry_apply(&self, group: &Group) {
         let role = group.role.get();
@@ -495,6 +562,7 @@ impl Core {
     }
 
     fn send_raft(&self, group: u32, messages: Vec<raft::eraftpb::Message>) {
+        Counters::add(&self.counters.raft_messages, messages.len() as u64);
         for message in messages {
             match message.write_to_bytes() {
                 Ok(bytes) => {

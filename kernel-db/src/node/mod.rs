@@ -18,6 +18,7 @@ mod core;
 mod datadir;
 mod gateway;
 mod logging;
+mod metrics;
 mod open;
 mod peers;
 mod placement;

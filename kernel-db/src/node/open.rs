@@ -55,12 +55,6 @@ pub fn open(
     ))
 }
 
-/// The log store of a real node.
-pub fn open_log(dir: &Path, identity: Identity) -> Result<Arc<dyn LogStore>> {
-    let options = EngineLogOptions::default();
-    Ok(Arc::new(EngineLog::open(dir, &options, identity)?))
-}
-
 /// Opens the replica of a group. One that is not placed here by the configuration is a member of nothing until its leader
 /// fills it.
 fn opener(
@@ -95,6 +89,12 @@ fn founders(config: &NodeConfig, group: u32) -> Vec<u64> {
         true => voters,
         false => Vec::new(),
     }
+}
+
+/// The log store of a real node.
+pub fn open_log(dir: &Path, identity: Identity) -> Result<Arc<dyn LogStore>> {
+    let options = EngineLogOptions::default();
+    Ok(Arc::new(EngineLog::open(dir, &options, identity)?))
 }
 
 fn replica_config(

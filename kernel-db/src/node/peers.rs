@@ -51,6 +51,15 @@ pub enum OnLoss {
 
 type AnswerSender = oneshot::Sender<Result<answer::Body>>;
 
+/// How busy the way to one node is.
+pub struct LinkLoad {
+    pub node: u64,
+    pub connected: bool,
+    pub queued_bytes: u64,
+    /// Calls without an answer.
+    pub calls: usize,
+}
+
 /// The way to one node.
 struct Link {
     node: u64,
@@ -152,6 +161,17 @@ impl Peers {
 
     fn link(&self, node: u64) -> Option<Rc<Link>> {
         self.links.borrow().get(&node).cloned()
+    }
+
+    /// How busy the ways to all other nodes are.
+    pub fn loads(&self) -> Vec<LinkLoad> {
+        let load = |link: &Rc<Link>| LinkLoad {
+            node: link.node,
+            connected: link.connected.get(),
+            queued_bytes: link.queued_bytes.get(),
+            calls: link.calls.borrow().len(),
+        };
+        self.links.borrow().values().map(load).collect()
     }
 
     pub fn connected(&self, node: u64) -> bool {
@@ -384,4 +404,31 @@ pub async fn write_frames(write: &mut OwnedWriteHalf, frames: &[Bytes]) -> Resul
         write.write_all(frame).await.map_err(failed)?;
     }
     write.write_all(&small).await.map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_messages_of_all_groups_for_a_node_travel_in_one_frame() {
+        let config = NodeConfig::default();
+        let node = NodeAddress {
+            id: 2,
+            ..config.nodes[0].clone()
+        };
+        let peers = Peers::new(&config, &[node]);
+        let link = peers.link(2).unwrap();
+        link.connected.set(true);
+        for group in 0..50 {
+            let message = Bytes::from_static(b"heartbeat");
+            peers.send(2, GroupMessage { group, message });
+        }
+        peers.flush();
+        assert_eq!(link.queue.borrow().len(), 1);
+        // A node that is gone, and one that was never there, get nothing.
+        peers.know(&[]);
+        peers.send(2, GroupMessage::default());
+        assert!(peers.nodes().is_empty() && !peers.connected(2));
+    }
 }

@@ -14,6 +14,7 @@ use super::arrivals::Arrivals;
 use super::core::Core;
 use super::datadir::DataDir;
 use super::gateway::Gateway;
+use super::metrics::Metrics;
 use super::open::{open, open_log};
 use super::server::{Calls, PeerServer};
 use super::upkeep::{self, Upkeep};
@@ -68,10 +69,18 @@ where
     // Ports first: a second start of the same node says so before it touches anything.
     let clients = bind(own.sql, "sql").await?;
     let peers = bind(own.peer, "peer").await?;
+    let metrics = match config.metrics_port {
+        0 => None,
+        port => Some(bind(([127, 0, 0, 1], port).into(), "metrics").await?),
+    };
     let dir = DataDir::open(&config)?;
     let config = Rc::new(config);
     let (core, links, reports) = open(&config, &dir, log)?;
     links.start();
+    if let Some(listener) = metrics {
+        let (core, peers) = (Rc::clone(&core), Rc::clone(&links));
+        tokio::task::spawn_local(Metrics { core, peers }.serve(listener));
+    }
     let core_loop = tokio::task::spawn_local(Rc::clone(&core).run(reports));
     let gateway = Gateway::start(Rc::clone(&config), Rc::clone(&core), Rc::clone(&links));
     let server = Rc::new(PeerServer {

@@ -283,7 +283,10 @@ mod tests {
         assert_eq!(locks.held(txn(1)), [(key("a"), Update)]);
         assert_eq!(locks.len(), 1);
         assert!(locks.release(txn(1)));
-        assert!(locks.is_empty() && locks.keys.is_empty() && locks.len() == 0);
+        assert_eq!(
+            (locks.len(), locks.keys.len(), locks.is_empty()),
+            (0, 0, true)
+        );
         assert!(!locks.release(txn(1)));
     }
 

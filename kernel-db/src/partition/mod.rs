@@ -5,6 +5,8 @@
 //! * [`Tip`]: the leader's view of the current state, uncommitted writes included.
 //! * [`apply`]: committed entries become rows, on every member.
 //! * [`Transaction`], [`Store`]: what is executed, and what it sees.
+//! * `locks`, `waits`, `changes`, `records`, `in_doubt`: what transactions that run elsewhere hold, wait for, may have missed,
+//!   have prepared, and have decided here (`txn::messages`).
 
 pub mod apply;
 mod batch;
@@ -14,7 +16,7 @@ mod executor;
 mod in_doubt;
 mod locks;
 mod reads;
-mod records;
+pub(crate) mod records;
 mod replica;
 mod sessions;
 mod tip;

@@ -7,11 +7,11 @@ use bytes::{Buf, Bytes};
 use prost::Message;
 
 use crate::error::{Error, Result};
-use crate::storage::{StateStore, Versioned};
+use crate::storage::{StateStore, UNVERSIONED_TABLE_ID, Versioned};
 use crate::txn::messages::{Span, TxnId, Write};
 
-/// Table number of the records: below the catalogue's first, and none of its own tables'.
-pub const RECORDS_TABLE_ID: u32 = 2;
+/// Table number of the records: below the catalogue's first, and none of its own tables'. It has no history.
+pub const RECORDS_TABLE_ID: u32 = UNVERSIONED_TABLE_ID;
 
 const PREPARED: u8 = 1;
 const DECIDED: u8 = 2;

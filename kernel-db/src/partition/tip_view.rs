@@ -240,6 +240,10 @@ impl<S: StateStore> Drop for TxnView<'_, S> {
 }
 
 impl<S: StateStore> Store for TxnView<'_, S> {
+    fn may_be_locked(&self) -> bool {
+        self.locks.is_some()
+    }
+
     fn get(&mut self, key: &[u8], _slot: Option<PartitionSlot>) -> Result<Option<Bytes>> {
         self.check_read(key)?;
         let id = table_of(key)?;

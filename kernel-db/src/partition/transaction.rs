@@ -75,6 +75,10 @@ pub trait Store {
     fn takes_locks(&self) -> bool {
         false
     }
+    /// False if no row is locked by anybody else now: FOR UPDATE has nothing to ask.
+    fn may_be_locked(&self) -> bool {
+        self.takes_locks()
+    }
     /// Locks rows that a statement found, before it shows or changes them; false for those that it has to leave out
     /// (SKIP LOCKED).
     fn lock_rows(&mut self, rows: &[(Bytes, Option<Slot>)], lock: RowLock) -> Result<Vec<bool>> {

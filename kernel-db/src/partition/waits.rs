@@ -46,6 +46,12 @@ impl Waits {
         self.take(|waiting| waiting.want.as_ref().is_some_and(|want| want.txn == txn))
     }
 
+    /// True if `txn` waits.
+    pub fn has(&self, txn: TxnId) -> bool {
+        let mut wants = self.waiting.values().filter_map(|w| w.want.as_ref());
+        wants.any(|want| want.txn == txn)
+    }
+
     /// Those whose client has given up.
     pub fn cancelled(&mut self) -> Vec<Request> {
         self.take(|waiting| {

@@ -17,6 +17,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::io::{DriverConfig, Effect, Member, Proposed, View};
 use super::log_view::{LogView, StateEnd};
 use crate::error::{Error, Result};
+use crate::planted::Mutation;
 use crate::storage::{Checkpoint, LogStore, LogWrite};
 
 /// Bytes of entries in one message to a follower.
@@ -133,6 +134,12 @@ impl Driver {
             MessageType::MsgAppend if self.is_blank() => {
                 self.ask_for_checkpoint(&message);
                 return;
+            }
+            MessageType::MsgAppendResponse if !message.reject => {
+                // It has what it asked for: raft-rs would offer a checkpoint again and again.
+                if let Some(progress) = self.node.raft.mut_prs().get_mut(message.from) {
+                    progress.pending_request_snapshot = 0;
+                }
             }
             _ => {}
         }
@@ -390,8 +397,13 @@ impl Driver {
             let change = <ConfChangeV2 as protobuf::Message>::parse_from_bytes(&entry.data);
             // What does not decode, or cannot be done, was never proposed by this program; apply refuses it (I7).
             if let Ok(change) = change
-                && let Ok(conf) = self.node.apply_conf_change(&change)
+                && let Ok(mut conf) = self.node.apply_conf_change(&change)
             {
+                // raft-rs keeps them in hash sets; the states of all members must be alike.
+                conf.voters.sort_unstable();
+                conf.voters_outgoing.sort_unstable();
+                conf.learners.sort_unstable();
+                conf.learners_next.sort_unstable();
                 self.node.mut_store().set_members(&conf);
                 members.push((entry.index, encode_members(&conf)));
             }
@@ -415,6 +427,10 @@ impl Driver {
             return None;
         }
         self.last_vote = vote;
+        let planted = self.config.planted;
+        let vote_synced = voted && !planted.is(Mutation::VoteNotSynced);
+        let entries_synced =
+            !entries.is_empty() && self.config.sync && !planted.is(Mutation::AckBeforeFsync);
         Some(Effect::Write {
             token,
             write: LogWrite {
@@ -423,7 +439,7 @@ impl Driver {
                 hard_state,
                 reset: false,
             },
-            sync: voted || self.config.sync,
+            sync: vote_synced || entries_synced,
         })
     }
 

@@ -122,7 +122,7 @@ impl<'a> Words<'a> {
             ..Lock::default()
         };
         lock.set_mode(mode);
-        while let Some(word) = self.words.next() {
+        for word in self.words.by_ref() {
             match *word {
                 "nowait" => lock.set_wait(WaitPolicy::NoWait),
                 "skip" => lock.set_wait(WaitPolicy::SkipLocked),

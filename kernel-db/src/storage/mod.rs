@@ -7,6 +7,8 @@ pub mod engine;
 mod files;
 pub mod format;
 mod log;
+#[cfg(test)]
+mod log_tests;
 pub mod memory;
 mod memory_image;
 mod memory_log;
@@ -29,5 +31,5 @@ mod twin_tests;
 pub use log::{LogStore, LogWrite};
 pub use state::{
     AppliedEntry, Checkpoint, Op, SESSION_RING, Section, SessionRecord, StateMeta, StateSnapshot,
-    StateStore, Versioned,
+    StateStore, UNVERSIONED_TABLE_ID, Versioned,
 };

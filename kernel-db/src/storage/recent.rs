@@ -12,7 +12,7 @@ use std::collections::btree_map::{BTreeMap, Entry};
 
 use bytes::Bytes;
 
-use super::state::{SESSION_RING, SessionRecord, Versioned};
+use super::state::{SESSION_RING, SessionRecord, Versioned, has_history};
 use crate::error::Result;
 
 /// What a current row costs beside its bytes: key, value, timestamps, its share of tree nodes.
@@ -116,6 +116,7 @@ impl Recent {
         };
         if let Some(old) = old
             && old.ts < ts
+            && has_history(key)
         {
             self.bytes += PAST_OVERHEAD;
             let past = Past {
@@ -202,6 +203,22 @@ mod tests {
         assert_eq!(recent.ended_after(2)[0].row.value, Bytes::from_static(b"2"));
         recent.drop_history(2);
         assert_eq!(recent.ended_after(0).len(), 1);
+    }
+
+    #[test]
+    fn rows_of_the_unversioned_table_leave_no_history() {
+        let mut recent = Recent::default();
+        write(&mut recent, b"\0\0\0\x02k", Some(b"1"), 1);
+        write(&mut recent, b"\0\0\0\x02k", None, 2);
+        assert!(recent.ended_after(0).is_empty());
+        write(&mut recent, b"\0\0\0\x03k", Some(b"1"), 5);
+        write(&mut recent, b"\0\0\0\x03k", Some(b"2"), 9);
+        // A settled row is older than the entry that carries it.
+        write(&mut recent, b"\0\0\0\x03k", Some(b"3"), 12);
+        write(&mut recent, b"\0\0\0\x03m", Some(b"1"), 3);
+        write(&mut recent, b"\0\0\0\x03m", Some(b"2"), 7);
+        let ends: Vec<u64> = recent.ended_after(7).iter().map(|past| past.end).collect();
+        assert_eq!(ends, [9, 12]);
     }
 
     #[test]

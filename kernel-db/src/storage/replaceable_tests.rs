@@ -158,6 +158,7 @@ fn damage_is_refused_and_never_served() {
     );
     let error = target.verify(&arrived).unwrap_err();
     assert!(error.message().contains("checksum mismatch"), "{error}");
+    assert_eq!(error.sqlstate(), "XX001");
     // A checkpoint that is not what it says is not installed, and the old state stays.
     let arrived = bring(from.path(), to.path(), &checkpoint).unwrap();
     let lying = Checkpoint {

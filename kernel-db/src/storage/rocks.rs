@@ -131,7 +131,7 @@ pub struct RocksState {
 }
 
 #[derive(Default)]
-pub(super) struct Writer {
+struct Writer {
     /// The memtable holds records that are not flushed.
     unflushed: bool,
     /// An `apply` ended half-way: nothing of it may reach the disk.
@@ -151,8 +151,7 @@ impl RocksState {
     /// As `open`, but of the database's own directory.
     pub(super) fn open_database(path: &Path, shared: &RocksShared) -> Result<Self> {
         let db = DB::open(&shared.options(), path).map_err(rocks_error)?;
-        // RocksDB leaves names that it does not know alone.
-        let spill_path = path.join("spill.sst");
+        let spill_path = path.with_extension("spill");
         remove_left_over(&spill_path)?;
         let meta = read_meta(&db)?;
         let watermark = match db.get(WATERMARK).map_err(rocks_error)? {
@@ -172,7 +171,7 @@ impl RocksState {
     }
 
     /// Gives the recent changes to RocksDB; they are then durable if they went as a file.
-    pub(super) fn spill(&self, writer: &mut Writer) -> Result<()> {
+    fn spill(&self, writer: &mut Writer) -> Result<()> {
         if writer.broken {
             return Err(Error::internal("the state store has failed before"));
         }
@@ -241,7 +240,7 @@ impl RocksState {
         Ok(())
     }
 
-    pub(super) fn lock_writer(&self) -> MutexGuard<'_, Writer> {
+    fn lock_writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

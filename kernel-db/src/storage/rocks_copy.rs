@@ -9,7 +9,7 @@ use rocksdb::{DB, IteratorMode, Options, ReadOptions, WriteBatch};
 use super::rocks::RocksState;
 use super::rocks_keys::{MEMBERS, read_meta, rocks_error};
 use super::rocks_write::write;
-use super::state::StateMeta;
+use super::state::{StateMeta, StateStore};
 use crate::error::Result;
 
 impl RocksState {
@@ -20,9 +20,7 @@ impl RocksState {
 
     /// Flushes, and makes a copy in `to`, which must not exist: hard links where the file system has them.
     pub(super) fn copy_to(&self, to: &Path) -> Result<()> {
-        // What is recent goes with it; no spill is half done.
-        let mut writer = self.lock_writer();
-        self.spill(&mut writer)?;
+        self.flush()?;
         let checkpoint = Checkpoint::new(&self.db).map_err(rocks_error)?;
         checkpoint.create_checkpoint(to).map_err(rocks_error)
     }
@@ -50,7 +48,6 @@ impl RocksState {
         if members.is_empty() || !self.lock_meta().members.is_empty() {
             return Ok(());
         }
-        let _writer = self.lock_writer();
         let mut batch = WriteBatch::default();
         batch.put(MEMBERS, members);
         write(&self.db, batch)?;

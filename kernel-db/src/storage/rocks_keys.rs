@@ -59,15 +59,11 @@ pub(super) fn read_meta(db: &DB) -> Result<StateMeta> {
         Some(bytes) => decode_meta(&bytes)?,
         None => StateMeta::default(),
     };
-    meta.members = db
-        .get(MEMBERS)
-        .map_err(rocks_error)?
-        .unwrap_or_default()
-        .into();
+    let members = db.get(MEMBERS).map_err(rocks_error)?;
+    meta.members = members.unwrap_or_default().into();
     Ok(meta)
 }
 
-/// But for the members, which have a record of their own.
 pub(super) fn encode_meta(meta: &StateMeta) -> Vec<u8> {
     let fields = [
         meta.applied_index,

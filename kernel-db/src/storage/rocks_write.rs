@@ -15,7 +15,9 @@ use super::rocks_keys::{
     rocks_error, session_key,
 };
 use super::rocks_rows::read_row;
-use super::state::{AppliedEntry, Op, SESSION_RING, SessionRecord, StateMeta, Versioned};
+use super::state::{
+    AppliedEntry, Op, SESSION_RING, SessionRecord, StateMeta, Versioned, has_history,
+};
 use crate::error::{Error, Result};
 
 /// Writes a batch without RocksDB's own log: the Raft log is it.
@@ -136,7 +138,7 @@ pub(super) fn apply_rare(db: &DB, entries: &[&AppliedEntry], meta: &StateMeta) -
         gather.entry(entry)?;
     }
     gather.put(META.to_vec(), encode_meta(meta));
-    if entries.iter().any(|entry| entry.members.is_some()) {
+    if !meta.members.is_empty() {
         gather.put(MEMBERS.to_vec(), meta.members.to_vec());
     }
     gather.sort_in();
@@ -247,6 +249,7 @@ impl Gather<'_> {
         };
         if let Some(old) = old
             && old.ts < ts
+            && has_history(key)
         {
             self.put(history_key(ts, key), encode_row(&old));
         }

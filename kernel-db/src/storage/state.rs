@@ -8,6 +8,15 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 
+/// Keys of this table have no history: nobody reads them as of a time. It holds what partitions keep of transactions that
+/// are not finished.
+pub const UNVERSIONED_TABLE_ID: u32 = 2;
+
+/// True if what replaces a row of this key leaves it to the history.
+pub(super) fn has_history(key: &[u8]) -> bool {
+    !key.starts_with(&UNVERSIONED_TABLE_ID.to_be_bytes())
+}
+
 /// Places in a session's ring of replies.
 pub const SESSION_RING: u64 = 1024;
 

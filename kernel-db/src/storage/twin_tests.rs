@@ -37,7 +37,7 @@ pub(super) fn copy_dir(from: &Path, to: &Path) {
 }
 
 /// All files below `dir` with their lengths.
-fn files(dir: &Path) -> Vec<(PathBuf, u64)> {
+pub(super) fn files(dir: &Path) -> Vec<(PathBuf, u64)> {
     let mut found = Vec::new();
     for file in std::fs::read_dir(dir).unwrap() {
         let path = file.unwrap().path();
@@ -337,7 +337,7 @@ fn log_step() -> impl Strategy<Value = LogStep> {
     ]
 }
 
-fn log_write(
+pub(super) fn log_write(
     log: &dyn LogStore,
     group: u32,
     back: u64,
@@ -364,7 +364,7 @@ fn log_write(
     }
 }
 
-fn compare_logs(real: &EngineLog, twin: &MemLog) {
+pub(super) fn compare_logs(real: &EngineLog, twin: &MemLog) {
     for group in 0..3 {
         let (first, last, hard_state) = twin.load(group).unwrap();
         assert_eq!(real.load(group).unwrap(), (first, last, hard_state));
@@ -531,52 +531,4 @@ fn a_store_open_elsewhere_is_refused() {
             .sqlstate(),
         "F0000"
     );
-}
-
-#[test]
-fn a_log_begins_anew_behind_a_checkpoint() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = EngineLogOptions::default();
-    let real = EngineLog::open(dir.path(), &options, IDENTITY).unwrap();
-    let twin = MemLog::new();
-    let reset = |first: u64, count: u64| LogWrite {
-        group: 1,
-        entries: (first..first + count)
-            .map(|index| Entry {
-                index,
-                term: 4,
-                ..Entry::default()
-            })
-            .collect(),
-        hard_state: Some(HardState {
-            term: 4,
-            vote: 2,
-            commit: 20,
-            ..HardState::default()
-        }),
-        reset: true,
-    };
-    let check = |log: &dyn LogStore, expected: (u64, u64)| {
-        let (first, last, hard_state) = log.load(1).unwrap();
-        assert_eq!((first, last), expected);
-        assert_eq!((hard_state.term, hard_state.vote), (4, 2));
-        assert_eq!(log.load(2).unwrap().1, 3, "another group is untouched");
-    };
-    for log in [&real as &dyn LogStore, &twin] {
-        let mut other = log_write(log, 2, 0, &[5, 5, 5], Some(1));
-        other.group = 2;
-        log.append(vec![log_write(log, 1, 0, &[9; 7], Some(1)), other], true)
-            .unwrap();
-        log.append(vec![reset(21, 0)], true).unwrap();
-        check(log, (1, 0));
-        log.append(vec![reset(21, 2)], true).unwrap();
-        check(log, (21, 22));
-        log.append(vec![log_write(log, 1, 0, &[1; 3], None)], true)
-            .unwrap();
-        check(log, (21, 25));
-    }
-    drop(real);
-    let real = EngineLog::open(dir.path(), &options, IDENTITY).unwrap();
-    check(&real, (21, 25));
-    compare_logs(&real, &twin);
 }

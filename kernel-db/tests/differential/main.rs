@@ -9,6 +9,8 @@
 
 mod kernel;
 mod outcome;
+#[path = "../support/partition.rs"]
+mod partition;
 mod postgres;
 mod random;
 mod script;

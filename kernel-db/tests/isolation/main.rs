@@ -5,6 +5,7 @@
 //! `T1: statement`, then what each level answered. A statement that does not answer soon `waits`; its answer is shown where
 //! it comes. `UPDATE_GOLDEN=1 cargo test --release --test isolation` writes the answers anew: read the difference.
 
+mod bank;
 mod play;
 mod systems;
 

@@ -48,21 +48,25 @@ pub struct Script {
     /// Comments and script as they stand in the file.
     pub head: String,
     steps: Vec<(String, String)>,
+    /// Columns of the table `test`.
+    columns: String,
 }
 
 impl Script {
     pub fn parse(text: &str) -> Self {
         let head = text.split("\n== ").next().unwrap();
         let head = format!("{}\n", head.trim_end());
-        let steps = head
-            .lines()
-            .filter(|l| !l.starts_with('#') && !l.is_empty());
+        let table = head.lines().find_map(|l| l.strip_prefix("TABLE: "));
+        let columns = table.unwrap_or("id int PRIMARY KEY, value int").to_owned();
+        let said = |l: &&str| !l.starts_with('#') && !l.starts_with("TABLE: ") && !l.is_empty();
+        let steps = head.lines().filter(said);
         let step = |line: &str| {
             let (who, sql) = line.split_once(": ").expect("`T1: statement`");
             (who.to_owned(), sql.to_owned())
         };
         Self {
             steps: steps.map(step).collect(),
+            columns,
             head,
         }
     }
@@ -79,7 +83,7 @@ where
     F: Future<Output = Client>,
 {
     let admin = connect().await;
-    let create = format!("CREATE TABLE {table} (id int PRIMARY KEY, value int)");
+    let create = format!("CREATE TABLE {table} ({})", script.columns);
     admin.batch_execute(&create).await.unwrap();
     let rows = format!("INSERT INTO {table} VALUES (1, 10), (2, 20)");
     admin.batch_execute(&rows).await.unwrap();

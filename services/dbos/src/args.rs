@@ -134,17 +134,7 @@ pub enum ClusterCommand {
         #[command(flatten)]
         name: Name,
     },
-    /// Start a node again that was killed or stopped, restart one that runs, or all of them one after the other
-    Restart {
-        #[arg(required_unless_present = "rolling", conflicts_with = "rolling")]
-        node: Option<u16>,
-        /// All nodes, one at a time, while clients run: leaderships move away first, and the next waits for the last to catch up
-        #[arg(long)]
-        rolling: bool,
-        #[command(flatten)]
-        name: Name,
-    },
-    /// Stop a node's process where it is (SIGSTOP): it keeps its sockets, and says nothing
+    /// Stop a node's process where it is (SIGSTOP): it keeps its sockets and says nothing
     Pause {
         node: u16,
         #[command(flatten)]
@@ -153,6 +143,16 @@ pub enum ClusterCommand {
     /// Let a paused node go on (SIGCONT)
     Resume {
         node: u16,
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Start a node again that was killed or stopped, restart one that runs, or all of them one after the other
+    Restart {
+        #[arg(required_unless_present = "rolling", conflicts_with = "rolling")]
+        node: Option<u16>,
+        /// All nodes, one at a time, while clients run: leaderships move away first, and the next waits for the last to catch up
+        #[arg(long)]
+        rolling: bool,
         #[command(flatten)]
         name: Name,
     },

@@ -88,16 +88,16 @@ impl Gateway {
                 let status = self.node_status();
                 async move { Ok(answer::Body::Status(status)) }.boxed_local()
             }
-            call::Body::Transact(Transact { group, work }) => match Work::from_bytes(work) {
-                Ok(work) => reply(self.core.submit_work(group, work, None)),
-                Err(error) => failed(error),
-            },
             call::Body::FetchPiece(_) | call::Body::SnapshotDone(_) => failed(Error::internal(
                 "checkpoints are the peer server's to answer",
             )),
             call::Body::Advance(advance) => self.advance_members(advance),
             call::Body::Topology(bytes) => self.hear_topology(&bytes),
             call::Body::Admin(admin) => self.administer(admin),
+            call::Body::Transact(Transact { group, work }) => match Work::from_bytes(work) {
+                Ok(work) => reply(self.core.submit_work(group, work, None)),
+                Err(error) => failed(error),
+            },
             call::Body::Ping(_) => {
                 std::future::ready(Ok(answer::Body::Reply(Bytes::new()))).boxed_local()
             }

@@ -89,12 +89,12 @@ impl Gateway {
         });
         tokio::task::spawn_local(Rc::clone(&gateway).serve_fetches(jobs));
         tokio::task::spawn_local(Rc::clone(&gateway).keep_schema());
+        tokio::task::spawn_local(Rc::clone(&gateway).keep_topology());
         tokio::task::spawn_local(Rc::clone(&gateway).serve_releases(released));
         tokio::task::spawn_local(Rc::clone(&gateway).keep_locks());
         let (chores, wanted) = tokio::sync::mpsc::unbounded_channel();
         gateway.core.set_chores(chores);
         tokio::task::spawn_local(Rc::clone(&gateway).serve_chores(wanted));
-        tokio::task::spawn_local(Rc::clone(&gateway).keep_topology());
         gateway
     }
 

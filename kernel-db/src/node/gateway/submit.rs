@@ -1,5 +1,6 @@
 //! One transaction from the connection to its outcome: route, attempt, recover, attempt again.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use super::txn::is_too_long;
 use crate::error::{Error, Result};
 use crate::partition::{Budget, TxnEnv};
 use crate::sql::Value;
+use crate::sql::codec;
 use crate::sql::exec;
 use crate::sql::prepare::{Kind, Route};
 use crate::sql::transaction::{Outcomes, SCHEMA_CHANGED, SqlTransaction};
@@ -31,6 +33,8 @@ pub(super) struct Txn {
     pub session: Option<(u128, u64)>,
     pub cancel: Arc<AtomicBool>,
     pub deadline: Instant,
+    /// It runs beside the cores and has not begun to commit: to give it up means that nothing happened.
+    pub harmless: Rc<Cell<bool>>,
 }
 
 /// Where a transaction runs.
@@ -78,6 +82,7 @@ impl Gateway {
             session,
             cancel: Arc::clone(&connection.cancel.borrow()),
             deadline: self.deadline(info),
+            harmless: Rc::default(),
         };
         let ticket = connection.order.enter();
         // Submitted now, unless an older one of this connection is waiting for its second attempt.
@@ -85,6 +90,7 @@ impl Gateway {
         let gateway = self.own();
         async move {
             let (deadline, cancel) = (txn.deadline, Arc::clone(&txn.cancel));
+            let harmless = Rc::clone(&txn.harmless);
             let writes = txn.plans.iter().any(|p| p.prepared.writes() || p.is_ddl());
             let work = gateway.finish(txn, first, ticket);
             match tokio::time::timeout_at(deadline, work).await {
@@ -92,7 +98,7 @@ impl Gateway {
                 Err(_) => {
                     cancel.store(true, Ordering::Relaxed);
                     connection.cancel.take();
-                    Err(timed_out(writes))
+                    Err(timed_out(writes && !harmless.get()))
                 }
             }
         }
@@ -262,7 +268,7 @@ impl Gateway {
             }
         }
         if writes && (groups.len() > 1 || system) {
-            return Ok(Target::Several(self.any_group(session)));
+            return Ok(Target::Several(self.home_of(params, session)));
         }
         Ok(match groups.len() {
             _ if system => Target::Read(groups.into_iter().collect()),
@@ -271,6 +277,16 @@ impl Gateway {
             1 => Target::Group(groups.into_iter().next().unwrap_or(1)),
             _ => Target::Read(groups.into_iter().collect()),
         })
+    }
+
+    /// The partition that remembers a request which runs beside the cores (I11): the same for the same request, so that a
+    /// retry finds it, and if possible one that the request writes in anyway. Procedures are mostly called with a partition
+    /// key as their first argument.
+    fn home_of(&self, params: &[&[Value]], session: Option<(u128, u64)>) -> u32 {
+        match params.first().and_then(|p| p.first()) {
+            Some(value) => self.placement.group_of(codec::slot(value)),
+            None => self.any_group(session),
+        }
     }
 
     /// A partition for work that may run in any: the session's own, so that a retry finds the first attempt's reply

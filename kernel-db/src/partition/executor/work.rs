@@ -62,7 +62,9 @@ impl<S: StateStore> Executor<S> {
                 return self.tell(id, Answer::Done(Nothing {}), out);
             }
             Work::KeepAlive(alive) => {
-                let lost = |txn: &&TxnId| !self.locks.keep_alive(**txn, now.mono_us);
+                let lost = |txn: &&TxnId| {
+                    !self.locks.keep_alive(**txn, now.mono_us) && !self.waits.has(**txn)
+                };
                 let lost = alive.txns.iter().filter(lost).copied().collect();
                 // I4: locks in memory say something only while nobody else leads.
                 Ok(Step::Answer(Answer::Kept(Kept { lost })))
@@ -119,6 +121,10 @@ impl<S: StateStore> Executor<S> {
 
     /// Ends locks of `txn`; those who waited for them run again, before what came later.
     pub(super) fn release(&mut self, txn: TxnId) {
+        // I12: what is prepared is settled first, whatever a message that comes late says.
+        if self.doubt.prepared(txn).is_some() {
+            return;
+        }
         self.locks.release(txn);
         for request in self.waits.freed(txn).into_iter().rev() {
             self.queue.push_front(request);
@@ -209,7 +215,7 @@ impl<S: StateStore> Executor<S> {
             return Ok(step);
         }
         if let Some(mode) = mode
-            && !read.from.is_empty()
+            && read.from < read.to
         {
             self.locks.acquire(txn, span, mode, now.mono_us);
         }

@@ -12,6 +12,7 @@ use raft::eraftpb::Message;
 use super::super::Transaction;
 use super::super::apply::{AppliedReport, ApplyJob};
 use crate::error::Result;
+use crate::planted::Planted;
 use crate::storage::{Checkpoint, LogWrite};
 use crate::txn::messages::{TxnId, Work};
 
@@ -77,6 +78,8 @@ pub struct ReplicaConfig {
     pub snapshot_patience_ticks: u64,
     /// Seed of election timeouts and of `TxnEnv::seed`.
     pub seed: u64,
+    /// A fault planted by a test.
+    pub planted: Planted,
 }
 
 impl ReplicaConfig {
@@ -108,6 +111,7 @@ impl ReplicaConfig {
             log_tail_lost: false,
             snapshot_patience_ticks: 200,
             seed: 0,
+            planted: Planted::default(),
         }
     }
 }
@@ -312,6 +316,9 @@ pub struct ReplicaStatus {
     pub learners: Vec<u64>,
     /// Members are changing: two majorities are needed now.
     pub joint: bool,
+    /// Bytes of current rows in memory, and proposed batches that are not committed; 0 unless open.
+    pub tip_bytes: usize,
+    pub batches_in_flight: usize,
     pub sessions: usize,
     /// Requests waiting for execution, commit or a lease.
     pub requests: usize,

@@ -33,6 +33,7 @@ pub const FIRST_TABLE_ID: u32 = 100;
 pub const META_TABLE_ID: u32 = 0;
 /// Table id of the counters behind sequences and hidden row ids; one row per sequence or table and partition.
 pub const COUNTER_TABLE_ID: u32 = 1;
+// 2 is the table of unfinished transactions (`partition::records`).
 
 /// A dropped table (`index` none) or index, so that partitions can drop its keys when they install `version`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -26,6 +26,11 @@ pub fn slot(value: &Value) -> Slot {
     }
 }
 
+/// The slot of a global index's entry: of its indexed columns as they are encoded.
+pub fn slot_of_entry(columns: &[u8]) -> Slot {
+    of_bytes(columns)
+}
+
 fn of_int(int: i64) -> Slot {
     // The remainder of 1,024 fits a u16.
     int.rem_euclid(i64::from(SLOTS)) as Slot

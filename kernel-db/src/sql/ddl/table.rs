@@ -275,28 +275,8 @@ fn set_primary_key(table: &mut Table, primary: Option<Unique>) -> Result<()> {
     Ok(())
 }
 
-/// A unique key is only as unique as its partition: it must contain the partition key.
-pub(super) fn check_unique(table: &Table, columns: &[usize]) -> Result<()> {
-    let inside = table
-        .partition_column()
-        .is_some_and(|c| columns.contains(&c));
-    if inside && !table.hidden_row_id {
-        return Ok(());
-    }
-    let hint = match table.partition_column().filter(|_| !table.hidden_row_id) {
-        Some(column) => format!(
-            "add the partition key \"{}\" to the unique columns",
-            table.columns[column].name
-        ),
-        None => "give the table a primary key, and put its first column into the unique columns"
-            .to_string(),
-    };
-    Err(Error::unsupported("UNIQUE without the partition key").hint(hint))
-}
-
 fn add_unique(table: &mut Table, name: Option<String>, columns: &[String]) -> Result<()> {
     let places = places(table, columns)?;
-    check_unique(table, &places)?;
     let name = name.unwrap_or_else(|| format!("{}_{}_key", table.name, columns.join("_")));
     table.indexes.push(Index {
         id: table.next_index_id,

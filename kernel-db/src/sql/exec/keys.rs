@@ -72,6 +72,14 @@ pub fn index_prefix(table: &Table, index: &Index, row: &[Value]) -> Vec<u8> {
     out
 }
 
+/// Slot of a row's entry in an index.
+pub fn slot_of_entry(table: &Table, index: &Index, row: &[Value]) -> Option<Slot> {
+    match table.is_global(index) {
+        true => Some(codec::slot_of_entry(&index_prefix(table, index, row))),
+        false => slot_of(table, row),
+    }
+}
+
 /// Key and value of a row's entry.
 pub fn index_entry(table: &Table, index: &Index, row: &[Value]) -> Result<(Vec<u8>, Bytes)> {
     let mut out = index_prefix(table, index, row);

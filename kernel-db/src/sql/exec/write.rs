@@ -233,12 +233,33 @@ fn unique_row(
     row: &[Value],
     ctx: &mut ExecCtx<'_>,
 ) -> Result<Option<Bytes>> {
+    let Some((key, value)) = entry_of(table, index, row, ctx)? else {
+        return Ok(None);
+    };
+    let row_key = keys::row_key_of_entry(table.id, &key, &value)?;
+    let slot = keys::slot_of_key(table, &row_key);
+    let row = ctx.store.get_to_write(&row_key, slot)?;
+    row.map(Some).ok_or_else(|| {
+        Error::new(
+            "XX001",
+            format!("index \"{}\" names a row that is not there", index.name),
+        )
+    })
+}
+
+/// The entry with the same values in a unique index.
+fn entry_of(
+    table: &Table,
+    index: &Index,
+    row: &[Value],
+    ctx: &mut ExecCtx<'_>,
+) -> Result<Option<(Bytes, Bytes)>> {
     if index.columns.iter().any(|c| row[c.column].is_null()) {
         return Ok(None);
     }
     let from = keys::index_prefix(table, index, row);
     let to = prefix_end(&from).unwrap_or_else(|| vec![0xff; from.len() + 1]);
-    let slot = keys::slot_of(table, row);
+    let slot = keys::slot_of_entry(table, index, row);
     let mut found = Vec::new();
     ctx.store.scan_to_write(
         Scan {
@@ -250,17 +271,15 @@ fn unique_row(
         },
         &mut found,
     )?;
-    let Some((key, value)) = found.first() else {
-        return Ok(None);
-    };
-    let row_key = keys::row_key_of_entry(table.id, key, value)?;
-    let row = ctx.store.get_to_write(&row_key, slot)?;
-    row.map(Some).ok_or_else(|| {
-        Error::new(
-            "XX001",
-            format!("index \"{}\" names a row that is not there", index.name),
-        )
-    })
+    Ok(found.pop())
+}
+
+/// Makes others that want the values of this entry wait until it is decided whether they are free.
+fn hold_unique(table: &Table, index: &Index, row: &[Value], ctx: &mut ExecCtx<'_>) -> Result<()> {
+    if index.unique && ctx.store.takes_locks() {
+        entry_of(table, index, row, ctx)?;
+    }
+    Ok(())
 }
 
 fn duplicate(table: &Table, target: ConflictTarget, row: &[Value]) -> Error {
@@ -372,6 +391,7 @@ fn store_row(rules: &RowRules, row: &[Value], key: Vec<u8>, ctx: &mut ExecCtx<'_
     for index in &table.indexes {
         // An entry ends with its row's primary key: as the row was absent, so is the entry.
         let (key, value) = keys::index_entry(table, index, row)?;
+        let slot = keys::slot_of_entry(table, index, row);
         ctx.store.put_new_at(key.into(), value, slot)?;
     }
     Ok(())
@@ -382,7 +402,9 @@ fn remove_row(table: &Table, row: &[Value], ctx: &mut ExecCtx<'_>) -> Result<()>
     let slot = keys::slot_of(table, row);
     ctx.store.delete_at(&keys::row_key(table, row), slot)?;
     for index in &table.indexes {
+        hold_unique(table, index, row, ctx)?;
         let (key, _) = keys::index_entry(table, index, row)?;
+        let slot = keys::slot_of_entry(table, index, row);
         ctx.store.delete_at(&key, slot)?;
     }
     Ok(())
@@ -433,6 +455,11 @@ fn replace_row(
         let (before, _) = keys::index_entry(table, index, old)?;
         let (after, value) = keys::index_entry(table, index, new)?;
         if before != after {
+            if changed {
+                hold_unique(table, index, old, ctx)?;
+            }
+            let slot_before = keys::slot_of_entry(table, index, old);
+            let slot = keys::slot_of_entry(table, index, new);
             ctx.store.delete_at(&before, slot_before)?;
             ctx.store.put_at(after.into(), value, slot)?;
         }

@@ -239,11 +239,20 @@ fn plan_step(
                 .collect(),
             false => found.clone(),
         };
-        let best = best_path(&table, step.offset, &usable, order, limited, types);
+        step.site = site(&table, step.offset, &found, &conditions, known);
+        let everywhere = step.site.is_none();
+        let best = best_path(
+            &table,
+            step.offset,
+            &usable,
+            order,
+            limited,
+            everywhere,
+            types,
+        );
         sorted = sorted || best.sorted;
         used.clone_from(&best.used);
         *access = best.access;
-        step.site = site(&table, step.offset, &found, &conditions, known);
     }
     if prefix != Before::Empty && !depends_on_prefix(step) {
         step.hash = hash_keys(&found, step.offset, types);
@@ -326,6 +335,7 @@ fn best_path(
     found: &[Candidate],
     order: Option<&Order>,
     limited: bool,
+    everywhere: bool,
     types: &[DataType],
 ) -> Path {
     let own_types = &types[offset..];
@@ -334,7 +344,8 @@ fn best_path(
         table, None, &primary, offset, found, order, limited, own_types,
     );
     for (i, index) in table.indexes.iter().enumerate() {
-        if index.state != IndexState::Ready {
+        // The entries of a global index are in other partitions than the rows.
+        if index.state != IndexState::Ready || (table.is_global(index) && !everywhere) {
             continue;
         }
         // Rows of one index key follow in primary key order: its columns are part of the key.

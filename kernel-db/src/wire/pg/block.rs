@@ -186,10 +186,10 @@ impl OpenBlock {
 
     /// A statement failed. What the block holds is only of use if it can return to a savepoint.
     pub fn fail(&mut self) {
-        self.failed = true;
-        if self.savepoints.is_empty() {
+        if !self.failed && self.savepoints.is_empty() {
             self.block.give_up();
         }
+        self.failed = true;
     }
 
     pub fn savepoint(&mut self, name: String) -> Result<()> {

@@ -230,8 +230,9 @@ fn confirmed(spec: &ClusterSpec) -> Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// Kills what runs and removes everything.
+/// Kills what runs and removes everything. Does nothing if the data is not this cluster's.
 pub fn destroy(spec: &ClusterSpec) -> Result<()> {
+    spec.owns_data()?;
     for node in spec.ids() {
         process::kill(spec, node)?;
     }

@@ -15,6 +15,8 @@ use crate::exit::{Failure, Result};
 /// First SQL port tried for a new cluster; peers listen `PEER_PORTS` above.
 const BASE_PORT: u16 = 5440;
 const PEER_PORTS: u16 = 100;
+/// And a node's metrics are this much above its SQL port.
+const METRICS_PORTS: u16 = 150;
 /// File in a cluster's data folder with the cluster's identity: what has it may be removed with the cluster.
 const MARK: &str = ".dbos-cluster";
 /// How far apart the bases of clusters without `--port` are.
@@ -124,6 +126,7 @@ impl ClusterSpec {
         create_dir(&self.data)?;
         // First of all: what has no mark is never removed.
         write(&self.data.join(MARK), &self.cluster_id)?;
+        create_dir(&home()?.join(&self.name))?;
         for node in self.ids() {
             self.save_node(node)?;
         }
@@ -157,20 +160,12 @@ impl ClusterSpec {
     /// Removes data, logs and description, and the folders above them that are empty then. Succeeds when there is nothing.
     /// The data folder must carry this cluster's mark: a folder that somebody else put there is an error.
     pub fn remove(&self) -> Result<()> {
-        let mark = self.data.join(MARK);
-        match fs::read_to_string(&mark) {
-            Ok(id) if id.trim() == self.cluster_id => {
-                for node in self.ids() {
-                    remove_dir(&self.node_dir(node))?;
-                }
-                remove_dir(&self.data.join("logs"))?;
-                fs::remove_file(&mark)?;
+        if self.owns_data()? {
+            for node in self.ids() {
+                remove_dir(&self.node_dir(node))?;
             }
-            Ok(_) => return Err(self.foreign("it is another cluster's")),
-            Err(_) if self.ids().iter().any(|node| self.node_dir(*node).exists()) => {
-                return Err(self.foreign("it has no readable mark of this cluster"));
-            }
-            Err(_) => {}
+            remove_dir(&self.data.join("logs"))?;
+            fs::remove_file(self.data.join(MARK))?;
         }
         // Only if empty: a directory given by --data may hold other things.
         let _ = fs::remove_dir(&self.data);
@@ -184,6 +179,18 @@ impl ClusterSpec {
         let _ = fs::remove_dir(&folder);
         let _ = fs::remove_dir(&home);
         Ok(())
+    }
+
+    /// True if the data folder carries this cluster's mark, false if nothing of a cluster is there.
+    pub fn owns_data(&self) -> Result<bool> {
+        match fs::read_to_string(self.data.join(MARK)) {
+            Ok(id) if id.trim() == self.cluster_id => Ok(true),
+            Ok(_) => Err(self.foreign("it is another cluster's")),
+            Err(_) if self.ids().iter().any(|node| self.node_dir(*node).exists()) => {
+                Err(self.foreign("it has no readable mark of this cluster"))
+            }
+            Err(_) => Ok(false),
+        }
     }
 
     fn foreign(&self, why: &str) -> Failure {
@@ -207,6 +214,7 @@ impl ClusterSpec {
             node_id: node.into(),
             nodes: known.into_iter().map(|id| self.node_address(id)).collect(),
             join,
+            metrics_port: self.metrics_port(node),
             data_dir: PathBuf::from("data"),
             log_file: self.log_path(node),
             partitions: self.partitions,
@@ -214,6 +222,11 @@ impl ClusterSpec {
             durability: self.durability,
             ..NodeConfig::default()
         }
+    }
+
+    /// Where Prometheus finds a node's numbers.
+    pub fn metrics_port(&self, node: u16) -> u16 {
+        self.port + METRICS_PORTS + node - 1
     }
 
     /// Where a node listens.
@@ -259,10 +272,17 @@ impl ClusterSpec {
         self.ids().into_iter().map(|node| self.url(node)).collect()
     }
 
+    /// Every address that a node listens on.
+    pub fn node_addresses(&self, node: u16) -> [SocketAddr; 3] {
+        let NodeAddress { sql, peer, .. } = self.node_address(node);
+        let metrics = (Ipv4Addr::LOCALHOST, self.metrics_port(node));
+        [sql, peer, metrics.into()]
+    }
+
     /// Every address that the cluster's nodes listen on.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        let nodes = self.ids().into_iter().map(|id| self.node_address(id));
-        nodes.flat_map(|n| [n.sql, n.peer]).collect()
+        let ids = self.ids().into_iter();
+        ids.flat_map(|id| self.node_addresses(id)).collect()
     }
 
     /// Not found, for a node number that the cluster does not have.
@@ -312,8 +332,11 @@ pub fn free_base_port(nodes: u16) -> Result<u16> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         !taken.contains(&address) && is_free(address)
     };
-    (BASE_PORT..u16::MAX - PEER_PORTS - nodes)
+    (BASE_PORT..u16::MAX - METRICS_PORTS - nodes)
         .step_by(PORT_STEP.into())
-        .find(|base| (0..nodes).all(|n| free(base + n) && free(base + PEER_PORTS + n)))
+        .find(|base| {
+            let ports = [0, PEER_PORTS, METRICS_PORTS];
+            (0..nodes).all(|n| ports.iter().all(|above| free(base + above + n)))
+        })
         .ok_or_else(|| Failure::new("no free ports on 127.0.0.1").hint("pass --port BASE"))
 }

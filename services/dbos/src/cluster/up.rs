@@ -222,10 +222,10 @@ fn refuse_differences(spec: &ClusterSpec, args: &UpArgs) -> Result<()> {
 
 /// Fails if something listens where one of `nodes` is to.
 pub fn check_ports(spec: &ClusterSpec, nodes: &[u16]) -> Result<()> {
-    for node in nodes.iter().map(|node| spec.node_address(*node)) {
-        for address in [node.sql, node.peer] {
+    for node in nodes {
+        for address in spec.node_addresses(*node) {
             if !is_free(address) {
-                return Err(Failure::new(format!("port {} of node {} is in use", address.port(), node.id))
+                return Err(Failure::new(format!("port {} of node {} is in use", address.port(), node))
                     .hint("stop what listens there (`ss -ltnp` shows it), or give a new cluster another --port"));
             }
         }

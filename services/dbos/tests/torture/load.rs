@@ -12,17 +12,13 @@ use tokio::task::JoinHandle;
 use super::cluster::{self, Cluster};
 use super::history::{History, Outcome};
 
-/// Partition keys of tasks and mailboxes: none of the last partition, which is left quiet. Where writes wait for their commit,
-/// reads wait behind them; a leader that is deposed and does not know it betrays itself only where there are none.
-const KEYS: [u64; 12] = [0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14];
+const KEYS: u64 = 16;
 /// Mailboxes of plain connections, which nobody empties.
 const PLAIN_MAILBOXES: i64 = 1000;
 pub const REGISTERS: usize = 8;
 const SLOTS: i32 = 1 << 27;
 /// Between two operations of one client: the load is there to be interrupted, not to be fast.
 const PAUSE: Duration = Duration::from_millis(15);
-/// The same for the registers of the quiet partition.
-const QUIET_PAUSE: Duration = Duration::from_millis(150);
 /// Between two reads of one register at one node, sent whether the earlier ones were answered or not.
 const READ_EVERY: Duration = Duration::from_millis(100);
 /// Reads sent to one node and not answered.
@@ -45,7 +41,7 @@ enum Kind {
 }
 
 fn key(number: u64) -> i64 {
-    KEYS[(number / 4) as usize % KEYS.len()] as i64
+    (number / 4 % KEYS) as i64
 }
 
 pub fn mailbox(number: u64) -> Option<i64> {
@@ -90,9 +86,9 @@ pub async fn install(client: &Client) {
             .await
             .unwrap();
     }
-    for key in KEYS {
+    for key in 0..KEYS as i32 {
         let worker = Registration {
-            key: key as i32,
+            key,
             worker_id: 1,
             slots: SLOTS,
             shard: 0,
@@ -199,7 +195,7 @@ async fn plain(url: String, history: Arc<History>) {
 async fn receive(client: Client, history: Arc<History>) {
     let messages = Messages::new(client);
     while !stopped(&history) {
-        for mailbox in KEYS.iter().step_by(2).map(|key| *key as i64) {
+        for mailbox in (0..KEYS as i64).step_by(2) {
             let result = messages.receive(mailbox, 100).await;
             match &result {
                 Ok(received) => received
@@ -220,8 +216,6 @@ fn number_of(data: &[u8]) -> u64 {
 /// The one writer of a register.
 async fn write(client: Client, register: usize, history: Arc<History>) {
     let key = register as i32;
-    let quiet = key as u32 % cluster::PARTITIONS == cluster::PARTITIONS - 1;
-    let pause = if quiet { QUIET_PAUSE } else { PAUSE };
     for value in 1.. {
         if stopped(&history) {
             return;
@@ -234,7 +228,7 @@ async fn write(client: Client, register: usize, history: Arc<History>) {
             Err(error) if error.is_unknown() => return,
             Err(_) => {}
         }
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -13,14 +13,14 @@ use super::super::plans::Plan;
 use super::super::submit::{outcome, plan_of};
 use super::super::{Connection, Gateway};
 use super::commit::may_pass;
-use super::drive::{Job, Work};
+use super::drive::{Job, Work, cancelled_by};
 use super::holds::Holds;
 use super::known::{Known, View, cancelled};
 use super::store::Buffer;
 use crate::error::{Error, Result};
 use crate::partition::TxnEnv;
 use crate::sql::Value;
-use crate::sql::prepare::{Kind, Route};
+use crate::sql::prepare::{Kind, Prepared, Route};
 use crate::txn::messages::LockMode;
 use crate::wire::pg::{Block, BlockMode, Bound, ConnInfo, Isolation, Outcome};
 
@@ -99,8 +99,10 @@ impl Gateway {
             false => None,
         };
         state.env.seed = rand::random();
+        let statements = Arc::new([(Arc::clone(&plan.prepared), params)]);
         let job = Job {
-            statements: Arc::new([(Arc::clone(&plan.prepared), params)]),
+            scope: self.scope(&*statements, &state.env)?,
+            statements,
             env: state.env.clone(),
             system,
             read_only: mode.read_only,
@@ -183,7 +185,7 @@ impl Gateway {
         }
         let each = mode.isolation == Isolation::ReadCommitted;
         let groups = match each {
-            true => self.groups_of(job)?,
+            true => job.scope.to_vec(),
             false => self.placement.partition_groups().collect(),
         };
         let (ts, sources) = self.snapshot(&groups, deadline).await?;
@@ -199,10 +201,14 @@ impl Gateway {
         Ok(view)
     }
 
-    /// Partitions that the statement may read.
-    fn groups_of(&self, job: &Job) -> Result<Vec<u32>> {
+    /// Partitions that statements may touch.
+    pub(super) fn scope(
+        &self,
+        statements: &[(Arc<Prepared>, Vec<Value>)],
+        env: &TxnEnv,
+    ) -> Result<Arc<[u32]>> {
         let mut groups = std::collections::BTreeSet::new();
-        for (prepared, params) in job.statements.iter() {
+        for (prepared, params) in statements {
             if prepared.kind == Kind::Explain {
                 continue;
             }
@@ -211,7 +217,7 @@ impl Gateway {
                 Route::Slots(slots) => {
                     groups.extend(slots.into_iter().map(|s| self.placement.group_of(s)));
                 }
-                Route::Anywhere => drop(groups.insert(job.env.partition + 1)),
+                Route::Anywhere => drop(groups.insert(env.partition + 1)),
                 _ => groups.extend(self.placement.partition_groups()),
             }
         }
@@ -289,14 +295,6 @@ impl Block for GatewayBlock {
             }
         }
         .boxed_local()
-    }
-}
-
-/// Ends when the statement is to be given up: by a cancel, or because its time is over.
-async fn cancelled_by(cancel: &AtomicBool, deadline: Instant) {
-    const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(20);
-    while Instant::now() < deadline && !cancel.load(Ordering::Relaxed) {
-        tokio::time::sleep_until(deadline.min(Instant::now() + LOOK_EVERY)).await;
     }
 }
 

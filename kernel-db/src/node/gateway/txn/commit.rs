@@ -81,8 +81,10 @@ impl Gateway {
             ..Part::default()
         });
         let others: Vec<u32> = parts.keys().copied().collect();
-        // From here on two-phase commit ends the locks.
-        holds.forget();
+        if wrote {
+            // From here on two-phase commit ends the locks.
+            holds.forget();
+        }
         let prepared = try_join_all(parts.into_iter().map(|(group, part)| {
             let work = Message::Prepare(Prepare { part, coordinator });
             self.prepare(group, work)
@@ -94,7 +96,7 @@ impl Gateway {
                 // No commit was asked for: whatever is prepared will be aborted.
                 return Err(match error.class() {
                     Class::Unknown => lost(),
-                    _ => error,
+                    _ => conflict(error),
                 });
             }
         };
@@ -158,7 +160,7 @@ impl Gateway {
                 if error.class() != Class::Unknown {
                     self.abort(txn, coordinator, others);
                 }
-                Err(error)
+                Err(conflict(error))
             }
         }
     }
@@ -324,6 +326,11 @@ fn schema_guard(version: u64) -> Guard {
         key: schema_version_key(),
         value: (version > 0).then(|| Bytes::copy_from_slice(&version.to_be_bytes())),
     }
+}
+
+/// A leader that has moved has lost the locks.
+fn conflict(error: Error) -> Error {
+    if is_routing(&error) { lost() } else { error }
 }
 
 /// An error that another attempt may not meet.

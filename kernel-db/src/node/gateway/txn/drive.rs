@@ -25,6 +25,9 @@ const ROUNDS_INLINE: usize = 8;
 /// How long a thread may take to notice that it was cancelled.
 const CANCEL_WAIT: Duration = Duration::from_secs(5);
 
+/// Between two looks at a cancel flag.
+const CANCEL_LOOK: Duration = Duration::from_millis(20);
+
 /// What a transaction has read and written so far.
 pub(super) struct Work {
     pub buffer: Buffer,
@@ -38,6 +41,8 @@ pub(super) struct Job {
     pub env: TxnEnv,
     pub system: Option<Arc<SystemRows>>,
     pub read_only: bool,
+    /// Partitions that the statements may touch.
+    pub scope: Arc<[u32]>,
     pub cancel: Arc<AtomicBool>,
 }
 
@@ -47,7 +52,13 @@ impl Job {
         let mark = work.buffer.mark();
         let mut env = self.env.clone();
         env.budget = budget;
-        let mut store = TxnStore::new(&mut work.buffer, &mut work.known, placement, self.read_only);
+        let mut store = TxnStore::new(
+            &mut work.buffer,
+            &mut work.known,
+            placement,
+            &self.scope,
+            self.read_only,
+        );
         let mut outcomes = Vec::with_capacity(self.statements.len());
         let result = self.statements.first().map_or(Ok(()), |(first, _)| {
             let system = self.system.as_deref().map(|s| s as _);
@@ -169,4 +180,11 @@ impl Gateway {
 /// It used up its steps on the core.
 pub(in super::super) fn is_too_long(error: &Error) -> bool {
     error.sqlstate() == crate::partition::TOO_LONG
+}
+
+/// Ends when the statement is to be given up: by a cancel, or because its time is over.
+pub(super) async fn cancelled_by(cancel: &AtomicBool, deadline: Instant) {
+    while Instant::now() < deadline && !cancel.load(Ordering::Relaxed) {
+        tokio::time::sleep_until(deadline.min(Instant::now() + CANCEL_LOOK)).await;
+    }
 }

@@ -21,6 +21,8 @@ mod holds;
 mod known;
 mod oneshot;
 mod store;
+#[cfg(test)]
+mod store_tests;
 
 pub(super) use drive::is_too_long;
 pub(super) use holds::Registry;

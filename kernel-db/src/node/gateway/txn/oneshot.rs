@@ -1,5 +1,6 @@
 //! One-shots: statements, procedures and implicit transactions that one partition alone cannot run.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,9 +14,9 @@ use tokio::time::Instant;
 use super::super::Gateway;
 use super::super::submit::{Txn, decode, outcome};
 use super::commit::{Ended, Recorded, may_pass};
-use super::drive::{Job, Work};
+use super::drive::{Job, Work, cancelled_by};
 use super::holds::{Holds, lost};
-use super::known::{Known, View};
+use super::known::{Known, View, cancelled};
 use super::store::Buffer;
 use crate::error::{Class, Error, Result};
 use crate::partition::{decode_outcome, encode_outcome};
@@ -39,7 +40,12 @@ impl Gateway {
         let gateway = self.own();
         let session = txn.session;
         let deadline = txn.deadline;
-        let job = gateway.job(home, txn);
+        let harmless = Rc::clone(&txn.harmless);
+        harmless.set(true);
+        let job = match gateway.job(home, txn) {
+            Ok(job) => job,
+            Err(error) => return std::future::ready(Err(error)).boxed_local(),
+        };
         let version = txn.plans.first().map_or(0, |p| p.prepared.version);
         let system = txn.plans.iter().any(|p| p.reads_system);
         async move {
@@ -53,22 +59,25 @@ impl Gateway {
                 session,
                 version,
                 deadline,
+                harmless,
             };
             gateway.attempts(&one).await
         }
         .boxed_local()
     }
 
-    fn job(&self, home: u32, txn: &Txn) -> Job {
+    fn job(&self, home: u32, txn: &Txn) -> Result<Job> {
         let mut env = self.env();
         env.partition = home.saturating_sub(1);
-        Job {
-            statements: txn.statements().into(),
+        let statements: Arc<[_]> = txn.statements().into();
+        Ok(Job {
+            scope: self.scope(&statements, &env)?,
+            statements,
             env,
             system: None,
             read_only: false,
             cancel: Arc::clone(&txn.cancel),
-        }
+        })
     }
 
     async fn attempts(self: &Rc<Self>, one: &OneShot) -> Result<Vec<Outcome>> {
@@ -81,6 +90,7 @@ impl Gateway {
                 Err(Failed::Final(error)) => return Err(error),
                 Err(Failed::Passing(error)) => error,
             };
+            tracing::debug!(txn = ?holds.id, attempt, %error, "another attempt");
             drop(holds);
             attempt += 1;
             let stop = one.job.cancel.load(Ordering::Relaxed);
@@ -112,7 +122,13 @@ impl Gateway {
                 self.read_limits(),
             ),
         };
-        let run = self.drive(holds, &mut work, &one.job, one.deadline).await;
+        let run = tokio::select! {
+            run = self.drive(holds, &mut work, &one.job, one.deadline) => run,
+            () = cancelled_by(&one.job.cancel, one.deadline) => {
+                one.job.cancel.store(true, Ordering::Relaxed);
+                return Err(Failed::Final(cancelled()));
+            }
+        };
         if let Some(error) = holds.failure.take() {
             return Err(match may_pass(&error) {
                 true => Failed::Passing(error),
@@ -129,7 +145,11 @@ impl Gateway {
             home: one.home,
             outcome: encode_outcome(&reply).unwrap_or_default(),
         };
-        match self.commit(holds, &work, one.version, Some(record)).await {
+        one.harmless.set(false);
+        let committed = self.commit(holds, &work, one.version, Some(record)).await;
+        one.harmless
+            .set(matches!(&committed, Err(e) if e.class() != Class::Unknown));
+        match committed {
             Ok(Ended::Committed) => Ok(done.into_iter().map(outcome).collect()),
             Ok(Ended::Repeated(recorded)) => repeated(&recorded).map_err(Failed::Final),
             Err(error) if may_pass(&error) => Err(Failed::Passing(error)),
@@ -182,6 +202,8 @@ struct OneShot {
     session: Option<(u128, u64)>,
     version: u64,
     deadline: Instant,
+    /// As `Txn::harmless`.
+    harmless: Rc<Cell<bool>>,
 }
 
 enum Failed {

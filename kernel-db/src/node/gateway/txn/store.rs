@@ -134,6 +134,8 @@ pub(super) struct TxnStore<'a> {
     pub buffer: &'a mut Buffer,
     pub rows: &'a mut dyn Rows,
     pub placement: &'a Placement,
+    /// Partitions that the statements may touch: where a key of unknown slot is looked for.
+    pub scope: &'a [u32],
     pub read_only: bool,
     intent: Intent,
 }
@@ -143,12 +145,14 @@ impl<'a> TxnStore<'a> {
         buffer: &'a mut Buffer,
         rows: &'a mut dyn Rows,
         placement: &'a Placement,
+        scope: &'a [u32],
         read_only: bool,
     ) -> Self {
         Self {
             buffer,
             rows,
             placement,
+            scope,
             read_only,
             intent: Intent::Look,
         }
@@ -157,7 +161,7 @@ impl<'a> TxnStore<'a> {
     fn groups(&self, slot: Option<Slot>) -> Vec<u32> {
         match slot {
             Some(slot) => vec![self.placement.group_of(slot)],
-            None => self.placement.partition_groups().collect(),
+            None => self.scope.to_vec(),
         }
     }
 
@@ -200,7 +204,8 @@ impl<'a> TxnStore<'a> {
                 .filter(|(key, _)| part_from[..] <= key[..] && key[..] < part_to[..])
                 .map(|(key, value)| (key, Some(value)))
                 .collect();
-            for (key, written) in self.buffer.range(&part_from, &part_to) {
+            let own = self.buffer.range(&part_from, &part_to);
+            for (key, written) in own.filter(|(_, w)| groups.contains(&w.group)) {
                 merged.insert(key.clone(), written.value.clone());
             }
             let left = end - out.len();
