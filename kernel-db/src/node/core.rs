@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::State;
+use super::chore::Chore;
 use super::metrics::Counters;
 use super::peers::Peers;
 use super::placement::Placement;
@@ -28,7 +29,7 @@ use crate::partition::{
     Transaction,
 };
 use crate::storage::{LogStore, LogWrite, StateStore};
-use crate::txn::messages::{TxnId, Work};
+use crate::txn::messages::Work;
 use crate::wire::peer::GroupMessage;
 
 /// Exit code of a node that stopped itself because it could not keep its promises (sysexits: internal error).
@@ -74,25 +75,6 @@ pub type Groups = BTreeMap<u32, Rc<Group>>;
 
 /// Opens or makes the replica of a group that had none here.
 pub type Opener = Box<dyn Fn(u32) -> Result<(Replica<State>, Arc<State>)>>;
-
-/// What a partition led from here wants of other partitions, to finish a transaction that nobody else finishes.
-#[derive(Debug)]
-pub enum Chore {
-    /// Ask `coordinator` and settle in `group`.
-    Resolve {
-        group: u32,
-        txn: TxnId,
-        coordinator: u32,
-        deadline_ts: u64,
-    },
-    /// Settle in `others`, then forget in `group`.
-    Finish {
-        group: u32,
-        txn: TxnId,
-        commit_ts: u64,
-        others: Vec<u32>,
-    },
-}
 
 enum Waiter {
     Reply(oneshot::Sender<Result<Bytes>>),
@@ -525,28 +507,8 @@ impl Core {
 
     /// What is not taken now comes again.
     fn delegate(&self, group: u32, output: Output) {
-        let chore = match output {
-            Output::Resolve {
-                txn,
-                coordinator,
-                deadline_ts,
-            } => Chore::Resolve {
-                group,
-                txn,
-                coordinator,
-                deadline_ts,
-            },
-            Output::Finish {
-                txn,
-                commit_ts,
-                others,
-            } => Chore::Finish {
-                group,
-                txn,
-                commit_ts,
-                others,
-            },
-            _ => return,
+        let Some(chore) = Chore::of(group, output) else {
+            return;
         };
         if let Some(chores) = &*self.chores.borrow() {
             let _ = chores.send(chore);

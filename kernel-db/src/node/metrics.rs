@@ -55,6 +55,74 @@ pub struct Metrics {
     pub peers: Rc<Peers>,
 }
 
+type GroupValue = fn(&(ReplicaStatus, u64)) -> u64;
+
+/// Of a replica and the bytes of its state: name, help, value.
+const GROUP_GAUGES: [(&str, &str, GroupValue); 14] = [
+    (
+        "role",
+        "0 follower, 1 candidate, 2 leader",
+        |(s, _)| match s.role {
+            Role::Follower => 0,
+            Role::Candidate => 1,
+            Role::Leader => 2,
+        },
+    ),
+    ("open", "1 if requests are executed here", |(s, _)| {
+        s.open.into()
+    }),
+    ("term", "Raft term", |(s, _)| s.term),
+    (
+        "commit_index",
+        "Last committed entry known here",
+        |(s, _)| s.commit,
+    ),
+    (
+        "applied_index",
+        "Last entry applied to the state",
+        |(s, _)| s.applied,
+    ),
+    (
+        "durable_index",
+        "Last entry whose state is flushed",
+        |(s, _)| s.durable,
+    ),
+    ("apply_lag", "Committed entries not applied", |(s, _)| {
+        s.commit.saturating_sub(s.applied)
+    }),
+    (
+        "follower_lag_max",
+        "Entries the slowest member is behind, at the leader",
+        |(s, _)| s.followers.iter().map(|f| f.lag).max().unwrap_or(0),
+    ),
+    (
+        "log_bytes",
+        "Bytes between the first and the last entry",
+        |(s, _)| s.log_bytes,
+    ),
+    (
+        "state_bytes",
+        "Bytes of the state, roughly",
+        |(_, bytes)| *bytes,
+    ),
+    ("tip_bytes", "Bytes of current rows in memory", |(s, _)| {
+        s.tip_bytes as u64
+    }),
+    ("sessions", "Client sessions remembered", |(s, _)| {
+        s.sessions as u64
+    }),
+    (
+        "queue",
+        "Requests waiting for execution, commit or a lease",
+        |(s, _)| s.requests as u64,
+    ),
+    (
+        "batches_in_flight",
+        "Proposed batches that are not committed",
+        |(s, _)| s.batches_in_flight as u64,
+    ),
+];
+
 impl Metrics {
     /// Answers for ever.
     pub async fn serve(self, listener: TcpListener) {
@@ -175,72 +243,7 @@ impl Metrics {
                 Some((self.core.status(*number)?, group.store.size_bytes()))
             })
             .collect();
-        type Value = fn(&(ReplicaStatus, u64)) -> u64;
-        let gauges: [(&str, &str, Value); 14] = [
-            (
-                "role",
-                "0 follower, 1 candidate, 2 leader",
-                |(s, _)| match s.role {
-                    Role::Follower => 0,
-                    Role::Candidate => 1,
-                    Role::Leader => 2,
-                },
-            ),
-            ("open", "1 if requests are executed here", |(s, _)| {
-                s.open.into()
-            }),
-            ("term", "Raft term", |(s, _)| s.term),
-            (
-                "commit_index",
-                "Last committed entry known here",
-                |(s, _)| s.commit,
-            ),
-            (
-                "applied_index",
-                "Last entry applied to the state",
-                |(s, _)| s.applied,
-            ),
-            (
-                "durable_index",
-                "Last entry whose state is flushed",
-                |(s, _)| s.durable,
-            ),
-            ("apply_lag", "Committed entries not applied", |(s, _)| {
-                s.commit.saturating_sub(s.applied)
-            }),
-            (
-                "follower_lag_max",
-                "Entries the slowest member is behind, at the leader",
-                |(s, _)| s.followers.iter().map(|f| f.lag).max().unwrap_or(0),
-            ),
-            (
-                "log_bytes",
-                "Bytes between the first and the last entry",
-                |(s, _)| s.log_bytes,
-            ),
-            (
-                "state_bytes",
-                "Bytes of the state, roughly",
-                |(_, bytes)| *bytes,
-            ),
-            ("tip_bytes", "Bytes of current rows in memory", |(s, _)| {
-                s.tip_bytes as u64
-            }),
-            ("sessions", "Client sessions remembered", |(s, _)| {
-                s.sessions as u64
-            }),
-            (
-                "queue",
-                "Requests waiting for execution, commit or a lease",
-                |(s, _)| s.requests as u64,
-            ),
-            (
-                "batches_in_flight",
-                "Proposed batches that are not committed",
-                |(s, _)| s.batches_in_flight as u64,
-            ),
-        ];
-        for (name, help, value) in gauges {
+        for (name, help, value) in GROUP_GAUGES {
             let vector = IntGaugeVec::new(options(&format!("group_{name}"), help), &["group"]);
             let vector = vector.map_err(broken)?;
             for status in &statuses {

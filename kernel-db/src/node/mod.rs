@@ -13,6 +13,7 @@
 
 pub mod admin;
 mod arrivals;
+mod chore;
 mod config;
 mod core;
 mod datadir;

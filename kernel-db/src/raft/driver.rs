@@ -583,5 +583,4 @@ fn encode_members(conf: &ConfState) -> bytes::Bytes {
 }
 
 #[cfg(test)]
-#[path = "driver_tests.rs"]
 mod tests;

@@ -34,7 +34,9 @@ use super::script_txn::{self, Known, Take};
 use super::transcript;
 use super::work::{Picture, Work};
 use crate::error::{Error, Result};
-use crate::partition::{Input, MemberChange, Now, Output, ReplicaConfig, Request, Task};
+use crate::partition::{
+    Input, MemberChange, Now, Output, ReplicaConfig, ReplicaStatus, Request, Task,
+};
 use crate::txn::messages::WaitPolicy;
 
 const TICK_US: u64 = 50_000;
@@ -182,22 +184,7 @@ impl Script {
             }
             "log" => {
                 let replica = self.member(node)?.replica();
-                let line = replica.map_or("down".into(), |replica| {
-                    let status = replica.status();
-                    let mut line = format!(
-                        "{}..={} applied {}",
-                        status.first_index, status.last_index, status.applied
-                    );
-                    if status.voters != [1, 2, 3] || !status.learners.is_empty() || status.joint {
-                        line += &format!(
-                            " voters {:?} learners {:?}{}",
-                            status.voters,
-                            status.learners,
-                            if status.joint { " joint" } else { "" }
-                        );
-                    }
-                    line
-                });
+                let line = replica.map_or("down".into(), |replica| log_line(&replica.status()));
                 self.lines.push(format!("n{node} log {line}"));
                 Ok(())
             }
@@ -397,6 +384,22 @@ fn config(node: u64, voters: Vec<u64>) -> ReplicaConfig {
         snapshot_patience_ticks: 20,
         ..ReplicaConfig::new(node, 1, voters)
     }
+}
+
+fn log_line(status: &ReplicaStatus) -> String {
+    let mut line = format!(
+        "{}..={} applied {}",
+        status.first_index, status.last_index, status.applied
+    );
+    if status.voters != [1, 2, 3] || !status.learners.is_empty() || status.joint {
+        line += &format!(
+            " voters {:?} learners {:?}{}",
+            status.voters,
+            status.learners,
+            if status.joint { " joint" } else { "" }
+        );
+    }
+    line
 }
 
 fn bad(command: &str) -> Error {

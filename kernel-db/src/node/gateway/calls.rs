@@ -68,22 +68,7 @@ impl Gateway {
                 }
                 .boxed_local()
             }
-            call::Body::SnapshotScan(scan) => match self.core.group(scan.group) {
-                Some(group) => {
-                    let store = Arc::clone(&group.store);
-                    let work = tokio::task::spawn_blocking(move || page(&store, &scan));
-                    async move {
-                        Ok(answer::Body::Page(
-                            work.await.unwrap_or_else(|_| Err(gone()))?,
-                        ))
-                    }
-                    .boxed_local()
-                }
-                None => failed(Error::retry(
-                    "DB002",
-                    "not leader: no replica of this partition is here",
-                )),
-            },
+            call::Body::SnapshotScan(scan) => self.scan(scan),
             call::Body::Status(_) => {
                 let status = self.node_status();
                 async move { Ok(answer::Body::Status(status)) }.boxed_local()
@@ -109,6 +94,23 @@ impl Gateway {
                 Err(error) => failed(error),
             },
         }
+    }
+
+    fn scan(&self, scan: SnapshotScan) -> LocalBoxFuture<'static, Result<answer::Body>> {
+        let Some(group) = self.core.group(scan.group) else {
+            return failed(Error::retry(
+                "DB002",
+                "not leader: no replica of this partition is here",
+            ));
+        };
+        let store = Arc::clone(&group.store);
+        let work = tokio::task::spawn_blocking(move || page(&store, &scan));
+        async move {
+            Ok(answer::Body::Page(
+                work.await.unwrap_or_else(|_| Err(gone()))?,
+            ))
+        }
+        .boxed_local()
     }
 
     /// Runs SQL of another gateway on the replica here.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::Gateway;
 use super::leader::is_routing;
 use crate::error::{Error, Result};
-use crate::node::core::Chore;
+use crate::node::chore::Chore;
 use crate::txn::messages::{Answer, Decision, Forget, Resolve, Settle, TxnId, Work};
 
 /// Longer than a failover; partitions repeat what was not done.

@@ -38,6 +38,20 @@ pub(super) struct Recorded {
     pub outcome: Bytes,
 }
 
+impl Recorded {
+    /// Session, number and outcome as `Commit` has them.
+    fn fields(self) -> (Bytes, u64, Bytes) {
+        match self.session {
+            Some((session, number)) => (
+                Bytes::copy_from_slice(&session.to_be_bytes()),
+                number,
+                self.outcome,
+            ),
+            None => Default::default(),
+        }
+    }
+}
+
 /// How a commit ended.
 pub(super) enum Ended {
     Committed,
@@ -100,18 +114,7 @@ impl Gateway {
                 });
             }
         };
-        let (session, number, outcome) = match record {
-            Some(Recorded {
-                session: Some((session, number)),
-                outcome,
-                ..
-            }) => (
-                Bytes::copy_from_slice(&session.to_be_bytes()),
-                number,
-                outcome,
-            ),
-            _ => (Bytes::new(), 0, Bytes::new()),
-        };
+        let (session, number, outcome) = record.map(Recorded::fields).unwrap_or_default();
         let commit = Commit {
             part: own,
             others: others.clone(),
