@@ -60,6 +60,15 @@ impl Group {
     }
 }
 
+/// A replica that was dropped and is not quite gone.
+struct Leaving {
+    /// The end of its log is written.
+    persisted: bool,
+    store: std::sync::Weak<State>,
+    /// Its store was gone at the last turn.
+    gone: bool,
+}
+
 /// Groups with a replica here, by number.
 pub type Groups = BTreeMap<u32, Rc<Group>>;
 
@@ -109,6 +118,7 @@ pub struct Core {
     started: Instant,
     this: Weak<Self>,
     counters: Counters,
+    leaving: RefCell<BTreeMap<u32, Leaving>>,
     chores: RefCell<Option<UnboundedSender<Chore>>>,
 }
 
@@ -141,6 +151,7 @@ impl Core {
             started: Instant::now(),
             chores: RefCell::default(),
             counters: Counters::default(),
+            leaving: RefCell::default(),
         })
     }
 
@@ -181,9 +192,10 @@ impl Core {
         self.group(group).map(|g| g.replica.borrow().status())
     }
 
-    /// Makes an empty replica of `group`, which its leader then fills; nothing happens if there is one.
+    /// Makes an empty replica of `group`, which its leader then fills; nothing happens if there is one, or if what is left of
+    /// an earlier one still goes.
     pub fn join(&self, group: u32) -> Result<()> {
-        if self.group(group).is_some() {
+        if self.group(group).is_some() || self.leaving.borrow().contains_key(&group) {
             return Ok(());
         }
         let (replica, store) = (self.opener)(group)?;
@@ -223,6 +235,21 @@ impl Core {
                 "the replica's state stays until the next start: {error}"
             );
         }
+        let leaving = Leaving {
+            persisted: false,
+            store: Arc::downgrade(&gone.store),
+            gone: false,
+        };
+        self.leaving.borrow_mut().insert(group, leaving);
+    }
+
+    /// What is left of replicas that were dropped: reports about them that are under way are taken before they are forgotten.
+    fn forget_left(&self) {
+        self.leaving.borrow_mut().retain(|_, leaving| {
+            let done = leaving.persisted && leaving.gone;
+            leaving.gone = leaving.store.strong_count() == 0;
+            !done
+        });
     }
 
     /// Puts an input into the inbox.
@@ -329,6 +356,12 @@ impl Core {
     }
 
     fn report(&self, report: Report) {
+        if let Report::Persisted { group, token: 0 } = report
+            && let Some(leaving) = self.leaving.borrow_mut().get_mut(&group)
+        {
+            leaving.persisted = true;
+            return;
+        }
         let (group, input) = match report {
             Report::Persisted { group, token } => (group, Input::Persisted { token }),
             Report::Applied { group, report } => (group, Input::Applied(report)),
@@ -357,6 +390,7 @@ impl Core {
                 self.step(number, &group, Input::Flush, &mut outputs);
             }
         }
+        self.forget_left();
         self.peers.flush();
     }
 

@@ -314,10 +314,6 @@ fn from_custom_name(name: &str) -> Result<(DataType, Option<u32>)> {
         .trim_matches('"');
     match DataType::from_name(bare) {
         Some(data_type) => Ok((data_type, None)),
-        None if bare.eq_ignore_ascii_case("serial") || bare.eq_ignore_ascii_case("bigserial") => {
-            Err(unsupported_type(bare)
-                .hint("create a sequence and use nextval in the column's default"))
-        }
         None if KNOWN_BUT_NOT_BUILT.contains(&bare.to_ascii_lowercase().as_str()) => {
             Err(unsupported_type(bare))
         }
@@ -329,8 +325,7 @@ fn from_custom_name(name: &str) -> Result<(DataType, Option<u32>)> {
 }
 
 /// PostgreSQL's types that reach us as custom names.
-const KNOWN_BUT_NOT_BUILT: [&str; 12] = [
-    "smallserial",
+const KNOWN_BUT_NOT_BUILT: [&str; 11] = [
     "money",
     "cidr",
     "inet",

@@ -20,6 +20,8 @@ pub mod rocks;
 mod rocks_copy;
 mod rocks_keys;
 mod rocks_rows;
+#[cfg(test)]
+mod rocks_tests;
 mod rocks_write;
 mod state;
 pub mod transfer;

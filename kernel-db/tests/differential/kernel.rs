@@ -7,6 +7,7 @@ use kernel_db::Result;
 use kernel_db::sql::prepare::{Kind, prepare};
 use kernel_db::sql::text;
 
+use crate::Side;
 use crate::outcome::Outcome;
 use crate::partition::Database;
 
@@ -17,17 +18,22 @@ pub struct Kernel {
     database: Database,
 }
 
+impl Side for Kernel {
+    fn reset(&mut self) {
+        *self = Self::new();
+    }
+
+    fn run(&mut self, sql: &str) -> Outcome {
+        self.try_run(sql)
+            .unwrap_or_else(|error| Outcome::error(error.sqlstate(), error.message()))
+    }
+}
+
 impl Kernel {
     pub fn new() -> Self {
         Self {
             database: Database::empty(STEPS_MAX, 0),
         }
-    }
-
-    /// Runs one statement as a transaction of its own.
-    pub fn run(&mut self, sql: &str) -> Outcome {
-        self.try_run(sql)
-            .unwrap_or_else(|error| Outcome::error(error.sqlstate(), error.message()))
     }
 
     fn try_run(&mut self, sql: &str) -> Result<Outcome> {

@@ -4,4 +4,5 @@ mod cluster;
 mod disk;
 mod faults;
 mod life;
+mod past;
 mod schema;

@@ -107,6 +107,12 @@ impl ClusterStore {
         self.kept.clear();
     }
 
+    /// From now on reads what was current at `ts`.
+    pub fn read_at(&mut self, ts: u64) {
+        self.ts = ts;
+        self.kept.clear();
+    }
+
     /// This partition alone.
     pub fn only(&mut self, group: u32) -> OnePartition<'_> {
         OnePartition { store: self, group }

@@ -213,7 +213,11 @@ impl Gateway {
         let mut env = self.env();
         let mut store = EmptyStore;
         let run = |(prepared, params): (Arc<crate::sql::prepare::Prepared>, Vec<Value>)| {
-            prepared.execute(&mut store, &mut env, &params).map(outcome)
+            // No table is touched: the time makes no difference, but it must be one.
+            prepared.read_time(&params, env.wall_us)?;
+            prepared
+                .execute_at(&mut store, &mut env, &params, None)
+                .map(outcome)
         };
         txn.statements().into_iter().map(run).collect()
     }
@@ -244,6 +248,13 @@ impl Gateway {
                 Err(mixed())
             };
         }
+        let timed = plans.iter().any(|p| p.prepared.is_timed());
+        if timed && (plans.len() > 1 || plans.iter().any(|p| p.reads_system)) {
+            return Err(Error::unsupported(
+                "AS OF SYSTEM TIME beside other statements or tables of schema dbos",
+            )
+            .hint("send the SELECT over tables of your own alone"));
+        }
         let mut groups = BTreeSet::new();
         let (mut writes, mut anywhere, mut system) = (false, false, false);
         for (plan, params) in plans.iter().zip(params) {
@@ -271,6 +282,8 @@ impl Gateway {
             return Ok(Target::Several(self.home_of(params, session)));
         }
         Ok(match groups.len() {
+            // The past of one partition is read like that of several: beside its core, from its history.
+            1.. if timed => Target::Read(groups.into_iter().collect()),
             _ if system => Target::Read(groups.into_iter().collect()),
             0 if anywhere => Target::Group(self.any_group(session)),
             0 => Target::Here,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::future::{join, join_all};
 
 use super::Gateway;
 use crate::error::Result;
@@ -41,6 +41,7 @@ impl SystemTables for SystemRows {
 impl Gateway {
     /// Asks every node.
     pub(super) async fn gather(&self) -> SystemRows {
+        let deadline = tokio::time::Instant::now() + STATUS_TIMEOUT;
         let others = self.peers.nodes().into_iter().map(|node| {
             let answer = self
                 .peers
@@ -48,7 +49,8 @@ impl Gateway {
             async move { (node, tokio::time::timeout(STATUS_TIMEOUT, answer).await) }
         });
         let mut statuses = BTreeMap::from([(self.config.node_id, self.node_status())]);
-        for (node, answer) in join_all(others).await {
+        let (stamp, answers) = join(self.fresh_stamp(deadline), join_all(others)).await;
+        for (node, answer) in answers {
             if let Ok(Ok(Ok(answer::Body::Status(status)))) = answer {
                 statuses.insert(node, status);
             }
@@ -64,6 +66,10 @@ impl Gateway {
             }
         }
         let leaders = rows.remove(LEADERS).unwrap_or_default();
+        // No row while a partition has no leader: nobody can say then what is newest.
+        let clock = stamp.ok().and_then(|s| i64::try_from(s).ok());
+        let clock = clock.map(|s| vec![Value::Int8(s), Value::Timestamptz(s)]);
+        rows.insert("clock".into(), clock.into_iter().collect());
         rows.insert("partitions".into(), self.partitions(&leaders));
         let mut nodes = rows.remove("nodes").unwrap_or_default();
         let known = self.placement.nodes();

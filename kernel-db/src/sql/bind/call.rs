@@ -107,6 +107,11 @@ impl Binder<'_> {
             "greatest" | "least" => return self.extreme(&call),
             "nullif" => return self.null_if(&call),
             "nextval" | "currval" => return self.sequence_call(&call),
+            "setval" | "lastval" => {
+                return Err(Error::unsupported(call.name).hint(
+                    "each partition counts for itself: only nextval and currval can be right",
+                ));
+            }
             "dbos.partition_of" => return self.partition_of(&call),
             "row" => return self.row(&call),
             _ => {}
@@ -341,10 +346,11 @@ impl Binder<'_> {
     }
 
     fn sequence(&self, name: &str) -> Result<Arc<Sequence>> {
-        let plain = name
-            .trim_start_matches("public.")
-            .trim_matches('"')
-            .to_lowercase();
+        let plain = name.trim_start_matches("public.");
+        let plain = match plain.strip_prefix('"').and_then(|p| p.strip_suffix('"')) {
+            Some(quoted) => quoted.to_string(),
+            None => plain.to_lowercase(),
+        };
         let found = self.catalog.sequence(&plain).cloned();
         found.ok_or_else(|| Error::new("42P01", format!("relation \"{name}\" does not exist")))
     }

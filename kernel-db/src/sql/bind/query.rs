@@ -22,7 +22,7 @@ impl Binder<'_> {
         bound
     }
 
-    fn with(&mut self, query: &ast::Query) -> Result<()> {
+    pub(super) fn with(&mut self, query: &ast::Query) -> Result<()> {
         let Some(with) = &query.with else {
             return Ok(());
         };
@@ -84,11 +84,6 @@ impl Binder<'_> {
             } => {
                 let made = self.set_operation(left, *op, *set_quantifier, right)?;
                 self.sort_output(made, order)?
-            }
-            SetExpr::Table(table) => {
-                let name = table.table_name.as_deref().unwrap_or_default();
-                return Err(Error::unsupported(format!("TABLE {name}"))
-                    .hint(format!("write SELECT * FROM {name}")));
             }
             other => return Err(Error::unsupported(format!("{other} as a query"))),
         };

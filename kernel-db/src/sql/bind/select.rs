@@ -137,11 +137,7 @@ impl Binder<'_> {
             mut project,
             columns,
         } = selected;
-        let wanted = if grouped {
-            None
-        } else {
-            wanted_order(&sort, &project)
-        };
+        let wanted = wanted_order(&sort, &project).filter(|_| !grouped);
         let types = self.row_types()?;
         let limited = limited && !grouped;
         let mut planned = choose::plan(

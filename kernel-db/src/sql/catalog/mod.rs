@@ -159,6 +159,12 @@ impl Catalog {
         self.sequences.remove(&with_schema(name))
     }
 
+    /// Removes the sequences that go with a table.
+    pub(crate) fn remove_sequences_of(&mut self, table: &str) {
+        self.sequences
+            .retain(|_, s| s.owner.as_deref() != Some(table));
+    }
+
     /// Adds `def`, replacing an overload with the same argument types.
     pub(crate) fn put_function(&mut self, def: FunctionDef) {
         let list = self.functions.entry(with_schema(&def.name)).or_default();

@@ -15,7 +15,7 @@ pub trait SystemTables: Send + Sync {
 }
 
 /// `name:type` lists; a `?` says that the column can be null.
-const TABLES: [(&str, &str, &str); 12] = [
+const TABLES: [(&str, &str, &str); 13] = [
     (
         "dbos",
         "nodes",
@@ -42,6 +42,7 @@ const TABLES: [(&str, &str, &str); 12] = [
         "statements",
         "node_id:int4 session_id:text started:timestamptz query:text",
     ),
+    ("dbos", "clock", "stamp:int8 moment:timestamptz"),
     (
         "dbos",
         "tables",

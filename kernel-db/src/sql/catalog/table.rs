@@ -103,4 +103,7 @@ pub struct Sequence {
     pub increment: i64,
     pub min: i64,
     pub max: i64,
+    /// The table it goes with.
+    #[serde(default)]
+    pub owner: Option<String>,
 }

@@ -122,23 +122,14 @@ fn eval_rare(expr: &Expr, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Va
             value!(v, expr, frame, ctx);
             cast_value(v, *to, *explicit, *max_len)
         }
-        Expr::Subquery {
-            kind: SubqueryKind::Array(element),
-            query,
-        } => array_of(*element, query, frame, ctx),
+        Expr::Array { .. }
+        | Expr::Element { .. }
+        | Expr::Lookup { .. }
+        | Expr::Subquery {
+            kind: SubqueryKind::Array(_),
+            ..
+        } => eval_array(expr, frame, ctx),
         Expr::Subquery { query, .. } => scalar(query, frame, ctx),
-        Expr::Array { element, items } => array::value(*element, eval_all(items, frame, ctx)?),
-        Expr::Element { array, index } => {
-            value!(list, array, frame, ctx);
-            value!(index, index, frame, ctx);
-            let place = index.as_int().and_then(|i| usize::try_from(i - 1).ok());
-            let found = array::items(list).zip(place).and_then(|(l, i)| l.get(i));
-            Ok(found.cloned().unwrap_or(Value::Null))
-        }
-        Expr::Lookup { lookup, args } => {
-            let values = eval_all(args, frame, ctx)?;
-            lookup.eval(&values, ctx.catalog)
-        }
         Expr::Routine(call) => match routine(call, frame, ctx)? {
             Returned::One(value) => Ok(value),
             Returned::Set(_) => Err(Error::unsupported(
@@ -159,6 +150,29 @@ fn eval_rare(expr: &Expr, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Va
         other => Err(Error::internal(format!(
             "expression {other:?} has no value"
         ))),
+    }
+}
+
+/// Arrays, their elements, and what is looked up in the catalogue.
+fn eval_array(expr: &Expr, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Value> {
+    match expr {
+        Expr::Subquery {
+            kind: SubqueryKind::Array(element),
+            query,
+        } => array_of(*element, query, frame, ctx),
+        Expr::Array { element, items } => array::value(*element, eval_all(items, frame, ctx)?),
+        Expr::Element { array, index } => {
+            value!(list, array, frame, ctx);
+            value!(index, index, frame, ctx);
+            let place = index.as_int().and_then(|i| usize::try_from(i - 1).ok());
+            let found = array::items(list).zip(place).and_then(|(l, i)| l.get(i));
+            Ok(found.cloned().unwrap_or(Value::Null))
+        }
+        Expr::Lookup { lookup, args } => {
+            let values = eval_all(args, frame, ctx)?;
+            lookup.eval(&values, ctx.catalog)
+        }
+        other => Err(Error::internal(format!("expression {other:?} is no array"))),
     }
 }
 

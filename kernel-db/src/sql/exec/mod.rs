@@ -26,6 +26,7 @@ use super::{DataType, Value};
 use crate::error::{Error, Result};
 use crate::partition::{Store, TxnEnv};
 pub use backfill::run as backfill;
+pub use keys::NoStore;
 pub use routine::compile_sql_function;
 
 /// Calls of functions within functions.

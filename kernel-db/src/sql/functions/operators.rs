@@ -60,28 +60,16 @@ fn wider(left: DataType, right: DataType) -> DataType {
 pub fn resolve_operator(op: &Op, left: DataType, right: DataType) -> Result<Function> {
     match op {
         Op::Eq | Op::NotEq | Op::Lt | Op::LtEq | Op::Gt | Op::GtEq => comparison(op, left, right),
-        Op::StringConcat => match super::array::concatenation(left, right) {
-            Some(function) => Ok(function),
-            None => concatenation(op, left, right),
-        },
-        Op::PGRegexMatch => texts(op, "~", left, right, DataType::Bool, regex::matching),
-        Op::PGRegexNotMatch => texts(op, "!~", left, right, DataType::Bool, regex::not_matching),
-        Op::PGRegexIMatch => texts(
-            op,
-            "~*",
-            left,
-            right,
-            DataType::Bool,
-            regex::matching_any_case,
-        ),
-        Op::PGRegexNotIMatch => texts(
-            op,
-            "!~*",
-            left,
-            right,
-            DataType::Bool,
-            regex::not_matching_any_case,
-        ),
+        Op::StringConcat => concatenation(op, left, right),
+        Op::PGRegexMatch | Op::PGRegexNotMatch | Op::PGRegexIMatch | Op::PGRegexNotIMatch => {
+            let (name, eval): (_, Eval) = match op {
+                Op::PGRegexMatch => ("~", regex::matching),
+                Op::PGRegexNotMatch => ("!~", regex::not_matching),
+                Op::PGRegexIMatch => ("~*", regex::matching_any_case),
+                _ => ("!~*", regex::not_matching_any_case),
+            };
+            texts(op, name, left, right, DataType::Bool, eval)
+        }
         Op::PGLikeMatch | Op::PGNotLikeMatch | Op::PGILikeMatch | Op::PGNotILikeMatch => {
             let eval = match op {
                 Op::PGLikeMatch => string::like,
@@ -177,6 +165,9 @@ fn comparison(op: &Op, left: DataType, right: DataType) -> Result<Function> {
 }
 
 fn concatenation(op: &Op, left: DataType, right: DataType) -> Result<Function> {
+    if let Some(function) = super::array::concatenation(left, right) {
+        return Ok(function);
+    }
     let text = |data_type: DataType| data_type.is_string() || data_type == DataType::Unknown;
     let bytes = |data_type: DataType| matches!(data_type, DataType::Bytea | DataType::Unknown);
     if bytes(left) && bytes(right) && left != right || left == DataType::Bytea && left == right {

@@ -227,6 +227,9 @@ pub fn is_function(name: &str) -> bool {
 /// is none, 42725 if several fit equally well.
 pub fn resolve_function(name: &str, args: &[DataType]) -> Result<Function> {
     let name = name.strip_prefix("pg_catalog.").unwrap_or(name);
+    if let Some(function) = super::array::resolve(name, args) {
+        return Ok(function);
+    }
     if let Some(function) = resolve_special(name, args)? {
         return Ok(function);
     }
@@ -270,9 +273,6 @@ fn resolve_special(name: &str, args: &[DataType]) -> Result<Option<Function>> {
         .iter()
         .map(|arg| if *arg == Unknown { Text } else { *arg })
         .collect();
-    if let Some(function) = super::array::resolve(name, args) {
-        return Ok(Some(function));
-    }
     let (name, args, ret, volatility, eval): (_, _, _, _, Eval) = match (name, args.len()) {
         ("greatest", 1..) => {
             let common = common_type(args, "GREATEST")?;

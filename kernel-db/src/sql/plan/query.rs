@@ -79,6 +79,21 @@ pub struct SortKey {
 pub enum JoinKind {
     Inner,
     Left,
+    /// Rows of this step without a match come at the end, with nulls for all steps before it.
+    Right,
+    Full,
+}
+
+impl JoinKind {
+    /// Rows of this step are kept without a match: everything before it can be null.
+    pub fn keeps_right(self) -> bool {
+        matches!(self, Self::Right | Self::Full)
+    }
+
+    /// Rows before this step are kept without a match: its own columns can be null.
+    pub fn keeps_left(self) -> bool {
+        matches!(self, Self::Left | Self::Full)
+    }
 }
 
 /// One table, subquery or function of FROM.
@@ -98,7 +113,42 @@ pub struct Step {
     /// The source does not depend on the prefix and is read again and again: keep its rows.
     pub keep: bool,
     /// A table's possible partition keys, over constants, parameters and outer rows; none if not known.
-    pub site: Option<Vec<Expr>>,
+    pub site: Option<SiteKeys>,
+    /// The table's access path is walked once for each of these values, which it sees as place `offset` of the row.
+    pub each: Option<Each>,
+    /// Of a right or full join: conditions of the inner joins before it, until they are given their places.
+    pub early: Vec<Expr>,
+}
+
+/// Values of a condition `column IN (...)` or `column = ANY (array)` that an access path uses.
+#[derive(Clone, Debug)]
+pub enum Each {
+    List(Vec<Expr>),
+    Elements(Expr),
+}
+
+/// Partition keys that a step may read.
+#[derive(Clone, Debug)]
+pub enum SiteKeys {
+    AnyOf(Vec<Expr>),
+    /// Elements of an array.
+    Elements(Expr),
+}
+
+impl Each {
+    pub fn expressions(&self, f: &mut dyn FnMut(&Expr)) {
+        match self {
+            Self::List(list) => list.iter().for_each(f),
+            Self::Elements(array) => f(array),
+        }
+    }
+
+    fn expressions_mut(&mut self, f: &mut dyn FnMut(&mut Expr)) {
+        match self {
+            Self::List(list) => list.iter_mut().for_each(f),
+            Self::Elements(array) => f(array),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -266,6 +316,7 @@ impl Step {
             Source::Routine { call, .. } | Source::Unnest(call) => f(call),
             Source::System { .. } | Source::Query(_) => {}
         }
+        self.each.iter().for_each(|each| each.expressions(f));
         self.on.iter().for_each(&mut *f);
         self.after.iter().for_each(&mut *f);
         if let Some(hash) = &self.hash {
@@ -280,6 +331,9 @@ impl Step {
             Source::Routine { call, .. } | Source::Unnest(call) => f(call),
             Source::System { .. } | Source::Query(_) => {}
         }
+        self.each
+            .iter_mut()
+            .for_each(|each| each.expressions_mut(f));
         self.on.iter_mut().for_each(&mut *f);
         self.after.iter_mut().for_each(&mut *f);
         if let Some(hash) = &mut self.hash {

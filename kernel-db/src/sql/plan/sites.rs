@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::expr::{Expr, RoutineCall};
-use super::query::{Query, QueryBody, Source, Step};
+use super::query::{Query, QueryBody, SiteKeys, Source, Step};
 use super::route::{Routing, Site};
 use super::write::{Assignment, Insert, InsertSource};
 use super::{ConflictAction, Plan};
@@ -122,8 +122,12 @@ impl<'a> Found<'a> {
     }
 
     fn step_site(&self, step: &Step) -> Site {
-        let Some(keys) = &step.site else {
-            return Site::Unknown;
+        let keys = match &step.site {
+            None => return Site::Unknown,
+            Some(SiteKeys::Elements(array)) => {
+                return self.resolve(array).map_or(Site::Unknown, Site::Elements);
+            }
+            Some(SiteKeys::AnyOf(keys)) => keys,
         };
         let resolved: Option<Vec<Expr>> = keys.iter().map(|e| self.resolve(e)).collect();
         match resolved {
