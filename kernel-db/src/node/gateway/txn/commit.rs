@@ -38,6 +38,16 @@ pub(super) struct Recorded {
     pub outcome: Bytes,
 }
 
+impl Recorded {
+    fn put_into(self, commit: &mut Commit) {
+        if let Some((session, number)) = self.session {
+            commit.session = Bytes::copy_from_slice(&session.to_be_bytes());
+            commit.number = number;
+            commit.outcome = self.outcome;
+        }
+    }
+}
+
 /// How a commit ended.
 pub(super) enum Ended {
     Committed,
@@ -100,26 +110,15 @@ impl Gateway {
                 });
             }
         };
-        let (session, number, outcome) = match record {
-            Some(Recorded {
-                session: Some((session, number)),
-                outcome,
-                ..
-            }) => (
-                Bytes::copy_from_slice(&session.to_be_bytes()),
-                number,
-                outcome,
-            ),
-            _ => (Bytes::new(), 0, Bytes::new()),
-        };
-        let commit = Commit {
+        let mut commit = Commit {
             part: own,
             others: others.clone(),
             prepared_ts,
-            session,
-            number,
-            outcome,
+            ..Commit::default()
         };
+        if let Some(record) = record {
+            record.put_into(&mut commit);
+        }
         self.decide(txn, coordinator, others, commit).await
     }
 
