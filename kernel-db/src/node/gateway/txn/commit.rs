@@ -39,15 +39,11 @@ pub(super) struct Recorded {
 }
 
 impl Recorded {
-    /// Session, number and outcome as `Commit` has them.
-    fn fields(self) -> (Bytes, u64, Bytes) {
-        match self.session {
-            Some((session, number)) => (
-                Bytes::copy_from_slice(&session.to_be_bytes()),
-                number,
-                self.outcome,
-            ),
-            None => Default::default(),
+    fn put_into(self, commit: &mut Commit) {
+        if let Some((session, number)) = self.session {
+            commit.session = Bytes::copy_from_slice(&session.to_be_bytes());
+            commit.number = number;
+            commit.outcome = self.outcome;
         }
     }
 }
@@ -114,15 +110,15 @@ impl Gateway {
                 });
             }
         };
-        let (session, number, outcome) = record.map(Recorded::fields).unwrap_or_default();
-        let commit = Commit {
+        let mut commit = Commit {
             part: own,
             others: others.clone(),
             prepared_ts,
-            session,
-            number,
-            outcome,
+            ..Commit::default()
         };
+        if let Some(record) = record {
+            record.put_into(&mut commit);
+        }
         self.decide(txn, coordinator, others, commit).await
     }
 
