@@ -62,7 +62,7 @@ async fn three_nodes_answer_alike_and_outlive_a_leader() {
             "12"
         );
     }
-    assert_eq!(state(&clients[0], "UPDATE t SET v = 1").await, "0A000");
+    query(&clients[0], "UPDATE t SET v = v + 1").await;
     // Slot 1 is partition 1, which node 2 leads.
     let leader: u64 = query(
         &clients[0],
@@ -99,7 +99,7 @@ async fn three_nodes_answer_alike_and_outlive_a_leader() {
     cluster.spawn(leader);
     let back = cluster.connect(leader).await;
     cluster.ready(&back).await;
-    assert_eq!(query(&back, "SELECT v FROM t WHERE k = 1").await, "1");
+    assert_eq!(query(&back, "SELECT v FROM t WHERE k = 1").await, "2");
     for id in 1..=3 {
         assert_eq!(cluster.stop(id), Some(0), "{}", cluster.logs());
     }
@@ -124,14 +124,10 @@ async fn what_never_ends_is_ended_and_the_leader_stays() {
     query(&client, "SET statement_timeout = '2s'").await;
     assert_eq!(state(&client, "SELECT forever(1)").await, "57014");
     query(&client, "RESET statement_timeout").await;
-    assert_eq!(
-        state(
-            &client,
-            "INSERT INTO t SELECT g FROM generate_series(1, 10000000) g"
-        )
-        .await,
-        "54000"
-    );
+    // Its write set passes the bound, unless the machine is so slow that its time is over first.
+    let endless = "INSERT INTO t SELECT g FROM generate_series(1, 10000000) g";
+    let ended = state(&client, endless).await;
+    assert!(["54000", "57014"].contains(&&*ended), "{ended}");
     assert_eq!(query(&client, "SELECT count(*) FROM t").await, "0");
     assert_eq!(
         query(&client, "SELECT term FROM dbos.partitions").await,
