@@ -27,6 +27,7 @@ use super::tip_view::Blocked;
 use super::transaction::{Budget, Transaction, TxnEnv};
 use super::waits::Waits;
 use crate::error::{Class, Error, Result};
+use crate::planted::Mutation;
 use crate::raft::Lease;
 use crate::storage::StateStore;
 use crate::txn::HybridClock;
@@ -92,7 +93,14 @@ impl<S: StateStore> Executor<S> {
             ..TipLimits::default()
         };
         // I13: what earlier leaders promised to readers stays true.
-        let floor_ts = meta.last_ts.max(meta.ceiling);
+        let promised = if config.planted.is(Mutation::ForgottenReadCeiling) {
+            0
+        } else {
+            meta.ceiling
+        };
+        let floor_ts = meta.last_ts.max(promised);
+        let no_margin = config.planted.is(Mutation::LeaseWithoutMargin);
+        let lease_ticks = config.election_ticks + if no_margin { 2 } else { 0 };
         Ok(Self {
             term,
             tip: Tip::new(store.clone(), limits),
@@ -102,7 +110,7 @@ impl<S: StateStore> Executor<S> {
             in_flight: VecDeque::new(),
             queue: VecDeque::new(),
             reads: Reads::new(
-                Lease::new(tick_us, config.election_ticks),
+                Lease::new(tick_us, lease_ticks),
                 2 * tick_us * config.heartbeat_ticks as u64,
             ),
             snapshots: Vec::new(),
@@ -254,7 +262,11 @@ impl<S: StateStore> Executor<S> {
         if let Some((session, number)) = session
             && let Some(outcome) = Outcome::of(&result)
         {
-            self.record_outcome(session, number, outcome);
+            if config.planted.is(Mutation::ForgottenSessionWrite) {
+                self.sessions.record(session, number, outcome);
+            } else {
+                self.record_outcome(session, number, outcome);
+            }
             rests = Rests::Effect;
         }
         self.hold(id, result, rests);
@@ -370,6 +382,18 @@ impl<S: StateStore> Executor<S> {
             held: batch.held,
         });
         data
+    }
+
+    /// What the newest batch holds leaves now (`Mutation::ReplyBeforeCommit`).
+    pub fn reply_early(&mut self, out: &mut Vec<Output>) {
+        let held = self
+            .in_flight
+            .back_mut()
+            .map(|batch| std::mem::take(&mut batch.held));
+        for Held { id, result, .. } in held.unwrap_or_default() {
+            self.requests -= 1;
+            out.push(Output::Reply { id, result });
+        }
     }
 
     /// Everything of this term up to `commit` is committed: replies leave in order.
@@ -491,6 +515,18 @@ impl<S: StateStore> Executor<S> {
         if floor > self.floor_told && self.in_flight.is_empty() {
             self.batch.wanted = true;
         }
+    }
+
+    /// For `Mutation::OverlayKept`.
+    #[cfg(test)]
+    pub fn take_tip(&mut self) -> Tip<S> {
+        let empty = Tip::new(self.tip.store.clone(), self.tip.limits.clone());
+        std::mem::replace(&mut self.tip, empty)
+    }
+
+    #[cfg(test)]
+    pub fn put_tip(&mut self, tip: Tip<S>) {
+        self.tip = tip;
     }
 
     /// I6: leadership is lost. What was proposed may or may not come true; what was not never will.

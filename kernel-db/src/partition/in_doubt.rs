@@ -294,7 +294,8 @@ impl InDoubt {
     }
 
     /// Who is to be asked or told now.
-    pub fn remind(&mut self, now_us: u64) -> Vec<Reminder> {
+    /// I4: what is decided is told only when the decision is committed, at or below `committed_ts`.
+    pub fn remind(&mut self, now_us: u64, committed_ts: u64) -> Vec<Reminder> {
         let mut reminders = Vec::new();
         for (txn, prepared) in &mut self.prepared {
             // Not before the prepare itself is in the log.
@@ -309,6 +310,7 @@ impl InDoubt {
         for txn in &self.unfinished {
             if let Some(decided) = self.decided.get_mut(txn)
                 && let Verdict::Commit(Some(commit_ts)) = decided.verdict
+                && commit_ts <= committed_ts
                 && decided.ask.is_due(now_us)
             {
                 reminders.push(Reminder::Finish {

@@ -16,7 +16,7 @@ mod executor;
 mod in_doubt;
 mod locks;
 mod reads;
-mod records;
+pub(crate) mod records;
 mod replica;
 mod sessions;
 mod tip;

@@ -17,6 +17,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::io::{DriverConfig, Effect, Member, Proposed, View};
 use super::log_view::{LogView, StateEnd};
 use crate::error::{Error, Result};
+use crate::planted::Mutation;
 use crate::storage::{Checkpoint, LogStore, LogWrite};
 
 /// Bytes of entries in one message to a follower.
@@ -426,6 +427,10 @@ impl Driver {
             return None;
         }
         self.last_vote = vote;
+        let planted = self.config.planted;
+        let vote_synced = voted && !planted.is(Mutation::VoteNotSynced);
+        let entries_synced =
+            !entries.is_empty() && self.config.sync && !planted.is(Mutation::AckBeforeFsync);
         Some(Effect::Write {
             token,
             write: LogWrite {
@@ -434,7 +439,7 @@ impl Driver {
                 hard_state,
                 reset: false,
             },
-            sync: voted || self.config.sync,
+            sync: vote_synced || entries_synced,
         })
     }
 

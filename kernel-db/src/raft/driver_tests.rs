@@ -13,6 +13,7 @@ fn driver(node: u64, voters: &[u64]) -> Driver {
         sync: true,
         tail_lost: false,
         seed: 1,
+        planted: crate::planted::Planted::default(),
     };
     Driver::new(config, Arc::new(MemLog::new()), &StateEnd::default()).unwrap()
 }
@@ -92,6 +93,7 @@ fn a_member_that_lost_acknowledged_entries_enters_a_later_term_and_does_not_vote
         sync: false,
         tail_lost,
         seed: 1,
+        planted: crate::planted::Planted::default(),
     };
     let mut before = Driver::new(config(false), log.clone(), &StateEnd::default()).unwrap();
     before.receive(from_peer(MessageType::MsgHeartbeat, 3), false);

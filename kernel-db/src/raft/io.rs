@@ -3,6 +3,7 @@
 use raft::StateRole;
 use raft::eraftpb::{Entry, Message};
 
+use crate::planted::Planted;
 use crate::storage::{Checkpoint, LogWrite};
 
 pub struct DriverConfig {
@@ -16,6 +17,7 @@ pub struct DriverConfig {
     /// The tail of the log may be lost (see `ReplicaConfig::log_tail_lost`).
     pub tail_lost: bool,
     pub seed: u64,
+    pub planted: Planted,
 }
 
 /// What the replica has to do or to know.

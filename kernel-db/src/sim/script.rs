@@ -287,7 +287,11 @@ impl Script {
         };
         let mut out = Vec::new();
         self.member(node)?.step(now, input, &mut out)?;
+        let mut made = Vec::new();
         for output in out {
+            if let Output::Checkpoint { members } = &output {
+                made.push(self.member(node)?.checkpoint(members));
+            }
             let quiet = matches!(
                 output,
                 Output::Send(_) | Output::Write { .. } | Output::Apply(_)
@@ -299,7 +303,9 @@ impl Script {
             }
             self.carry_out(node, output)?;
         }
-        Ok(())
+        // Behind the other outputs, whose order counts.
+        made.into_iter()
+            .try_for_each(|made| self.input(node, Input::Checkpointed(made)))
     }
 
     fn carry_out(&mut self, node: u64, output: Output) -> Result<()> {

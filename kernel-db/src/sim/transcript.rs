@@ -5,16 +5,22 @@ use std::fmt::Write as _;
 use raft::eraftpb::{Entry, Message, MessageType};
 
 use crate::error::{Class, Error};
-use crate::partition::{Input, Output};
+use crate::partition::Output;
+#[cfg(test)]
+use crate::partition::{Input, Task};
 
 /// One line, without line end.
+#[cfg(test)]
 pub fn input(input: &Input) -> String {
     match input {
         Input::Tick => "tick".into(),
         Input::Message(m) => format!("receive {}", message(m)),
         Input::Persisted { token } => format!("persisted {token}"),
         Input::Applied(report) => format!("applied {} durable {}", report.index, report.durable),
-        Input::Request(request) => format!("request {}", request.id),
+        Input::Request(request) => match &request.task {
+            Task::Run(_) => format!("request {}", request.id),
+            Task::Txn(work) => format!("request {} {work:?}", request.id),
+        },
         Input::Flush => "flush".into(),
         Input::Campaign => "campaign".into(),
         Input::TransferLeader(to) => format!("transfer to {to}"),

@@ -25,7 +25,7 @@ impl Image {
             put_row(&mut out, row);
         }
         out.put_u64(self.history.len() as u64);
-        for ((end, key), row) in &self.history {
+        for ((key, end), row) in &self.history {
             out.put_u64(*end);
             put_bytes(&mut out, key);
             put_row(&mut out, row);
@@ -63,8 +63,8 @@ impl Image {
             image.current.insert(key, row(from)?);
         }
         for _ in 0..number(from)? {
-            let key = (number(from)?, bytes(from)?);
-            image.history.insert(key, row(from)?);
+            let end = number(from)?;
+            image.history.insert((bytes(from)?, end), row(from)?);
         }
         for _ in 0..number(from)? {
             let place = (session(from)?, number(from)?);
@@ -132,7 +132,7 @@ mod tests {
         image.meta.applied_index = 9;
         image.meta.members = bytes("members");
         image.current.insert(bytes("k"), row(8, "v"));
-        image.history.insert((8, bytes("k")), row(4, "old"));
+        image.history.insert((bytes("k"), 8), row(4, "old"));
         image.sessions.insert((7, 1), (1025, bytes("reply")));
         image.evicted.insert(6, ());
         let encoded = image.encode();

@@ -164,3 +164,51 @@ async fn money_is_neither_made_nor_lost_nor_seen_on_its_way() {
         .unwrap();
     assert_eq!(row.get::<_, i64>(0), ACCOUNTS as i64 * BALANCE);
 }
+
+// I11: over several partitions too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_repeated_number_gets_the_first_reply_and_runs_once() {
+    let node = Node::start().await;
+    let session = "-c dbos.session=0000000000000000000000000000002a";
+    let client = node.connect_with(session).await;
+    for sql in [
+        "CREATE TABLE account (id int PRIMARY KEY, balance bigint)",
+        "CREATE FUNCTION add(a int, b int, n bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+         DECLARE total bigint;
+         BEGIN
+           UPDATE account SET balance = balance + n WHERE id = a OR id = b;
+           SELECT sum(balance) INTO total FROM account;
+           IF total > 1000 THEN RAISE EXCEPTION 'too much'; END IF;
+           RETURN total;
+         END $$",
+        "INSERT INTO account VALUES (1, 0), (2, 0), (3, 0)",
+    ] {
+        client.batch_execute(sql).await.unwrap();
+    }
+    let again = node.connect_with(session).await;
+    for (number, a, b, n, expected) in [
+        (7, 1, 2, 5_i64, Some(10_i64)),
+        (8, 2, 3, 7, Some(24)),
+        (9, 1, 3, 1_000, None),
+    ] {
+        for client in [&client, &again, &client] {
+            let set = format!("SET dbos.request TO {number}");
+            client.batch_execute(&set).await.unwrap();
+            let reply = client
+                .query_one("SELECT add($1, $2, $3)", &[&a, &b, &n])
+                .await;
+            match (expected, reply) {
+                (Some(total), Ok(row)) => assert_eq!(row.get::<_, i64>(0), total),
+                (None, Err(error)) => {
+                    assert_eq!(error.as_db_error().unwrap().message(), "too much");
+                }
+                (_, other) => panic!("{number}: {other:?}"),
+            }
+        }
+    }
+    let total = client
+        .query_one("SELECT sum(balance)::bigint FROM account", &[])
+        .await
+        .unwrap();
+    assert_eq!(total.get::<_, i64>(0), 24);
+}

@@ -59,7 +59,15 @@ impl Node {
     }
 
     pub async fn connect(&self) -> Client {
-        let url = format!("host=127.0.0.1 port={} user=dbos dbname=dbos", self.port);
+        self.connect_with("").await
+    }
+
+    /// With startup options.
+    pub async fn connect_with(&self, options: &str) -> Client {
+        let url = format!(
+            "host=127.0.0.1 port={} user=dbos dbname=dbos options='{options}'",
+            self.port
+        );
         connect(&url).await
     }
 }

@@ -1,5 +1,7 @@
 //! The partition in memory, as these tests speak to it: SQL text in, text out.
 
+use std::sync::Arc;
+
 use kernel_db::Result;
 use kernel_db::sql::exec::Outcome;
 use kernel_db::sql::prepare::{Prepared, parse_many, prepare};
@@ -32,6 +34,11 @@ impl Database {
             last = self.run_one(&text, &[])?;
         }
         Ok(last)
+    }
+
+    pub fn run_one(&mut self, sql: &str, params: &[Value]) -> Result<Outcome> {
+        let prepared = Arc::new(prepare(&self.catalog, sql, &[])?);
+        self.run_prepared(prepared, params)
     }
 
     /// Rows as text, one string a row, columns separated by `|`.

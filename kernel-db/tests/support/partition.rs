@@ -9,7 +9,7 @@ use kernel_db::partition::{Budget, Scan, Slot, Store, Transaction, TxnEnv};
 use kernel_db::sql::Value;
 use kernel_db::sql::catalog::Catalog;
 use kernel_db::sql::exec::Outcome;
-use kernel_db::sql::prepare::{Kind, Prepared, prepare};
+use kernel_db::sql::prepare::{Kind, Prepared};
 use kernel_db::sql::transaction::{
     Backfill, CatalogChange, InstallSchema, Outcomes, SqlTransaction, read_catalog,
 };
@@ -112,11 +112,6 @@ impl Database {
             })?;
         }
         Ok(())
-    }
-
-    pub fn run_one(&mut self, sql: &str, params: &[Value]) -> Result<Outcome> {
-        let prepared = Arc::new(prepare(&self.catalog, sql, &[])?);
-        self.run_prepared(prepared, params)
     }
 
     pub fn run_prepared(&mut self, prepared: Arc<Prepared>, params: &[Value]) -> Result<Outcome> {

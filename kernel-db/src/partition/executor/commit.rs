@@ -13,6 +13,7 @@ use crate::partition::records::{
 };
 use crate::partition::replica::{Now, Output, ReplicaConfig};
 use crate::partition::sessions::{self, Seen};
+use crate::planted::Mutation;
 use crate::storage::StateStore;
 use crate::txn::messages::{
     Answer, Commit, DEADLINE_AHEAD_US_MAX, Decision, LockMode, LookUp, Nothing, Outcome, Part,
@@ -53,6 +54,10 @@ impl<S: StateStore> Executor<S> {
             let mode = LockMode::Share as i32;
             locks.push(KeptLock { span, mode });
         }
+        if config.planted.is(Mutation::PrepareWithoutReadLocks) {
+            locks.retain(|lock| lock.mode >= LockMode::NoKeyUpdate as i32);
+            self.release(part.txn);
+        }
         let record = PreparedRecord {
             coordinator: prepare.coordinator,
             deadline_ts: part.deadline_ts,
@@ -65,6 +70,9 @@ impl<S: StateStore> Executor<S> {
         }
         in_doubt::lock(&mut self.locks, part.txn, &record, now.mono_us);
         self.doubt.prepare(part.txn, record, now.mono_us);
+        if config.planted.is(Mutation::EarlyLockRelease) {
+            self.release(part.txn);
+        }
         Ok(Step::Stamped(PREPARED))
     }
 
@@ -290,7 +298,7 @@ impl<S: StateStore> Executor<S> {
             let (id, result) = (request.id, Err(cancelled()));
             out.push(Output::Reply { id, result });
         }
-        for reminder in self.doubt.remind(now.mono_us) {
+        for reminder in self.doubt.remind(now.mono_us, self.committed_ts) {
             out.push(match reminder {
                 Reminder::Resolve {
                     txn,

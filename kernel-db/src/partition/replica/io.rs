@@ -12,6 +12,7 @@ use raft::eraftpb::Message;
 use super::super::Transaction;
 use super::super::apply::{AppliedReport, ApplyJob};
 use crate::error::Result;
+use crate::planted::Planted;
 use crate::storage::{Checkpoint, LogWrite};
 use crate::txn::messages::{TxnId, Work};
 
@@ -77,6 +78,8 @@ pub struct ReplicaConfig {
     pub snapshot_patience_ticks: u64,
     /// Seed of election timeouts and of `TxnEnv::seed`.
     pub seed: u64,
+    /// A fault planted by a test.
+    pub planted: Planted,
 }
 
 impl ReplicaConfig {
@@ -108,6 +111,7 @@ impl ReplicaConfig {
             log_tail_lost: false,
             snapshot_patience_ticks: 200,
             seed: 0,
+            planted: Planted::default(),
         }
     }
 }

@@ -27,6 +27,7 @@ use raft::StateRole;
 use super::apply::{AppliedReport, ApplyJob};
 use super::executor::Executor;
 use crate::error::{Error, Result};
+use crate::planted::Mutation;
 use crate::raft::{Driver, DriverConfig, Effect, Proposed, StateEnd};
 use crate::storage::{LogStore, StateStore};
 
@@ -57,6 +58,9 @@ pub struct Replica<S: StateStore> {
     changing: Option<(u64, u64, u64)>,
     role: RoleChange,
     effects: Vec<Effect>,
+    /// The tip of an earlier leadership (`Mutation::OverlayKept`).
+    #[cfg(test)]
+    kept: Option<super::Tip<S>>,
 }
 
 impl<S: StateStore> Replica<S> {
@@ -73,6 +77,7 @@ impl<S: StateStore> Replica<S> {
                 sync: config.durability == Durability::Fsync,
                 tail_lost: config.log_tail_lost,
                 seed: config.seed,
+                planted: config.planted,
             },
             log,
             &StateEnd::new(&meta, store.origin()),
@@ -101,6 +106,8 @@ impl<S: StateStore> Replica<S> {
                 open: false,
             },
             effects: Vec::new(),
+            #[cfg(test)]
+            kept: None,
         })
     }
 
@@ -282,7 +289,12 @@ impl<S: StateStore> Replica<S> {
             0 => held_by_all,
             _ => held_by_all.max(self.driver.index_after(excess)),
         };
-        let index = index.min(self.durable);
+        let durable = if self.config.planted.is(Mutation::TruncationBeforeFlush) {
+            self.applied
+        } else {
+            self.durable
+        };
+        let index = index.min(durable);
         let worth = TRUNCATE_BYTES_MIN.min(self.config.log_bytes_max / 8);
         if index >= self.driver.view().first && self.driver.bytes_to(index) >= worth {
             let index = self.driver.truncate(index)?;
@@ -347,6 +359,15 @@ impl<S: StateStore> Replica<S> {
         self.effects = effects;
     }
 
+    /// `Mutation::OverlayKept`: the tip stays for the next time.
+    #[cfg(test)]
+    fn keep_tip(&mut self, mut executor: Executor<S>) -> Executor<S> {
+        if self.config.planted.is(Mutation::OverlayKept) {
+            self.kept = Some(executor.take_tip());
+        }
+        executor
+    }
+
     /// Closes an executor whose term is over; opens one when this node's term has begun.
     fn follow_role(&mut self, out: &mut Vec<Output>) -> Result<()> {
         let view = self.driver.view();
@@ -357,6 +378,8 @@ impl<S: StateStore> Replica<S> {
             .is_some_and(|executor| !leads || executor.term() != view.term);
         if over && let Some(executor) = self.executor.take() {
             // I6: the lease, the tip and every speculative write go with it.
+            #[cfg(test)]
+            let executor = self.keep_tip(executor);
             executor.close(&self.not_leader(), out);
         }
         // I2: the last entry of a new leader's log is the empty one of its own term; it and all before it are applied.
@@ -367,6 +390,10 @@ impl<S: StateStore> Replica<S> {
                 view.term,
                 self.now,
             )?);
+            #[cfg(test)]
+            if let (Some(executor), Some(tip)) = (&mut self.executor, self.kept.take()) {
+                executor.put_tip(tip);
+            }
         }
         Ok(())
     }
@@ -420,6 +447,9 @@ impl<S: StateStore> Replica<S> {
         self.flush = false;
         let index = self.driver.view().last + 1;
         let data = executor.seal(self.now, index, self.driver.held_by_all());
+        if self.config.planted.is(Mutation::ReplyBeforeCommit) {
+            executor.reply_early(out);
+        }
         // I1: the entry must be the one this executor computed, at the index it computed it for.
         if self.driver.propose(executor.term(), data) != Proposed::At(index)
             && let Some(executor) = self.executor.take()

@@ -233,6 +233,27 @@ fn unique_row(
     row: &[Value],
     ctx: &mut ExecCtx<'_>,
 ) -> Result<Option<Bytes>> {
+    let Some((key, value)) = entry_of(table, index, row, ctx)? else {
+        return Ok(None);
+    };
+    let row_key = keys::row_key_of_entry(table.id, &key, &value)?;
+    let slot = keys::slot_of_key(table, &row_key);
+    let row = ctx.store.get_to_write(&row_key, slot)?;
+    row.map(Some).ok_or_else(|| {
+        Error::new(
+            "XX001",
+            format!("index \"{}\" names a row that is not there", index.name),
+        )
+    })
+}
+
+/// The entry with the same values in a unique index.
+fn entry_of(
+    table: &Table,
+    index: &Index,
+    row: &[Value],
+    ctx: &mut ExecCtx<'_>,
+) -> Result<Option<(Bytes, Bytes)>> {
     if index.columns.iter().any(|c| row[c.column].is_null()) {
         return Ok(None);
     }
@@ -250,24 +271,13 @@ fn unique_row(
         },
         &mut found,
     )?;
-    let Some((key, value)) = found.first() else {
-        return Ok(None);
-    };
-    let row_key = keys::row_key_of_entry(table.id, key, value)?;
-    let slot = keys::slot_of_key(table, &row_key);
-    let row = ctx.store.get_to_write(&row_key, slot)?;
-    row.map(Some).ok_or_else(|| {
-        Error::new(
-            "XX001",
-            format!("index \"{}\" names a row that is not there", index.name),
-        )
-    })
+    Ok(found.pop())
 }
 
 /// Makes others that want the values of this entry wait until it is decided whether they are free.
 fn hold_unique(table: &Table, index: &Index, row: &[Value], ctx: &mut ExecCtx<'_>) -> Result<()> {
     if index.unique && ctx.store.takes_locks() {
-        unique_row(table, index, row, ctx)?;
+        entry_of(table, index, row, ctx)?;
     }
     Ok(())
 }

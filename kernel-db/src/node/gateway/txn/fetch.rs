@@ -74,7 +74,10 @@ impl Gateway {
                     .await?
                 {
                     Answer::Locked(locked) if locked.rows.len() == keys.len() => {
-                        holds.given(*group, locked.term)?;
+                        // Where everything was left out there is no lock to lose.
+                        if locked.rows.iter().any(|row| !row.skipped) {
+                            holds.given(*group, locked.term)?;
+                        }
                         let one = |row: LockedRow| (!row.skipped).then_some(row.value);
                         Ok(Got::Locked(locked.rows.into_iter().map(one).collect()))
                     }
