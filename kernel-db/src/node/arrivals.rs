@@ -103,7 +103,7 @@ impl Arrivals {
         loop {
             // Looking for the next piece may read a whole file.
             let (back, piece) = blocking(move || {
-                let piece = incoming.next();
+                let piece = incoming.missing();
                 Ok((incoming, piece))
             })
             .await?;

@@ -109,6 +109,14 @@ impl Topology {
         if !next.leaving.contains(&node) {
             next.leaving.push(node);
         }
+        // A move that would bring replicas there is turned back.
+        let groups = &next.groups;
+        if let Some(moving) = &mut next.moving
+            && moving.voters.contains(&node)
+            && !groups[moving.group as usize].contains(&node)
+        {
+            moving.voters = groups[moving.group as usize].clone();
+        }
         if next.staying().len() < self.replicas {
             return Err(Error::new(
                 "55000",
@@ -346,6 +354,19 @@ mod tests {
                 assert_balanced(&topology);
             }
         }
+    }
+
+    #[test]
+    fn a_move_to_a_node_that_leaves_is_turned_back() {
+        let four = topology(3, 4, 3).add(node(4)).unwrap();
+        let moving = four.begin(four.next_move().unwrap());
+        let group = moving.moving.as_ref().unwrap().group;
+        assert!(moving.concerns(group, 4));
+        let back = moving.remove(4).unwrap();
+        assert_eq!(back.moving.as_ref().unwrap().voters, four.voters(group));
+        let settled = settled(back.settle());
+        assert_eq!(settled.groups, four.groups);
+        assert_eq!(settled.nodes.len(), 3);
     }
 
     #[test]

@@ -57,7 +57,7 @@ fn rows(store: &dyn StateSnapshot) -> usize {
 fn bring(from: &Path, to: &Path, checkpoint: &Checkpoint) -> crate::error::Result<PathBuf> {
     let manifest = Manifest::decode_checked(&checkpoint.data)?;
     let mut incoming = Incoming::open(to, manifest.clone())?;
-    while let Some(piece) = incoming.next()? {
+    while let Some(piece) = incoming.missing()? {
         let name = &manifest.files[piece.file].name;
         let bytes = read_piece(from, manifest.id(), name, piece.offset, 4096)?;
         incoming.write(piece, &bytes)?;

@@ -144,7 +144,7 @@ impl Incoming {
     }
 
     /// The next piece to fetch; none when every file is there and verified. XX001 when a file keeps arriving damaged.
-    pub fn next(&mut self) -> Result<Option<Missing>> {
+    pub fn missing(&mut self) -> Result<Option<Missing>> {
         while let Some(entry) = self.manifest.files.get(self.done) {
             let path = self.dir.join(&entry.name);
             let length = match fs::metadata(&path) {
@@ -178,7 +178,7 @@ impl Incoming {
         Ok(None)
     }
 
-    /// Adds a piece that `next` asked for.
+    /// Adds a piece that `missing` asked for.
     pub fn write(&self, piece: Missing, bytes: &[u8]) -> Result<()> {
         let Some(entry) = self.manifest.files.get(piece.file) else {
             return Err(Error::internal("a piece of a file that is not listed"));
@@ -304,7 +304,7 @@ mod tests {
         mut spoil: impl FnMut(u32, Vec<u8>) -> Vec<u8>,
     ) -> Result<u32> {
         let mut pieces = 0;
-        while let Some(piece) = incoming.next()? {
+        while let Some(piece) = incoming.missing()? {
             let manifest = incoming.manifest().clone();
             let name = &manifest.files[piece.file].name;
             let bytes = read_piece(from, manifest.id(), name, piece.offset, 1024)?;
@@ -320,7 +320,7 @@ mod tests {
         let manifest = offered(from.path());
         assert_eq!((manifest.files.len(), manifest.bytes()), (3, 5003));
         let mut first = Incoming::open(to.path(), manifest.clone()).unwrap();
-        let piece = first.next().unwrap().unwrap();
+        let piece = first.missing().unwrap().unwrap();
         first.write(piece, &[7; 1024]).unwrap();
         drop(first);
         let mut second = Incoming::open(to.path(), manifest.clone()).unwrap();
