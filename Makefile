@@ -7,6 +7,8 @@
 #   make build   leave the release binary at target/release/dbos
 #   make check   format, clippy, rustdoc, licences and sources, repository rules: before each commit
 #   make audit   security advisories, where their database can be reached
+#   make sim     the seeded simulator: SEED=0 RUNS=100 [MUTATION=name]
+#   make sim-mutations   how many seeds it takes to find each planted fault
 #   make bench   criterion micro-benchmarks and the engine benchmark
 
 CARGO ?= cargo
@@ -16,7 +18,7 @@ export CARGO_TARGET_DIR
 export ROCKSDB_LIB_DIR = $(CARGO_TARGET_DIR)/rocksdb
 export ROCKSDB_STATIC = 1
 
-.PHONY: build demo test torture check audit bench sim rocksdb setup setup-test clean
+.PHONY: build demo test torture check audit bench sim sim-mutations rocksdb setup setup-test clean
 .DEFAULT_GOAL := build
 
 setup:
@@ -55,8 +57,14 @@ audit:
 bench: rocksdb
 	$(CARGO) bench --locked --workspace
 
+# Seeds SEED to SEED + RUNS - 1; MUTATION plants a fault, HISTORY_ONLY=1 looks at nothing but what clients see, TRANSCRIPT
+# names a file for a failing seed's whole transcript.
+SIM = $(CARGO) test --quiet --release --locked -p kernel-db --lib -- --ignored --nocapture --exact
 sim: rocksdb
-	$(CARGO) test --release --locked -p kernel-db --test sim -- --nocapture
+	SEED=$(SEED) RUNS=$(RUNS) MUTATION=$(MUTATION) $(SIM) sim::runs::make_sim
+
+sim-mutations: rocksdb
+	SEED=$(SEED) RUNS=$(RUNS) $(SIM) sim::runs::make_sim_mutations
 
 clean:
 	$(CARGO) clean

@@ -351,3 +351,23 @@ pub fn lock(locks: &mut Locks, txn: TxnId, record: &PreparedRecord, now_us: u64)
     }
     locks.set_prepared(txn);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::memory::MemState;
+
+    #[test]
+    fn i4_a_decision_is_told_to_others_only_when_it_is_committed() {
+        let mut doubt = InDoubt::load(&MemState::new(), &mut Locks::default(), 0, 1_000).unwrap();
+        let txn = TxnId::default();
+        doubt.decide(txn, true, vec![2], 1_000_000, 0);
+        doubt.sealed(5, 100);
+        assert!(doubt.remind(2_000, 99).is_empty());
+        let told = doubt.remind(2_000, 100);
+        assert!(matches!(
+            told[..],
+            [Reminder::Finish { commit_ts: 100, .. }]
+        ));
+    }
+}

@@ -67,12 +67,6 @@ pub enum Heard {
     Timeout,
 }
 
-impl Heard {
-    pub fn is_timeout(&self) -> bool {
-        matches!(self, Heard::Timeout)
-    }
-}
-
 /// How far a snapshot is.
 struct Snapshot {
     /// The groups asked so far in this round.

@@ -11,11 +11,10 @@ impl World {
         if self.calm {
             return Ok(());
         }
-        self.after(
-            self.plan.disaster_us / 5,
-            self.plan.disaster_us * 9 / 5,
-            Event::Fault,
-        );
+        // A run that goes on because too little has happened needs rest more than faults.
+        let late = self.now >= self.plan.length_us;
+        let pause = self.plan.disaster_us * if late { 5 } else { 1 };
+        self.after(pause / 5, pause * 9 / 5, Event::Fault);
         let node = self.rng.range(1, self.plan.nodes + 1);
         self.totals.add("disasters", 1);
         match self.rng.range(0, 20) {
@@ -94,6 +93,10 @@ impl World {
 
     /// Alone, or unable to hear, or unable to speak, or without one other.
     fn cut_off(&mut self, node: u64) {
+        // Leaders have the most to lose.
+        let group = self.rng.range(1, u64::from(self.plan.groups) + 1) as u32;
+        let leader = (1..=self.plan.nodes).find(|node| self.leads(*node, group));
+        let node = leader.filter(|_| self.rng.permille(600)).unwrap_or(node);
         let others: Vec<u64> = (1..=self.plan.nodes)
             .filter(|other| *other != node)
             .collect();

@@ -69,10 +69,10 @@ impl<S: StateStore> Executor<S> {
             return Ok(step);
         }
         in_doubt::lock(&mut self.locks, part.txn, &record, now.mono_us);
-        self.doubt.prepare(part.txn, record, now.mono_us);
         if config.planted.is(Mutation::EarlyLockRelease) {
             self.release(part.txn);
         }
+        self.doubt.prepare(part.txn, record, now.mono_us);
         Ok(Step::Stamped(PREPARED))
     }
 
