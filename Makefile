@@ -2,18 +2,21 @@
 #
 #   make demo    build, start a three-node cluster, show the services working on it, stop it
 #   make test    build and run every test (what CI runs)
+#   make torture MINUTES=10
+#                a real cluster at work while its nodes are killed, paused, restarted and cut off; histories checked
 #   make build   leave the release binary at target/release/dbos
 #   make check   format, clippy, rustdoc, licences and sources, repository rules: before each commit
 #   make audit   security advisories, where their database can be reached
 #   make bench   criterion micro-benchmarks and the engine benchmark
 
 CARGO ?= cargo
+MINUTES ?= 10
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
 export ROCKSDB_LIB_DIR = $(CARGO_TARGET_DIR)/rocksdb
 export ROCKSDB_STATIC = 1
 
-.PHONY: build demo test check audit bench sim rocksdb setup setup-test clean
+.PHONY: build demo test torture check audit bench sim rocksdb setup setup-test clean
 .DEFAULT_GOAL := build
 
 setup:
@@ -36,6 +39,9 @@ demo: build
 test: setup-test rocksdb
 	$(CARGO) build --release --locked --workspace --all-targets
 	$(CARGO) test --release --locked --workspace
+
+torture: rocksdb
+	TORTURE_MINUTES=$(MINUTES) $(CARGO) test --release --locked -p dbos --test torture -- --nocapture
 
 check: rocksdb
 	$(CARGO) fmt --all --check

@@ -12,6 +12,7 @@ mod report;
 mod run;
 pub mod sched;
 mod target;
+mod transfers;
 
 pub use report::{BeforeAfter, Latency, Report};
 pub use run::{IN_FLIGHT_TRIED, Kind, Options, Progress, Run, measure, run};

@@ -15,6 +15,8 @@ pub struct Report {
     pub policy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shape: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multi_partition: Option<f64>,
     pub connections: u32,
     pub in_flight: u32,
     pub rate: Option<f64>,
@@ -66,6 +68,10 @@ impl fmt::Display for Report {
             .as_deref()
             .or(self.shape.as_deref())
             .unwrap_or("");
+        let what = match self.multi_partition {
+            Some(fraction) => format!("{what}, {fraction} multi-partition,"),
+            None => what.to_string(),
+        };
         writeln!(
             f,
             "{} {what} on {} ({}): nodes {}, replicas {}, partitions {}, durability {}",

@@ -16,7 +16,7 @@ use crate::peers::{etcd, ext4, slurm};
 use crate::report::{BeforeAfter, Latency, Report};
 use crate::target::Peer;
 use crate::target::Target;
-use crate::{files, messages, sched};
+use crate::{files, messages, sched, transfers};
 
 /// Operations in flight that are tried when none are named.
 pub const IN_FLIGHT_TRIED: [u32; 4] = [1, 4, 16, 64];
@@ -38,6 +38,12 @@ pub enum Kind {
         shape: files::Shape,
         /// Bytes of a block; the shape's own if `None`.
         size: Option<usize>,
+    },
+    /// One transfer between accounts, this fraction of them between partitions; all from one account if `hot`.
+    Txn {
+        multi_partition: f64,
+        accounts: u32,
+        hot: bool,
     },
 }
 
@@ -244,6 +250,15 @@ async fn prepare(
         (Kind::Fs { shape, size }, Some(client), _) => {
             files::prepare(client, *shape, *size, load.in_flight, fill_for(load)).await
         }
+        (
+            Kind::Txn {
+                multi_partition,
+                accounts,
+                hot,
+            },
+            Some(client),
+            _,
+        ) => transfers::prepare(client, *multi_partition, *accounts, *hot).await,
         _ => Err(does_not()),
     }
 }
@@ -289,6 +304,16 @@ fn report(target: &Target, options: &Options, load: &Load, measured: &Measured) 
         Kind::Sched(spec) => ("sched", name(&sched::Policy::ALL, &spec.policy), None),
         Kind::Ipc(spec) => ("ipc", None, name(&messages::Shape::ALL, &spec.shape)),
         Kind::Fs { shape, .. } => ("fs", None, name(&files::Shape::ALL, shape)),
+        Kind::Txn { hot, .. } => {
+            let accounts = if *hot { "hot" } else { "uniform" };
+            ("txn", None, Some(accounts.to_string()))
+        }
+    };
+    let multi_partition = match options.kind {
+        Kind::Txn {
+            multi_partition, ..
+        } => Some(multi_partition),
+        _ => None,
     };
     Report {
         bench,
@@ -296,6 +321,7 @@ fn report(target: &Target, options: &Options, load: &Load, measured: &Measured) 
         target_version: String::new(),
         policy,
         shape,
+        multi_partition,
         connections: options.connections,
         in_flight: load.in_flight,
         rate: load.rate,

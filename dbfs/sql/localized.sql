@@ -70,8 +70,11 @@ DECLARE
 BEGIN
     SELECT d.kind, d.file_id, d.size, d.block_size, d.version INTO f FROM directory d
         WHERE d.home = in_home AND d.user_name = in_user AND d.parent = in_parent AND d.name = in_name;
-    IF NOT FOUND OR f.kind = 0 THEN
+    IF NOT FOUND THEN
         RAISE EXCEPTION 'no such file: % in %', in_name, in_parent USING ERRCODE = '58P01';
+    END IF;
+    IF f.kind = 0 THEN
+        RAISE EXCEPTION '% in % is a directory', in_name, in_parent USING ERRCODE = '42809';
     END IF;
     kind := f.kind;
     file_size := f.size;
@@ -114,8 +117,11 @@ DECLARE
 BEGIN
     SELECT kind, file_id, size, block_size INTO f FROM directory
         WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name FOR UPDATE;
-    IF NOT FOUND OR f.kind = 0 THEN
+    IF NOT FOUND THEN
         RAISE EXCEPTION 'no such file: % in %', in_name, in_parent USING ERRCODE = '58P01';
+    END IF;
+    IF f.kind = 0 THEN
+        RAISE EXCEPTION '% in % is a directory', in_name, in_parent USING ERRCODE = '42809';
     END IF;
     keep := (in_size + f.block_size - 1) / f.block_size;
     last := in_size % f.block_size;

@@ -57,7 +57,8 @@ RETURNS TABLE (name text, kind int4, size int8, block_size int4, modified_at tim
         ORDER BY d.name
 $$;
 
--- Renames a file, within the user's tree. The new directory is named as in dbfs_create.
+-- Renames a file, within the user's tree. The new directory is named as in dbfs_create. 58P02 if the new name is taken (23505
+-- from PostgreSQL if it is taken at the same moment).
 CREATE OR REPLACE FUNCTION dbfs_rename(in_home int8, in_user text, in_parent text, in_name text, in_up_parent text,
                                        in_up_name text, in_new_parent text, in_new_name text) RETURNS void
 LANGUAGE plpgsql AS $$
@@ -72,6 +73,14 @@ BEGIN
     END IF;
     IF f.kind = 0 THEN
         RAISE EXCEPTION '% in % is a directory', in_name, in_parent USING ERRCODE = '42809';
+    END IF;
+    IF in_new_parent = in_parent AND in_new_name = in_name THEN
+        RETURN;
+    END IF;
+    PERFORM kind FROM directory
+        WHERE home = in_home AND user_name = in_user AND parent = in_new_parent AND name = in_new_name;
+    IF FOUND THEN
+        RAISE EXCEPTION 'exists already: % in %', in_new_name, in_new_parent USING ERRCODE = '58P02';
     END IF;
     UPDATE directory SET parent = in_new_parent, name = in_new_name, modified_at = now()
         WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name;

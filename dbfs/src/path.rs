@@ -21,8 +21,7 @@ pub struct Place {
 impl Place {
     pub fn parse(path: &str) -> Result<Self> {
         check_path(path)?;
-        let (parent, name) =
-            split(path).ok_or_else(|| bad(path, "the root directory itself cannot be changed"))?;
+        let (parent, name) = split(path).ok_or_else(|| bad(path, "it is the root directory"))?;
         let (up_parent, up_name) = split(&parent).unwrap_or_default();
         Ok(Self {
             parent,

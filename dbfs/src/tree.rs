@@ -162,7 +162,7 @@ impl Tree {
         rows.iter().map(entry).collect()
     }
 
-    /// Gives a file another name or directory. 23505 if the new name is taken.
+    /// Gives a file another name or directory. 58P02 if the new name is taken.
     pub async fn rename(&self, from: &str, to: &str) -> Result<()> {
         let (from, to) = (Place::parse(from)?, Place::parse(to)?);
         let sql = "SELECT dbfs_rename($1, $2, $3, $4, $5, $6, $7, $8)";

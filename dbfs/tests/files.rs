@@ -169,7 +169,11 @@ async fn wrong_requests_are_told_apart() {
         assert_eq!(code(tree.append("/none", b"x").await), "58P01");
         assert_eq!(code(tree.rename("/none", "/other").await), "58P01");
         assert_eq!(code(tree.rename("/d", "/e").await), "42809");
-        assert_eq!(code(tree.rename("/l", "/p").await), "23505");
+        assert_eq!(code(tree.rename("/l", "/p").await), "58P02");
+        assert_eq!(code(tree.rename("/l", "/d").await), "58P02");
+        tree.rename("/l", "/l").await.unwrap();
+        assert_eq!(code(tree.read("/d", 0, 1).await), "42809");
+        assert_eq!(code(tree.truncate("/d", 0).await), "42809");
         assert_eq!(code(tree.delete("/none").await), "58P01");
         assert_eq!(
             code(tree.write("/l", 0, &vec![0; LOCALIZED_WRITE_MAX + 1]).await),

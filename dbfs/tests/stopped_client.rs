@@ -190,19 +190,25 @@ async fn a_parallel_file_is_changed_whole_or_not_at_all() {
     stopped_at_each_step(Kind::Parallel, 3).await;
 }
 
+/// `/f` of user ann.
+async fn empty_parallel_file(engine: &Engine) -> (Client, Tree) {
+    let client = engine.client().await.unwrap();
+    dbfs::install(&client).await.unwrap();
+    let files = FileSystem::new(client.clone());
+    files.create_user(NewUser::named("ann")).await.unwrap();
+    let tree = files.tree("ann").await.unwrap();
+    tree.create("/f", Kind::Parallel, Some(BLOCK))
+        .await
+        .unwrap();
+    (client, tree)
+}
+
 /// Clean-up itself may die at each step, and be run twice at once.
 #[tokio::test]
 async fn clean_up_goes_on_where_it_was_stopped() {
     for engine in engines() {
         let engine = engine.unwrap();
-        let client = engine.client().await.unwrap();
-        dbfs::install(&client).await.unwrap();
-        let files = FileSystem::new(client.clone());
-        files.create_user(NewUser::named("ann")).await.unwrap();
-        let tree = files.tree("ann").await.unwrap();
-        tree.create("/f", Kind::Parallel, Some(BLOCK))
-            .await
-            .unwrap();
+        let (client, tree) = empty_parallel_file(&engine).await;
         tree.write("/f", 0, &[3; 200]).await.unwrap();
         // The delete itself goes through, its clean-up stops at once.
         tree.clone()
@@ -230,14 +236,7 @@ async fn clean_up_goes_on_where_it_was_stopped() {
 async fn a_write_that_was_given_up_is_done_again_from_the_start() {
     for engine in engines() {
         let engine = engine.unwrap();
-        let client = engine.client().await.unwrap();
-        dbfs::install(&client).await.unwrap();
-        let files = FileSystem::new(client.clone());
-        files.create_user(NewUser::named("ann")).await.unwrap();
-        let tree = files.tree("ann").await.unwrap();
-        tree.create("/f", Kind::Parallel, Some(BLOCK))
-            .await
-            .unwrap();
+        let (client, tree) = empty_parallel_file(&engine).await;
         // The first attempt to publish finds its write gone.
         let runtime = tokio::runtime::Handle::current();
         let (gave_up, other) = (Arc::new(AtomicU32::new(0)), tree.clone());

@@ -4,7 +4,6 @@
 //! raft-engine, apply thread with RocksDB; every call has a session and a number (I11). Calls arrive in groups, as they do
 //! from a socket, and so many are in flight. At the end the directory is opened anew and the rows are counted.
 
-use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::io::Write;
 use std::path::Path;
@@ -14,14 +13,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kernel_db::node::threads::{Report, Threads, WriteJob};
-use kernel_db::partition::{Input, Now, Output, Replica, ReplicaConfig, Request, Transaction};
+use kernel_db::partition::{
+    Input, Now, Output, Replica, ReplicaConfig, Request, Task, Transaction,
+};
 use kernel_db::sql::Value;
 use kernel_db::sql::catalog::Catalog;
 use kernel_db::sql::prepare::{Prepared, prepare};
 use kernel_db::sql::transaction::{CatalogChange, InstallSchema, SqlTransaction, catalog_key};
 use kernel_db::storage::engine::{EngineLog, EngineLogOptions};
 use kernel_db::storage::format::Identity;
-use kernel_db::storage::rocks::{RocksShared, RocksState};
+use kernel_db::storage::replaceable::ReplaceableState;
+use kernel_db::storage::rocks::RocksShared;
 use kernel_db::storage::{LogStore, StateSnapshot};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -45,8 +47,8 @@ const ARRIVE: usize = 64;
 const TICK: Duration = Duration::from_millis(50);
 
 struct Engine {
-    replica: Replica<RocksState>,
-    store: Arc<RocksState>,
+    replica: Replica<ReplaceableState>,
+    store: Arc<ReplaceableState>,
     threads: Threads,
     reports: UnboundedReceiver<Report>,
     started: Instant,
@@ -66,15 +68,14 @@ impl Engine {
             Arc::new(EngineLog::open(&dir.join("log"), &options, identity(1)).unwrap());
         let shared = RocksShared::new(512 << 20, 256 << 20);
         let state = dir.join("state");
-        let store = Arc::new(RocksState::open(&state, &shared, identity(GROUP)).unwrap());
+        let store = Arc::new(ReplaceableState::open(&state, &shared, identity(GROUP)).unwrap());
         let config = ReplicaConfig::new(1, GROUP, vec![1]);
         let replica = Replica::new(config, store.clone(), log.clone()).unwrap();
         let (sender, reports) = unbounded_channel();
-        let stores = BTreeMap::from([(GROUP, store.clone())]);
         let mut engine = Self {
             replica,
             store,
-            threads: Threads::start(log, stores, sender).unwrap(),
+            threads: Threads::start(log, sender).unwrap(),
             reports,
             started: Instant::now(),
             ticked: Instant::now(),
@@ -108,7 +109,7 @@ impl Engine {
                         sync,
                     });
                 }
-                Output::Apply(job) => self.threads.apply(job),
+                Output::Apply(job) => self.threads.apply(&self.store, job),
                 Output::Reply { result, .. } => self.replies.push(result.unwrap()),
                 Output::Role(role) => self.open = role.open,
                 _ => {}
@@ -143,7 +144,7 @@ impl Engine {
         let id = self.next_id;
         self.step(Input::Request(Request {
             id,
-            txn,
+            task: Task::Run(txn),
             session,
             cancel: None,
         }));

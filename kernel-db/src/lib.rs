@@ -8,6 +8,7 @@
 pub mod error;
 pub mod node;
 pub mod partition;
+mod planted;
 pub mod raft;
 pub mod sim;
 pub mod sql;

@@ -67,6 +67,10 @@ settings! {
         sql: SocketAddr::from(([127, 0, 0, 1], 5440)),
         peer: SocketAddr::from(([127, 0, 0, 1], 5540)),
     }];
+    /// This node is added to a cluster that runs: it makes no replica by itself, and waits to be given some.
+    join: bool = false;
+    /// Port on 127.0.0.1 at which Prometheus finds this node's numbers (`GET /metrics`). 0: none.
+    metrics_port: u16 = 0;
     /// Directory of this node's log and state. One node at a time may have it open.
     data_dir: PathBuf = PathBuf::from("data");
     /// File that this node's trace goes to (appended). Empty: standard error.
@@ -104,7 +108,8 @@ settings! {
     batches_in_flight_max: u32 = 3;
     /// Transactions waiting in one partition; past it requests get 53300.
     queue_max: u32 = 16_384;
-    /// Bytes of log that one partition may keep for its slowest replica; past it requests get 53100.
+    /// Bytes of log of one partition. Past half of it the log is cut although a replica still needs it, which then gets a
+    /// checkpoint; past all of it, when the disk does not keep up with flushing, requests get 53100.
     log_bytes_max: u64 = 1 << 30;
     /// Bytes of log written since the state was last flushed after which it is flushed, so that the log can be cut.
     flush_log_bytes: u64 = 64 << 20;
@@ -124,6 +129,9 @@ settings! {
     sessions_max: u32 = 4_096;
     /// Bytes queued for one peer; past it messages are dropped (Raft sends them again) and calls get 53300.
     peer_queue_bytes_max: u64 = 64 << 20;
+    /// Bytes per second at which a checkpoint is fetched by a replica that is too far behind: below what disk and network
+    /// can do, so that clients do not feel it.
+    snapshot_bytes_per_s: u64 = 64 << 20;
     /// Rows that one read over several partitions may visit; past it 54000.
     read_rows_max: u64 = 5_000_000;
     /// Bytes that one statement's result may have; past it 54000.
@@ -329,6 +337,12 @@ impl NodeConfig {
             self.peer_queue_bytes_max,
             self.write_set_bytes_max * 2,
             1 << 34,
+        )?;
+        within(
+            "snapshot_bytes_per_s",
+            self.snapshot_bytes_per_s,
+            1 << 16,
+            1 << 40,
         )?;
         within("read_rows_max", self.read_rows_max, 1_000, u64::MAX)?;
         within("result_bytes_max", self.result_bytes_max, 1 << 20, 1 << 34)?;

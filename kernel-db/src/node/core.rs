@@ -4,9 +4,13 @@
 //! the loop's turn comes it steps everything that waits, flushes each touched group once, so that requests which arrived
 //! together share a batch, and carries the outputs out: messages of all groups for one node leave in one frame.
 
+mod members;
+
+use members::Leaving;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -15,16 +19,20 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 use protobuf::Message as _;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::State;
+use super::chore::Chore;
+use super::metrics::Counters;
 use super::peers::Peers;
+use super::placement::Placement;
 use super::threads::{Report, Threads, WriteJob};
 use crate::error::{Error, Result};
 use crate::partition::{
-    Input, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Transaction,
+    Input, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Task, Transaction,
 };
 use crate::storage::LogStore;
+use crate::txn::messages::Work;
 use crate::wire::peer::GroupMessage;
 
 /// Exit code of a node that stopped itself because it could not keep its promises (sysexits: internal error).
@@ -39,15 +47,40 @@ pub struct Group {
     pub unflushed_bytes: Cell<u64>,
 }
 
+impl Group {
+    fn new(replica: Replica<State>, store: Arc<State>) -> Self {
+        let role = RoleChange {
+            leader: None,
+            term: 0,
+            is_leader: false,
+            open: false,
+        };
+        Self {
+            replica: RefCell::new(replica),
+            store,
+            role: Cell::new(role),
+            unflushed_bytes: Cell::new(0),
+        }
+    }
+}
+
+/// Groups with a replica here, by number.
+pub type Groups = BTreeMap<u32, Rc<Group>>;
+
+/// Opens or makes the replica of a group that had none here.
+pub type Opener = Box<dyn Fn(u32) -> Result<(Replica<State>, Arc<State>)>>;
+
 enum Waiter {
     Reply(oneshot::Sender<Result<Bytes>>),
     Ts(oneshot::Sender<Result<u64>>),
     Ready(oneshot::Sender<Result<()>>),
+    Members(oneshot::Sender<Result<()>>),
 }
 
 /// All replicas of this node.
 pub struct Core {
-    groups: BTreeMap<u32, Group>,
+    groups: RefCell<Rc<Groups>>,
+    opener: Opener,
     inbox: RefCell<Vec<(u32, Input)>>,
     wake: Notify,
     waiting: RefCell<HashMap<u64, Waiter>>,
@@ -57,33 +90,31 @@ pub struct Core {
     threads: RefCell<Threads>,
     log: Arc<dyn LogStore>,
     peers: Rc<Peers>,
+    placement: Placement,
     started: Instant,
+    this: Weak<Self>,
+    counters: Counters,
+    leaving: RefCell<BTreeMap<u32, Leaving>>,
+    chores: RefCell<Option<UnboundedSender<Chore>>>,
 }
 
 impl Core {
     pub fn new(
         replicas: Vec<(u32, Replica<State>, Arc<State>)>,
+        opener: Opener,
         log: Arc<dyn LogStore>,
         threads: Threads,
         peers: Rc<Peers>,
+        placement: Placement,
     ) -> Rc<Self> {
-        let group = |(group, replica, store): (u32, Replica<State>, Arc<State>)| {
-            let role = RoleChange {
-                leader: None,
-                term: 0,
-                is_leader: false,
-                open: false,
-            };
-            let group_state = Group {
-                replica: RefCell::new(replica),
-                store,
-                role: Cell::new(role),
-                unflushed_bytes: Cell::new(0),
-            };
-            (group, group_state)
-        };
-        Rc::new(Self {
-            groups: replicas.into_iter().map(group).collect(),
+        let groups = replicas
+            .into_iter()
+            .map(|(group, replica, store)| (group, Rc::new(Group::new(replica, store))))
+            .collect();
+        Rc::new_cyclic(|this| Self {
+            this: Weak::clone(this),
+            groups: RefCell::new(Rc::new(groups)),
+            opener,
             inbox: RefCell::default(),
             wake: Notify::new(),
             waiting: RefCell::default(),
@@ -92,22 +123,49 @@ impl Core {
             threads: RefCell::new(threads),
             log,
             peers,
+            placement,
             started: Instant::now(),
+            chores: RefCell::default(),
+            counters: Counters::default(),
+            leaving: RefCell::default(),
         })
     }
 
-    /// Groups with a replica here.
-    pub fn groups(&self) -> &BTreeMap<u32, Group> {
-        &self.groups
+    /// Groups with a replica here, at this moment.
+    pub fn groups(&self) -> Rc<Groups> {
+        Rc::clone(&self.groups.borrow())
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Requests whose answers are waited for.
+    pub fn waiting(&self) -> usize {
+        self.waiting.borrow().len()
+    }
+
+    pub fn log_disk_bytes(&self) -> u64 {
+        self.log.size_bytes()
+    }
+
+    /// Where everything is, as far as is known here.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// The replica of `group` here.
+    pub fn group(&self, group: u32) -> Option<Rc<Group>> {
+        self.groups.borrow().get(&group).cloned()
     }
 
     /// Who leads `group`, as its replica here knows it.
     pub fn role(&self, group: u32) -> Option<RoleChange> {
-        self.groups.get(&group).map(|g| g.role.get())
+        self.group(group).map(|g| g.role.get())
     }
 
     pub fn status(&self, group: u32) -> Option<ReplicaStatus> {
-        self.groups.get(&group).map(|g| g.replica.borrow().status())
+        self.group(group).map(|g| g.replica.borrow().status())
     }
 
     /// Puts an input into the inbox.
@@ -124,13 +182,33 @@ impl Core {
         session: Option<(u128, u64)>,
         cancel: Option<Arc<AtomicBool>>,
     ) -> oneshot::Receiver<Result<Bytes>> {
+        self.request(group, Task::Run(txn), session, cancel)
+    }
+
+    /// Submits work of a transaction that runs elsewhere; resolves to an encoded `Answer`.
+    pub fn submit_work(
+        &self,
+        group: u32,
+        work: Work,
+        cancel: Option<Arc<AtomicBool>>,
+    ) -> oneshot::Receiver<Result<Bytes>> {
+        self.request(group, Task::Txn(Arc::new(work)), None, cancel)
+    }
+
+    fn request(
+        &self,
+        group: u32,
+        task: Task,
+        session: Option<(u128, u64)>,
+        cancel: Option<Arc<AtomicBool>>,
+    ) -> oneshot::Receiver<Result<Bytes>> {
         let (sender, receiver) = oneshot::channel();
         let id = self.wait_for(Waiter::Reply(sender));
         self.send(
             group,
             Input::Request(Request {
                 id,
-                txn,
+                task,
                 session,
                 cancel,
             }),
@@ -194,6 +272,12 @@ impl Core {
     }
 
     fn report(&self, report: Report) {
+        if let Report::Persisted { group, token: 0 } = report
+            && let Some(leaving) = self.leaving.borrow_mut().get_mut(&group)
+        {
+            leaving.persisted = true;
+            return;
+        }
         let (group, input) = match report {
             Report::Persisted { group, token } => (group, Input::Persisted { token }),
             Report::Applied { group, report } => (group, Input::Applied(report)),
@@ -208,20 +292,21 @@ impl Core {
         let mut outputs = Vec::new();
         let mut touched = Vec::new();
         for (number, input) in inputs {
-            let Some(group) = self.groups.get(&number) else {
+            let Some(group) = self.group(number) else {
                 self.refuse(input);
                 continue;
             };
             if !touched.contains(&number) {
                 touched.push(number);
             }
-            self.step(number, group, input, &mut outputs);
+            self.step(number, &group, input, &mut outputs);
         }
         for number in touched {
-            if let Some(group) = self.groups.get(&number) {
-                self.step(number, group, Input::Flush, &mut outputs);
+            if let Some(group) = self.group(number) {
+                self.step(number, &group, Input::Flush, &mut outputs);
             }
         }
+        self.forget_left();
         self.peers.flush();
     }
 
@@ -237,13 +322,16 @@ impl Core {
     fn refuse(&self, input: Input) {
         let id = match input {
             Input::Request(request) => request.id,
-            Input::SnapshotTs { id } | Input::SnapshotAt { id, .. } => id,
+            Input::SnapshotTs { id }
+            | Input::SnapshotAt { id, .. }
+            | Input::ChangeMembers { id, .. } => id,
             _ => return,
         };
         let error = Error::retry("DB002", "not leader: no replica of this partition is here");
         match self.waiting.borrow_mut().remove(&id) {
             Some(Waiter::Reply(sender)) => drop(sender.send(Err(error))),
             Some(Waiter::Ts(sender)) => drop(sender.send(Err(error))),
+            Some(Waiter::Members(sender)) => drop(sender.send(Err(error))),
             Some(Waiter::Ready(sender)) => {
                 self.snapshots.set(self.snapshots.get() - 1);
                 drop(sender.send(Err(error)));
@@ -258,6 +346,8 @@ impl Core {
                 Output::Send(messages) => self.send_raft(number, messages),
                 Output::Write { token, write, sync } => {
                     let bytes: usize = write.entries.iter().map(|e| e.data.len() + 32).sum();
+                    Counters::add(&self.counters.log_writes, 1);
+                    Counters::add(&self.counters.log_bytes, bytes as u64);
                     group
                         .unflushed_bytes
                         .set(group.unflushed_bytes.get() + bytes as u64);
@@ -269,15 +359,11 @@ impl Core {
                     });
                 }
                 Output::Apply(job) => {
-                    self.threads.borrow().apply(job);
+                    Counters::add(&self.counters.applies, 1);
+                    self.threads.borrow().apply(&group.store, job);
                     self.hurry_apply(group);
                 }
-                Output::Reply { id, result } => {
-                    if let Some(Waiter::Reply(sender)) = self.waiting.borrow_mut().remove(&id) {
-                        // A receiver that is gone was given up by its timeout.
-                        let _ = sender.send(result);
-                    }
-                }
+                Output::Reply { id, result } => self.reply(id, result),
                 Output::SnapshotTs { id, result } => {
                     if let Some(Waiter::Ts(sender)) = self.waiting.borrow_mut().remove(&id) {
                         let _ = sender.send(result);
@@ -289,12 +375,48 @@ impl Core {
                         let _ = sender.send(result);
                     }
                 }
+                Output::Members { id, result } => {
+                    if let Some(Waiter::Members(sender)) = self.waiting.borrow_mut().remove(&id) {
+                        let _ = sender.send(result);
+                    }
+                }
+                Output::Checkpoint { members } => self.checkpoint(number, group, members),
                 Output::Role(role) => {
                     tracing::info!(group = number, leader = ?role.leader, term = role.term, open = role.open, "role");
                     group.role.set(role);
                 }
+                chore @ (Output::Resolve { .. } | Output::Finish { .. }) => {
+                    self.delegate(number, chore)
+                }
                 Output::Truncate { index } => self.truncate(number, index),
             }
+        }
+    }
+
+    fn reply(&self, id: u64, result: Result<Bytes>) {
+        if let Err(error) = &result {
+            let busy = error.sqlstate().starts_with("53");
+            Counters::add(&self.counters.errors, 1);
+            Counters::add(&self.counters.busy, busy.into());
+        }
+        if let Some(Waiter::Reply(sender)) = self.waiting.borrow_mut().remove(&id) {
+            // A receiver that is gone was given up by its timeout.
+            let _ = sender.send(result);
+        }
+    }
+
+    /// From now on what partitions here want asked of, or told to, other partitions goes to `chores`.
+    pub fn set_chores(&self, chores: UnboundedSender<Chore>) {
+        *self.chores.borrow_mut() = Some(chores);
+    }
+
+    /// What is not taken now comes again.
+    fn delegate(&self, group: u32, output: Output) {
+        let Some(chore) = Chore::of(group, output) else {
+            return;
+        };
+        if let Some(chores) = &*self.chores.borrow() {
+            let _ = chores.send(chore);
         }
     }
 
@@ -307,6 +429,7 @@ impl Core {
     }
 
     fn send_raft(&self, group: u32, messages: Vec<raft::eraftpb::Message>) {
+        Counters::add(&self.counters.raft_messages, messages.len() as u64);
         for message in messages {
             match message.write_to_bytes() {
                 Ok(bytes) => {
@@ -326,9 +449,16 @@ impl Core {
     /// Off the core: the log engine may rewrite files. I10 was the replica's to keep.
     fn truncate(&self, group: u32, index: u64) {
         let log = Arc::clone(&self.log);
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = log.truncate(group, index) {
-                tracing::error!(group, index, "log not truncated: {error}");
+        let work = tokio::task::spawn_blocking(move || log.truncate(group, index));
+        tokio::task::spawn_local(async move {
+            match work.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(group, index, "log not truncated: {error}"),
+                // The log engine panics when it cannot sync: what it holds is unknown.
+                Err(panic) if panic.is_panic() => {
+                    fatal(&Error::new("58030", format!("truncating the log: {panic}")))
+                }
+                Err(_) => {}
             }
         });
     }

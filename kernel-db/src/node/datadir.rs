@@ -1,6 +1,7 @@
 //! A node's data directory: one process at a time, and never the directory of another cluster, node or newer format.
 //!
-//! `LOCK` is held for the life of the process; `NODE` names whose directory it is. Below it: `log/` (the log of all
+//! `LOCK` is held for the life of the process; `NODE` names whose directory it is; `TOPOLOGY` is the newest list of nodes
+//! heard of. Below it: `log/` (the log of all
 //! groups) and `state/<group>/` (one store per replica).
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -8,6 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::NodeConfig;
+use super::topology::Topology;
 use crate::error::{Error, Result};
 
 /// Version of the directory's layout; a directory with a higher one was written by a newer program.
@@ -66,9 +68,34 @@ impl DataDir {
         self.path.join("log")
     }
 
-    pub fn state(&self, group: u32) -> PathBuf {
-        self.path.join("state").join(group.to_string())
+    /// The newest topology that this node has heard of; none before the first change.
+    pub fn topology(&self) -> Result<Option<Topology>> {
+        let path = topology_path(&self.path);
+        match std::fs::read(&path) {
+            Ok(bytes) => Topology::from_bytes(&bytes).map(Some),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(io_error("read", &path, &e)),
+        }
     }
+
+    /// Where the states of all groups are.
+    pub fn states(&self) -> PathBuf {
+        self.path.join("state")
+    }
+
+    pub fn state(&self, group: u32) -> PathBuf {
+        self.states().join(group.to_string())
+    }
+}
+
+fn topology_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("TOPOLOGY")
+}
+
+/// Keeps the newest topology for the next start.
+pub fn keep_topology(data_dir: &Path, topology: &Topology) -> Result<()> {
+    let text = topology.to_bytes()?;
+    write_durably(&topology_path(data_dir), &String::from_utf8_lossy(&text))
 }
 
 fn lock(path: &Path) -> Result<File> {

@@ -6,13 +6,20 @@
 //! * `gateway` plans, routes and repeats what clients ask, and changes the schema.
 //! * `upkeep` does what is due by the clock.
 //!
-//! Left out until later: adding and removing nodes, moving slots, more than one core per node.
+//! * `topology` and `placement` know the nodes and where every replica is; `arrivals` fetches checkpoints.
+//! * `admin` asks a running node to change the nodes.
+//!
+//! Left out until later: moving slots, more than one core per node.
 
+pub mod admin;
+mod arrivals;
+mod chore;
 mod config;
 mod core;
 mod datadir;
 mod gateway;
 mod logging;
+mod metrics;
 mod open;
 mod peers;
 mod placement;
@@ -21,10 +28,11 @@ mod server;
 #[cfg(test)]
 mod shell_tests;
 pub mod threads;
+mod topology;
 mod upkeep;
 
 pub use config::{Durability, NodeAddress, NodeConfig};
-pub use run::{run, terminated};
+pub use run::{run, run_on, terminated};
 
 /// The state store of a real node.
-type State = crate::storage::rocks::RocksState;
+type State = crate::storage::replaceable::ReplaceableState;

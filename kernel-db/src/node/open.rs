@@ -1,68 +1,100 @@
 //! Opens what a node has on disk: the log, a store per replica, and the replicas on top of them.
 
-use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::core::Core;
+use super::core::{Core, Opener};
 use super::datadir::DataDir;
 use super::peers::Peers;
 use super::placement::Placement;
 use super::threads::{Report, Threads};
+use super::topology::Topology;
 use super::{Durability, NodeConfig, State};
 use crate::error::{Error, Result};
 use crate::partition::{self, Replica, ReplicaConfig};
 use crate::storage::LogStore;
 use crate::storage::engine::{EngineLog, EngineLogOptions};
 use crate::storage::format::Identity;
-use crate::storage::rocks::{RocksShared, RocksState};
+use crate::storage::rocks::RocksShared;
 
-/// Opens log, stores and replicas.
+/// Opens log, stores and replicas; `open_log` is given the log's directory and whose it is.
 pub fn open(
     config: &Rc<NodeConfig>,
     dir: &DataDir,
+    open_log: impl FnOnce(&Path, Identity) -> Result<Arc<dyn LogStore>>,
 ) -> Result<(Rc<Core>, Rc<Peers>, UnboundedReceiver<Report>)> {
     let cluster = config.cluster_number();
     let number =
         u32::try_from(config.node_id).map_err(|_| Error::new("F0000", "node_id is too large"))?;
-    let log: Arc<dyn LogStore> = Arc::new(EngineLog::open(
-        &dir.log(),
-        &EngineLogOptions::default(),
-        Identity { cluster, number },
-    )?);
+    let log = open_log(&dir.log(), Identity { cluster, number })?;
     let shared = RocksShared::new(
         (config.block_cache_bytes + config.write_buffer_bytes) as usize,
         config.write_buffer_bytes as usize,
     );
-    let placement = Placement::new(config);
+    let placement = Placement::new(dir.topology()?.unwrap_or_else(|| Topology::new(config)));
     let tail_lost = config.durability == Durability::Memory && dir.system_went_down();
-    let mut stores: BTreeMap<u32, Arc<State>> = BTreeMap::new();
+    let opener = opener(config, dir, &log, shared, tail_lost);
     let mut replicas = Vec::new();
     for group in placement.groups() {
-        let voters = placement.voters(group);
-        if !voters.contains(&config.node_id) {
-            continue;
+        // What was made here later is here still; what the configuration places here is made at the first start.
+        if dir.state(group).exists() || founders(config, group).contains(&config.node_id) {
+            let (replica, store) = opener(group)?;
+            replicas.push((group, replica, store));
         }
-        let identity = Identity {
-            cluster,
-            number: group,
-        };
-        let store = Arc::new(RocksState::open(&dir.state(group), &shared, identity)?);
-        let replica_config = replica_config(config, group, voters, tail_lost);
-        let replica = Replica::new(replica_config, Arc::clone(&store), Arc::clone(&log))?;
-        stores.insert(group, Arc::clone(&store));
-        replicas.push((group, replica, store));
     }
     let (sender, reports) = unbounded_channel();
-    let threads = Threads::start(Arc::clone(&log), stores, sender)?;
-    let peers = Peers::new(config);
+    let threads = Threads::start(Arc::clone(&log), sender)?;
+    let peers = Peers::new(config, &placement.nodes());
     Ok((
-        Core::new(replicas, log, threads, Rc::clone(&peers)),
+        Core::new(replicas, opener, log, threads, Rc::clone(&peers), placement),
         peers,
         reports,
     ))
+}
+
+/// Opens the replica of a group. One that is not placed here by the configuration is a member of nothing until its leader
+/// fills it.
+fn opener(
+    config: &Rc<NodeConfig>,
+    dir: &DataDir,
+    log: &Arc<dyn LogStore>,
+    shared: RocksShared,
+    tail_lost: bool,
+) -> Opener {
+    let (config, log) = (Rc::clone(config), Arc::clone(log));
+    let states = dir.states();
+    Box::new(move |group| {
+        let identity = Identity {
+            cluster: config.cluster_number(),
+            number: group,
+        };
+        let state_dir = states.join(group.to_string());
+        let store = Arc::new(State::open(&state_dir, &shared, identity)?);
+        let voters = founders(&config, group);
+        store.found(&voters)?;
+        let replica_config = replica_config(&config, group, voters, tail_lost);
+        let replica = Replica::new(replica_config, Arc::clone(&store), Arc::clone(&log))?;
+        Ok((replica, store))
+    })
+}
+
+/// The first members of a group, if this node is one of them: all of them agree without asking. From then on the state
+/// knows the members.
+fn founders(config: &NodeConfig, group: u32) -> Vec<u64> {
+    let voters = Topology::new(config).voters(group).to_vec();
+    match voters.contains(&config.node_id) && !config.join {
+        true => voters,
+        false => Vec::new(),
+    }
+}
+
+/// The log store of a real node.
+pub fn open_log(dir: &Path, identity: Identity) -> Result<Arc<dyn LogStore>> {
+    let options = EngineLogOptions::default();
+    Ok(Arc::new(EngineLog::open(dir, &options, identity)?))
 }
 
 fn replica_config(

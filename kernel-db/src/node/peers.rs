@@ -21,11 +21,11 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::NodeConfig;
+use super::{NodeAddress, NodeConfig};
 use crate::error::{Error, Result};
 use crate::wire::peer::{
-    Answer, Call, FrameReader, GroupMessage, Hello, PROTOCOL, Ping, RaftBatch, answer, call,
-    encode_frame, frame, from_failure,
+    Answer, Call, FrameReader, GroupMessage, Hello, PROTOCOL, Ping, REFUSAL_ID, RaftBatch, answer,
+    call, encode_frame, frame, from_failure,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -51,6 +51,15 @@ pub enum OnLoss {
 
 type AnswerSender = oneshot::Sender<Result<answer::Body>>;
 
+/// How busy the way to one node is.
+pub struct LinkLoad {
+    pub node: u64,
+    pub connected: bool,
+    pub queued_bytes: u64,
+    /// Calls without an answer.
+    pub calls: usize,
+}
+
 /// The way to one node.
 struct Link {
     node: u64,
@@ -71,72 +80,107 @@ struct Link {
 pub struct Peers {
     own: u64,
     cluster: u128,
-    links: BTreeMap<u64, Rc<Link>>,
-    tasks: RefCell<Vec<JoinHandle<()>>>,
+    links: RefCell<BTreeMap<u64, Rc<Link>>>,
+    tasks: RefCell<BTreeMap<u64, JoinHandle<()>>>,
+    bytes_max: u64,
 }
 
 impl Peers {
-    pub fn new(config: &NodeConfig) -> Rc<Self> {
-        let link = |n: &super::NodeAddress| {
-            let link = Link {
-                node: n.id,
-                address: n.peer,
-                connected: Cell::new(false),
-                heard: Cell::new(tokio::time::Instant::now()),
-                queue: RefCell::default(),
-                queued_bytes: Cell::new(0),
-                bytes_max: config.peer_queue_bytes_max,
-                batch: RefCell::default(),
-                calls: RefCell::default(),
-                next_call: Cell::new(1),
-                wake: Notify::new(),
-            };
-            (n.id, Rc::new(link))
-        };
-        let others = config.nodes.iter().filter(|n| n.id != config.node_id);
-        Rc::new(Self {
+    pub fn new(config: &NodeConfig, nodes: &[NodeAddress]) -> Rc<Self> {
+        let peers = Self {
             own: config.node_id,
             cluster: config.cluster_number(),
-            links: others.map(link).collect(),
+            links: RefCell::default(),
             tasks: RefCell::default(),
-        })
+            bytes_max: config.peer_queue_bytes_max,
+        };
+        peers.know(nodes);
+        Rc::new(peers)
+    }
+
+    /// Makes links to new nodes, without starting them, and drops those to nodes that are gone.
+    fn know(&self, nodes: &[NodeAddress]) {
+        let mut links = self.links.borrow_mut();
+        let is_there = |node: u64, address| {
+            nodes
+                .iter()
+                .any(|n| n.id == node && n.peer == address && n.id != self.own)
+        };
+        links.retain(|node, link| {
+            let stays = is_there(*node, link.address);
+            if !stays {
+                if let Some(task) = self.tasks.borrow_mut().remove(node) {
+                    task.abort();
+                }
+                link.disconnected();
+            }
+            stays
+        });
+        for node in nodes.iter().filter(|n| n.id != self.own) {
+            let new = || Rc::new(Link::new(node.id, node.peer, self.bytes_max));
+            links.entry(node.id).or_insert_with(new);
+        }
     }
 
     /// Starts one task per peer on the current `LocalSet`.
     pub fn start(self: &Rc<Self>) {
-        for link in self.links.values() {
+        for link in self.links.borrow().values() {
             let hello = Hello {
                 protocol: PROTOCOL,
                 cluster: Bytes::copy_from_slice(&self.cluster.to_be_bytes()),
                 from: self.own,
                 to: link.node,
             };
-            let task = tokio::task::spawn_local(Rc::clone(link).keep(hello));
-            self.tasks.borrow_mut().push(task);
+            let start = || tokio::task::spawn_local(Rc::clone(link).keep(hello));
+            self.tasks
+                .borrow_mut()
+                .entry(link.node)
+                .or_insert_with(start);
         }
+    }
+
+    /// From now on the cluster has these nodes.
+    pub fn set_nodes(self: &Rc<Self>, nodes: &[NodeAddress]) {
+        self.know(nodes);
+        self.start();
     }
 
     /// Closes all connections, for good.
     pub fn stop(&self) {
-        for task in self.tasks.borrow_mut().drain(..) {
+        for task in self.tasks.take().into_values() {
             task.abort();
         }
-        for link in self.links.values() {
+        for link in self.links.borrow().values() {
             link.disconnected();
         }
     }
 
-    pub fn nodes(&self) -> impl Iterator<Item = u64> {
-        self.links.keys().copied()
+    pub fn nodes(&self) -> Vec<u64> {
+        self.links.borrow().keys().copied().collect()
+    }
+
+    fn link(&self, node: u64) -> Option<Rc<Link>> {
+        self.links.borrow().get(&node).cloned()
+    }
+
+    /// How busy the ways to all other nodes are.
+    pub fn loads(&self) -> Vec<LinkLoad> {
+        let load = |link: &Rc<Link>| LinkLoad {
+            node: link.node,
+            connected: link.connected.get(),
+            queued_bytes: link.queued_bytes.get(),
+            calls: link.calls.borrow().len(),
+        };
+        self.links.borrow().values().map(load).collect()
     }
 
     pub fn connected(&self, node: u64) -> bool {
-        self.links.get(&node).is_some_and(|l| l.connected.get())
+        self.link(node).is_some_and(|l| l.connected.get())
     }
 
     /// Adds a Raft message to this turn's batch for `node`.
     pub fn send(&self, node: u64, message: GroupMessage) {
-        if let Some(link) = self.links.get(&node)
+        if let Some(link) = self.link(node)
             && link.connected.get()
         {
             link.batch.borrow_mut().push(message);
@@ -145,7 +189,7 @@ impl Peers {
 
     /// Sends the batches of this turn.
     pub fn flush(&self) {
-        for link in self.links.values() {
+        for link in self.links.borrow().values() {
             let messages = std::mem::take(&mut *link.batch.borrow_mut());
             if !messages.is_empty() {
                 let frame = encode_frame(frame::Body::Raft(RaftBatch { messages }));
@@ -164,7 +208,7 @@ impl Peers {
         on_loss: OnLoss,
     ) -> oneshot::Receiver<Result<answer::Body>> {
         let (sender, receiver) = oneshot::channel();
-        let Some(link) = self.links.get(&node).filter(|l| l.connected.get()) else {
+        let Some(link) = self.link(node).filter(|l| l.connected.get()) else {
             let _ = sender.send(Err(Error::retry(
                 "57P03",
                 format!("node {node} is not reachable"),
@@ -188,6 +232,22 @@ impl Peers {
 }
 
 impl Link {
+    fn new(node: u64, address: SocketAddr, bytes_max: u64) -> Self {
+        Self {
+            node,
+            address,
+            connected: Cell::new(false),
+            heard: Cell::new(tokio::time::Instant::now()),
+            queue: RefCell::default(),
+            queued_bytes: Cell::new(0),
+            bytes_max,
+            batch: RefCell::default(),
+            calls: RefCell::default(),
+            next_call: Cell::new(1),
+            wake: Notify::new(),
+        }
+    }
+
     fn enqueue(&self, frame: Bytes) -> bool {
         let bytes = self.queued_bytes.get() + frame.len() as u64;
         if bytes > self.bytes_max {
@@ -211,7 +271,11 @@ impl Link {
                 let started = tokio::time::Instant::now();
                 let error = self.serve(stream, hello.clone()).await;
                 self.disconnected();
-                tracing::info!(node = self.node, "disconnected: {error}");
+                if error.class() == crate::error::Class::Request {
+                    tracing::warn!(node = self.node, "refused: {error}");
+                } else {
+                    tracing::info!(node = self.node, "disconnected: {error}");
+                }
                 if started.elapsed() > BACKOFF.1 {
                     backoff = BACKOFF.0;
                 }
@@ -264,6 +328,14 @@ impl Link {
         let mut frames = FrameReader::new(read);
         while let Some(body) = frames.next().await? {
             self.heard.set(tokio::time::Instant::now());
+            if let frame::Body::Answer(Answer {
+                id: REFUSAL_ID,
+                body: Some(answer::Body::Failure(failure)),
+            }) = body
+            {
+                // It refuses this node: its version, or its cluster.
+                return Err(from_failure(failure));
+            }
             // The first answer tells that somebody is there: a stopped process accepts connections too.
             self.connected.set(true);
             let frame::Body::Answer(Answer { id, body }) = body else {
@@ -332,4 +404,31 @@ pub async fn write_frames(write: &mut OwnedWriteHalf, frames: &[Bytes]) -> Resul
         write.write_all(frame).await.map_err(failed)?;
     }
     write.write_all(&small).await.map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_messages_of_all_groups_for_a_node_travel_in_one_frame() {
+        let config = NodeConfig::default();
+        let node = NodeAddress {
+            id: 2,
+            ..config.nodes[0].clone()
+        };
+        let peers = Peers::new(&config, &[node]);
+        let link = peers.link(2).unwrap();
+        link.connected.set(true);
+        for group in 0..50 {
+            let message = Bytes::from_static(b"heartbeat");
+            peers.send(2, GroupMessage { group, message });
+        }
+        peers.flush();
+        assert_eq!(link.queue.borrow().len(), 1);
+        // A node that is gone, and one that was never there, get nothing.
+        peers.know(&[]);
+        peers.send(2, GroupMessage::default());
+        assert!(peers.nodes().is_empty() && !peers.connected(2));
+    }
 }

@@ -1,35 +1,52 @@
-//! Which node holds which replica, worked out from the configuration alone, so that all nodes agree without asking.
+//! Which node holds which replica, as the newest [`Topology`] known here says; slots to partitions.
 //!
-//! Group 0 is the system group (catalogue), on up to five nodes. Partition `p` is group `p + 1`. Replicas and preferred
-//! leaders are dealt round-robin over the nodes in order of their ids. Left out until slots can move: the map from slot
-//! to partition is `slot mod partitions`.
+//! Group 0 is the system group (catalogue, topology), on up to five nodes. Partition `p` is group `p + 1`. Left out until slots
+//! can move: the map from slot to partition is `slot mod partitions`. Clones share what they know.
 
-use super::NodeConfig;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::config::NodeAddress;
+use super::topology::Topology;
 use crate::partition::Slot;
 
 /// The system group's number.
 pub const SYSTEM: u32 = 0;
 
-/// Members of the system group at most: more would only make catalogue changes dearer.
-const SYSTEM_REPLICAS_MAX: usize = 5;
-
 /// Where everything is.
 #[derive(Clone, Debug)]
 pub struct Placement {
-    nodes: Vec<u64>,
     partitions: u32,
-    replicas: usize,
+    topology: Arc<RwLock<Arc<Topology>>>,
 }
 
 impl Placement {
-    pub fn new(config: &NodeConfig) -> Self {
-        let mut nodes: Vec<u64> = config.nodes.iter().map(|n| n.id).collect();
-        nodes.sort_unstable();
+    pub fn new(topology: Topology) -> Self {
         Self {
-            nodes,
-            partitions: config.partitions,
-            replicas: config.replicas as usize,
+            partitions: topology.groups.len() as u32 - 1,
+            topology: Arc::new(RwLock::new(Arc::new(topology))),
         }
+    }
+
+    pub fn topology(&self) -> Arc<Topology> {
+        // Only whole values are assigned under this lock.
+        Arc::clone(&self.topology.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Uses `topology` from now on, if it is newer. True if it is.
+    pub fn adopt(&self, topology: Topology) -> bool {
+        let mut known = self
+            .topology
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let newer = topology.version > known.version;
+        if newer {
+            *known = Arc::new(topology);
+        }
+        newer
+    }
+
+    pub fn nodes(&self) -> Vec<NodeAddress> {
+        self.topology().nodes.clone()
     }
 
     pub fn partitions(&self) -> u32 {
@@ -43,29 +60,11 @@ impl Placement {
 
     /// Nodes that hold a replica of `group`; the first is its preferred leader.
     pub fn voters(&self, group: u32) -> Vec<u64> {
-        let n = self.nodes.len();
-        if group == SYSTEM {
-            // Odd, so that one more member never costs availability.
-            let count = if n >= SYSTEM_REPLICAS_MAX {
-                SYSTEM_REPLICAS_MAX
-            } else {
-                n - (n + 1) % 2
-            };
-            let count = if self.replicas == 1 && n < 3 {
-                1
-            } else {
-                count
-            };
-            return self.nodes[..count].to_vec();
-        }
-        let first = (group as usize - 1) % n;
-        (0..self.replicas)
-            .map(|i| self.nodes[(first + i) % n])
-            .collect()
+        self.topology().voters(group).to_vec()
     }
 
     pub fn preferred_leader(&self, group: u32) -> u64 {
-        self.voters(group)[0]
+        self.topology().voters(group).first().copied().unwrap_or(0)
     }
 
     /// Group that owns `slot`.
@@ -88,11 +87,11 @@ impl Placement {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::NodeAddress;
+    use crate::node::NodeConfig;
 
     fn placement(nodes: u64, partitions: u32, replicas: u32) -> Placement {
         let address = |port: u64| format!("127.0.0.1:{port}").parse().unwrap();
-        Placement::new(&NodeConfig {
+        Placement::new(Topology::new(&NodeConfig {
             nodes: (1..=nodes)
                 .map(|id| NodeAddress {
                     id,
@@ -103,7 +102,7 @@ mod tests {
             partitions,
             replicas,
             ..NodeConfig::default()
-        })
+        }))
     }
 
     #[test]
@@ -140,5 +139,18 @@ mod tests {
         for (nodes, members) in [(1, 1), (2, 1), (3, 3), (4, 3), (5, 5), (7, 5)] {
             assert_eq!(placement(nodes, 4, 1).voters(SYSTEM).len(), members);
         }
+    }
+
+    #[test]
+    fn only_a_newer_topology_is_adopted() {
+        let p = placement(3, 4, 3);
+        let mut newer = Topology::clone(&p.topology());
+        newer.version = 2;
+        newer.groups[1] = vec![3, 2, 1];
+        let shared = p.clone();
+        assert!(p.adopt(newer.clone()));
+        newer.version = 1;
+        assert!(!p.adopt(newer));
+        assert_eq!(shared.preferred_leader(1), 3);
     }
 }

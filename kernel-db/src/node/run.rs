@@ -1,6 +1,7 @@
 //! One node from start to end.
 
 use std::future::Future;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,14 +10,18 @@ use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
+use super::arrivals::Arrivals;
 use super::core::Core;
 use super::datadir::DataDir;
 use super::gateway::Gateway;
+use super::metrics::Metrics;
+use super::open::{open, open_log};
 use super::server::{Calls, PeerServer};
 use super::upkeep::{self, Upkeep};
-use super::{NodeConfig, logging, open::open};
+use super::{NodeConfig, logging};
 use crate::error::{Error, Result};
-use crate::storage::StateStore;
+use crate::storage::format::Identity;
+use crate::storage::{LogStore, StateStore};
 use crate::wire::pg::{self, Backend};
 
 /// For clients to receive what is under way when the node stops.
@@ -30,6 +35,15 @@ pub fn run<F>(config: NodeConfig, shutdown: F) -> Result<()>
 where
     F: Future<Output = ()> + 'static,
 {
+    run_on(config, shutdown, open_log)
+}
+
+/// As `run`, with a log store that `log` opens, given its directory and whose it is: tests break the disk under it.
+pub fn run_on<F, L>(config: NodeConfig, shutdown: F, log: L) -> Result<()>
+where
+    F: Future<Output = ()> + 'static,
+    L: FnOnce(&Path, Identity) -> Result<Arc<dyn LogStore>>,
+{
     config.validate()?;
     logging::start(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -37,7 +51,7 @@ where
         .build()
         .map_err(|e| Error::new("58000", format!("cannot start the runtime: {e}")))?;
     let tasks = LocalSet::new();
-    let result = tasks.block_on(&runtime, node(config, shutdown));
+    let result = tasks.block_on(&runtime, node(config, shutdown, log));
     if let Err(error) = &result {
         tracing::error!("cannot start: {error}");
     }
@@ -46,21 +60,38 @@ where
     result
 }
 
-async fn node<F: Future<Output = ()>>(config: NodeConfig, shutdown: F) -> Result<()> {
+async fn node<F, L>(config: NodeConfig, shutdown: F, log: L) -> Result<()>
+where
+    F: Future<Output = ()>,
+    L: FnOnce(&Path, Identity) -> Result<Arc<dyn LogStore>>,
+{
     let own = config.own()?.clone();
     // Ports first: a second start of the same node says so before it touches anything.
     let clients = bind(own.sql, "sql").await?;
     let peers = bind(own.peer, "peer").await?;
+    let metrics = match config.metrics_port {
+        0 => None,
+        port => Some(bind(([127, 0, 0, 1], port).into(), "metrics").await?),
+    };
     let dir = DataDir::open(&config)?;
     let config = Rc::new(config);
-    let (core, links, reports) = open(&config, &dir)?;
+    let (core, links, reports) = open(&config, &dir, log)?;
     links.start();
+    if let Some(listener) = metrics {
+        let (core, peers) = (Rc::clone(&core), Rc::clone(&links));
+        tokio::task::spawn_local(Metrics { core, peers }.serve(listener));
+    }
     let core_loop = tokio::task::spawn_local(Rc::clone(&core).run(reports));
     let gateway = Gateway::start(Rc::clone(&config), Rc::clone(&core), Rc::clone(&links));
     let server = Rc::new(PeerServer {
         own: config.node_id,
         cluster: config.cluster_number(),
         core: Rc::clone(&core),
+        arrivals: Arrivals::new(
+            Rc::clone(&core),
+            Rc::clone(&links),
+            config.snapshot_bytes_per_s,
+        ),
         calls: Rc::clone(&gateway) as Rc<dyn Calls>,
     });
     tokio::task::spawn_local(server.run(peers));

@@ -4,26 +4,33 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use protobuf::Message as _;
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use super::arrivals::Arrivals;
 use super::core::Core;
 use super::peers::write_frames;
 use crate::error::{Error, Result};
 use crate::partition::Input;
+use crate::storage::transfer::read_piece;
 use crate::wire::peer::{
-    Answer, FrameReader, Hello, PROTOCOL, RaftBatch, answer, call, encode_frame, frame, to_failure,
+    Answer, FetchPiece, FrameReader, Hello, PROTOCOL, REFUSAL_ID, RaftBatch, answer, call,
+    encode_frame, frame, to_failure,
 };
 
 /// Calls of one peer under way at once.
 const CALLS_MAX: usize = 65_536;
+/// Bytes of a checkpoint sent at once at most, whatever is asked for.
+const PIECE_BYTES_MAX: u64 = 4 << 20;
 
 /// Answers the calls of peers. Must start the work before it returns, so that order is kept.
 pub trait Calls {
@@ -35,6 +42,7 @@ pub struct PeerServer {
     pub own: u64,
     pub cluster: u128,
     pub core: Rc<Core>,
+    pub arrivals: Rc<Arrivals>,
     pub calls: Rc<dyn Calls>,
 }
 
@@ -70,7 +78,18 @@ impl PeerServer {
         let Some(frame::Body::Hello(hello)) = frames.next().await? else {
             return Err(Error::retry("08P01", "a peer did not say hello"));
         };
-        let from = self.check(&hello)?;
+        let from = match self.check(&hello) {
+            Ok(from) => from,
+            Err(error) => {
+                let refusal = frame::Body::Answer(Answer {
+                    id: REFUSAL_ID,
+                    body: Some(answer::Body::Failure(to_failure(&error))),
+                });
+                let mut write = write;
+                write_frames(&mut write, &[encode_frame(refusal)]).await?;
+                return Err(error);
+            }
+        };
         let answers = Rc::new(Answers::default());
         tokio::select! {
             result = self.read(from, frames, &answers) => result,
@@ -82,8 +101,12 @@ impl PeerServer {
         if hello.protocol != PROTOCOL {
             return Err(Error::new(
                 "08P01",
-                format!("node {} speaks protocol {}", hello.from, hello.protocol),
-            ));
+                format!(
+                    "node {} speaks version {} of the protocol between nodes, node {} version {PROTOCOL}",
+                    hello.from, hello.protocol, self.own
+                ),
+            )
+            .hint("run versions of the program that speak the same protocol on all nodes"));
         }
         if hello.cluster[..] != self.cluster.to_be_bytes() || hello.to != self.own {
             return Err(Error::new(
@@ -118,9 +141,44 @@ impl PeerServer {
         for message in batch.messages {
             let decoded = Message::parse_from_bytes(&message.message)
                 .map_err(|e| Error::retry("08P01", format!("Raft message: {e}")))?;
-            self.core.send(message.group, Input::Message(decoded));
+            // The leader of a group that this node is to have a replica of.
+            let fills = matches!(
+                decoded.get_msg_type(),
+                MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
+            );
+            if fills && let Err(error) = self.core.join(message.group) {
+                // The leader says it again.
+                tracing::warn!(group = message.group, "no replica made: {error}");
+            }
+            if decoded.get_msg_type() == MessageType::MsgSnapshot {
+                self.arrivals.arrive(message.group, decoded);
+            } else {
+                self.core.send(message.group, Input::Message(decoded));
+            }
         }
         Ok(())
+    }
+
+    /// A piece of a checkpoint that is offered here.
+    fn piece(&self, from: u64, ask: FetchPiece) -> LocalBoxFuture<'static, Result<answer::Body>> {
+        let Some(group) = self.core.group(ask.group) else {
+            let error = Error::retry("DB004", "no replica of this partition is here");
+            return std::future::ready(Err(error)).boxed_local();
+        };
+        self.core
+            .send(ask.group, Input::SnapshotProgress { to: from });
+        let store = Arc::clone(&group.store);
+        let work = tokio::task::spawn_blocking(move || {
+            let limit = ask.limit.min(PIECE_BYTES_MAX);
+            read_piece(store.dir(), ask.checkpoint, &ask.file, ask.offset, limit)
+        });
+        async move {
+            let piece = work
+                .await
+                .unwrap_or_else(|e| Err(Error::internal(format!("checkpoint: {e}"))));
+            piece.map(answer::Body::Reply)
+        }
+        .boxed_local()
     }
 
     fn start(&self, from: u64, id: u64, body: Option<call::Body>, answers: &Rc<Answers>) {
@@ -133,7 +191,16 @@ impl PeerServer {
             return;
         }
         answers.open.set(answers.open.get() + 1);
-        let work = self.calls.call(from, body);
+        let work = match body {
+            call::Body::FetchPiece(ask) => self.piece(from, ask),
+            call::Body::SnapshotDone(done) => {
+                let (to, arrived) = (from, done.arrived);
+                self.core
+                    .send(done.group, Input::SnapshotDone { to, arrived });
+                std::future::ready(Ok(answer::Body::Reply(Bytes::new()))).boxed_local()
+            }
+            body => self.calls.call(from, body),
+        };
         let answers = Rc::clone(answers);
         tokio::task::spawn_local(async move {
             let result = work.await;

@@ -11,15 +11,19 @@ use futures::future::LocalBoxFuture;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, LocalSet};
 
+use super::arrivals::Arrivals;
 use super::core::Core;
 use super::datadir::DataDir;
-use super::open::open;
+use super::gateway::Gateway;
+use super::open::{open, open_log};
 use super::peers::Peers;
 use super::server::{Calls, PeerServer};
 use super::upkeep::Upkeep;
 use super::{NodeAddress, NodeConfig};
 use crate::error::{Error, Result};
 use crate::partition::{Store, Transaction, TxnEnv};
+use crate::storage::{StateSnapshot, StateStore};
+use crate::txn::messages::{Answer, Commit, Part, Prepare, TxnId, Work, Write};
 use crate::wire::peer::{answer, call};
 
 /// Adds one to a counter and returns it.
@@ -28,8 +32,8 @@ struct Count(&'static [u8]);
 impl Transaction for Count {
     fn run(&self, store: &mut dyn Store, _env: &mut TxnEnv) -> Result<Bytes> {
         let old = store.get(self.0, None)?.map_or(0, |v| v[0]);
-        store.put(Bytes::from_static(self.0), vec![old + 1].into())?;
-        Ok(vec![old + 1].into())
+        store.put(Bytes::from_static(self.0), vec![old.wrapping_add(1)].into())?;
+        Ok(vec![old.wrapping_add(1)].into())
     }
 }
 
@@ -50,15 +54,24 @@ struct Node {
 
 impl Node {
     async fn start(config: NodeConfig) -> Self {
+        Self::start_with(config, |_, _, _| Rc::new(NoCalls)).await
+    }
+
+    /// With what answers the calls of other nodes.
+    async fn start_with(
+        config: NodeConfig,
+        calls: impl FnOnce(&Rc<NodeConfig>, &Rc<Core>, &Rc<Peers>) -> Rc<dyn Calls>,
+    ) -> Self {
         let config = Rc::new(config);
         let dir = DataDir::open(&config).unwrap();
-        let (core, peers, reports) = open(&config, &dir).unwrap();
+        let (core, peers, reports) = open(&config, &dir, open_log).unwrap();
         let listener = TcpListener::bind(config.own().unwrap().peer).await.unwrap();
         let server = Rc::new(PeerServer {
             own: config.node_id,
             cluster: config.cluster_number(),
             core: Rc::clone(&core),
-            calls: Rc::new(NoCalls),
+            arrivals: Arrivals::new(Rc::clone(&core), Rc::clone(&peers), 1 << 30),
+            calls: calls(&config, &core, &peers),
         });
         let upkeep = Upkeep::new(Rc::clone(&config), Rc::clone(&core), Rc::clone(&peers));
         peers.start();
@@ -170,6 +183,157 @@ fn three_nodes_commit_lose_a_leader_and_restart() {
         }
         assert_eq!(count(&nodes, 1).await, 22);
         assert_eq!(count(&nodes, 2).await, 21);
+        for node in nodes {
+            node.kill().await;
+        }
+    });
+}
+
+/// What a gateway that dies at once leaves: a transaction of `number` that writes `value` under `key` in group 2, decided by
+/// group 1, which commits it or never hears of it.
+async fn abandon(gateway: &Gateway, number: u64, key: &'static [u8], value: u8, commit: bool) {
+    let txn = TxnId {
+        start: now_us(),
+        node: 1,
+        number,
+    };
+    let part = |key: &'static [u8]| Part {
+        txn,
+        writes: vec![Write {
+            key: Bytes::from_static(key),
+            value: Some(vec![value].into()),
+        }],
+        deadline_ts: now_us() + 5_000_000,
+        ..Part::default()
+    };
+    let prepare = Work::Prepare(Prepare {
+        part: part(key),
+        coordinator: 1,
+    });
+    let end = tokio::time::Instant::now() + Duration::from_secs(5);
+    let Answer::Prepared(stamp) = gateway.transact_until(2, prepare, end).await.unwrap() else {
+        panic!("not prepared");
+    };
+    if commit {
+        let commit = Work::Commit(Commit {
+            part: part(b"\0\0\0\x63own"),
+            others: vec![2],
+            prepared_ts: stamp.ts,
+            ..Commit::default()
+        });
+        let answer = gateway.transact_until(1, commit, end).await.unwrap();
+        assert!(matches!(answer, Answer::Committed(committed) if committed.ts > stamp.ts));
+    }
+}
+
+fn now_us() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.unwrap().as_micros() as u64
+}
+
+#[test]
+fn i12_a_transaction_whose_gateway_died_is_finished_by_the_partitions() {
+    let dir = tempfile::tempdir().unwrap();
+    let configs = configs(dir.path());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let (mut nodes, mut gateways) = (Vec::new(), Vec::new());
+        for config in &configs {
+            let node = Node::start_with(config.clone(), |config, core, peers| {
+                let gateway = Gateway::start(Rc::clone(config), Rc::clone(core), Rc::clone(peers));
+                gateways.push(Rc::clone(&gateway));
+                gateway as Rc<dyn Calls>
+            });
+            nodes.push(node.await);
+        }
+        leader(&nodes, 1).await;
+        leader(&nodes, 2).await;
+        // Any node reaches both leaders.
+        for (number, gateway) in (0..).zip(&gateways) {
+            abandon(
+                gateway,
+                number,
+                [b"\0\0\0\x63a", b"\0\0\0\x63b", b"\0\0\0\x63c"][number as usize],
+                40,
+                number != 1,
+            )
+            .await;
+        }
+        // These wait until the partitions have found out by themselves.
+        let leader = leader(&nodes, 2).await;
+        for (key, expected) in [
+            (b"\0\0\0\x63a", 41),
+            (b"\0\0\0\x63b", 1),
+            (b"\0\0\0\x63c", 41),
+        ] {
+            let reply = leader.core.submit(2, Arc::new(Count(key)), None, None);
+            let reply = tokio::time::timeout(Duration::from_secs(20), reply).await;
+            assert_eq!(reply.unwrap().unwrap().unwrap()[0], expected);
+        }
+        for node in nodes {
+            node.kill().await;
+        }
+    });
+}
+
+#[test]
+fn a_node_that_the_log_no_longer_reaches_fetches_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut configs = configs(dir.path());
+    for config in &mut configs {
+        config.log_bytes_max = 64 << 10;
+        config.flush_log_bytes = 4 << 10;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let mut nodes = Vec::new();
+        for config in &configs {
+            nodes.push(Node::start(config.clone()).await);
+        }
+        assert_eq!(count(&nodes, 1).await, 1);
+        nodes.remove(2).kill().await;
+        // One entry each, until the log has begun anew behind what node 3 has.
+        let mut expected = 1;
+        for _ in 0..10_000 {
+            // At most a few hundred between two flushes.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            expected = count(&nodes, 1).await;
+            let status = leader(&nodes, 1).await.core.status(1).unwrap();
+            if status.first_index > 20 && expected == 77 {
+                break;
+            }
+        }
+        let back = Node::start(configs[2].clone()).await;
+        nodes.push(back);
+        let wanted = leader(&nodes, 1).await.core.status(1).unwrap().commit;
+        for _ in 0..3000 {
+            if nodes[2].core.status(1).unwrap().applied >= wanted {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let status = nodes[2].core.status(1).unwrap();
+        assert!(status.applied >= wanted, "{status:?}");
+        let store = Arc::clone(&nodes[2].core.group(1).unwrap().store);
+        assert!(
+            store.origin().0 > 20,
+            "it came by the log: {:?}",
+            store.origin()
+        );
+        assert_eq!(
+            store.get(b"\0\0\0\x63count").unwrap().unwrap().value[..],
+            [expected]
+        );
+        drop(store);
+        // It votes and leads as any other.
+        nodes.remove(0).kill().await;
+        assert_eq!(count(&nodes, 1).await, expected + 1);
         for node in nodes {
             node.kill().await;
         }

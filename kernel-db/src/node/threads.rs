@@ -6,6 +6,7 @@
 //! asked to keep, and a replica that skips an entry is no replica (I7).
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -53,24 +54,21 @@ pub struct WriteJob {
 /// The threads and their queues; dropping it lets them finish what waits, and joins them.
 pub struct Threads {
     writes: Option<Sender<WriteJob>>,
-    applies: Option<Sender<ApplyJob>>,
+    applies: Option<Sender<(Arc<State>, ApplyJob)>>,
     /// Log writer, apply.
     joins: Vec<JoinHandle<()>>,
 }
 
 impl Threads {
-    pub fn start(
-        log: Arc<dyn LogStore>,
-        stores: BTreeMap<u32, Arc<State>>,
-        reports: UnboundedSender<Report>,
-    ) -> Result<Self> {
+    pub fn start(log: Arc<dyn LogStore>, reports: UnboundedSender<Report>) -> Result<Self> {
         let (writes, write_jobs) = bounded(JOBS_MAX);
         let (applies, apply_jobs) = bounded(JOBS_MAX);
-        let write_reports = reports.clone();
-        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+        let (write_reports, fatal) = (reports.clone(), reports.clone());
+        let spawn = |name: &'static str, body: Box<dyn FnOnce() + Send>| {
+            let fatal = fatal.clone();
             std::thread::Builder::new()
                 .name(name.to_string())
-                .spawn(body)
+                .spawn(move || report_panic(name, body, &fatal))
                 .map_err(|e| Error::new("58000", format!("cannot start thread {name}: {e}")))
         };
         let joins = vec![
@@ -78,10 +76,7 @@ impl Threads {
                 "log-writer",
                 Box::new(move || write_loop(&*log, &write_jobs, &write_reports)),
             )?,
-            spawn(
-                "apply",
-                Box::new(move || apply_loop(&stores, &apply_jobs, &reports)),
-            )?,
+            spawn("apply", Box::new(move || apply_loop(&apply_jobs, &reports)))?,
         ];
         Ok(Self {
             writes: Some(writes),
@@ -97,9 +92,10 @@ impl Threads {
         }
     }
 
-    pub fn apply(&self, job: ApplyJob) {
+    /// `store` is the job's group's.
+    pub fn apply(&self, store: &Arc<State>, job: ApplyJob) {
         if let Some(queue) = &self.applies {
-            let _ = queue.send(job);
+            let _ = queue.send((Arc::clone(store), job));
         }
     }
 
@@ -126,6 +122,20 @@ impl Drop for Threads {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// raft-engine panics when fdatasync fails. A node without one of its threads would go on leading and never commit.
+fn report_panic(name: &str, body: Box<dyn FnOnce() + Send>, fatal: &UnboundedSender<Report>) {
+    let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(body)) else {
+        return;
+    };
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or(panic.downcast_ref::<&str>().copied());
+    let error = Error::new(
+        "58030",
+        format!("thread {name}: {}", text.unwrap_or("panicked")),
+    );
+    let _ = fatal.send(Report::Fatal(error));
 }
 
 /// One append and one fdatasync for everything that waits, of all groups.
@@ -179,34 +189,24 @@ fn write_loop(log: &dyn LogStore, jobs: &Receiver<WriteJob>, reports: &Unbounded
 }
 
 /// One atomic write for everything that waits of one group.
-fn apply_loop(
-    stores: &BTreeMap<u32, Arc<State>>,
-    jobs: &Receiver<ApplyJob>,
-    reports: &UnboundedSender<Report>,
-) {
+fn apply_loop(jobs: &Receiver<(Arc<State>, ApplyJob)>, reports: &UnboundedSender<Report>) {
     let mut done: Option<Instant> = None;
     while let Ok(first) = jobs.recv() {
         if done.is_some_and(|done| done.elapsed() < APPLY_PAUSE) {
             // Ends early by `Threads::hurry`.
             std::thread::park_timeout(APPLY_PAUSE);
         }
-        let mut merged: BTreeMap<u32, ApplyJob> = BTreeMap::new();
-        for job in std::iter::once(first).chain(jobs.try_iter()) {
+        let mut merged: BTreeMap<u32, (Arc<State>, ApplyJob)> = BTreeMap::new();
+        for (store, job) in std::iter::once(first).chain(jobs.try_iter()) {
             match merged.get_mut(&job.group) {
-                Some(waiting) => waiting.entries.extend(job.entries),
+                Some((_, waiting)) => waiting.merge(job),
                 None => {
-                    merged.insert(job.group, job);
+                    merged.insert(job.group, (store, job));
                 }
             }
         }
-        for (group, job) in merged {
-            let result = match stores.get(&group) {
-                Some(store) => apply::run(&**store, job),
-                None => Err(Error::internal(format!(
-                    "entries for group {group}, which is not here"
-                ))),
-            };
-            let report = match result {
+        for (group, (store, job)) in merged {
+            let report = match apply::run(&*store, job) {
                 Ok(report) => Report::Applied { group, report },
                 Err(error) => Report::Fatal(error),
             };

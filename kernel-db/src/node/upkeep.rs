@@ -17,7 +17,7 @@ use super::core::Core;
 use super::peers::Peers;
 use super::placement::Placement;
 use crate::partition::apply::AppliedReport;
-use crate::partition::{Input, ReplicaStatus};
+use crate::partition::{Input, ReplicaStatus, Role};
 use crate::storage::StateStore;
 
 /// How often everything but ticks is looked at.
@@ -29,6 +29,8 @@ const SETTLED: Duration = Duration::from_secs(3);
 const TRANSFER_LAG_MAX: u64 = 64;
 /// History is dropped this many times per window: each time one range delete.
 const HISTORY_STEPS: u32 = 10;
+/// A checkpoint that no member fetches is offered for so long: a transfer that was interrupted may go on.
+const OFFER_IDLE: Duration = Duration::from_secs(60);
 /// For the others to take over when this node stops.
 const HAND_OVER: Duration = Duration::from_millis(600);
 
@@ -42,17 +44,20 @@ pub struct Upkeep {
     flushed: RefCell<BTreeMap<u32, Instant>>,
     /// Since when each group is led from here.
     leading: RefCell<BTreeMap<u32, Instant>>,
+    /// Since when each group has offered a checkpoint that no member fetches.
+    offered: RefCell<BTreeMap<u32, Instant>>,
 }
 
 impl Upkeep {
     pub fn new(config: Rc<NodeConfig>, core: Rc<Core>, peers: Rc<Peers>) -> Rc<Self> {
         Rc::new(Self {
-            placement: Placement::new(&config),
+            placement: core.placement().clone(),
             config,
             core,
             peers,
             flushed: RefCell::default(),
             leading: RefCell::default(),
+            offered: RefCell::default(),
         })
     }
 
@@ -79,6 +84,7 @@ impl Upkeep {
             interval.tick().await;
             self.drift();
             self.flush();
+            self.withdraw();
             if Instant::now() >= history_at {
                 history_at = Instant::now() + history_every;
                 self.forget();
@@ -146,7 +152,7 @@ impl Upkeep {
     }
 
     fn flush(&self) {
-        for (&number, group) in self.core.groups() {
+        for (&number, group) in self.core.groups().iter() {
             let mut flushed = self.flushed.borrow_mut();
             let last = *flushed.entry(number).or_insert_with(Instant::now);
             let pinned = group.unflushed_bytes.get();
@@ -164,9 +170,39 @@ impl Upkeep {
                 let work = Arc::clone(&store);
                 match tokio::task::spawn_blocking(move || work.flush()).await {
                     Ok(Ok(())) => core.send(number, Input::Applied(flush_report(&*store))),
+                    // A replica that was dropped meanwhile has nothing to keep.
+                    Ok(Err(_)) if core.group(number).is_none() => {}
                     Ok(Err(error)) => super::core::fatal(&error),
                     Err(error) => tracing::error!(group = number, "flush: {error}"),
                 }
+            });
+        }
+    }
+
+    /// Checkpoints that nobody has fetched from for long pin files on disk.
+    fn withdraw(&self) {
+        let mut offered = self.offered.borrow_mut();
+        for (&number, group) in self.core.groups().iter() {
+            let wanted = self
+                .core
+                .status(number)
+                .is_some_and(|s| s.followers.iter().any(|f| f.snapshot));
+            if wanted || !group.store.offers() {
+                offered.remove(&number);
+                continue;
+            }
+            let since = *offered.entry(number).or_insert_with(Instant::now);
+            if since.elapsed() < OFFER_IDLE {
+                continue;
+            }
+            offered.remove(&number);
+            let (store, core) = (Arc::clone(&group.store), Rc::clone(&self.core));
+            tokio::task::spawn_local(async move {
+                if let Ok(Err(error)) = tokio::task::spawn_blocking(move || store.withdraw()).await
+                {
+                    tracing::warn!(group = number, "checkpoint not removed: {error}");
+                }
+                core.send(number, Input::CheckpointGone);
             });
         }
     }
@@ -206,35 +242,28 @@ fn caught_up(status: &ReplicaStatus, node: u64) -> bool {
 /// Gives away what is led from here, so that the cluster need not wait for an election when this node stops.
 pub async fn hand_over(core: &Rc<Core>, peers: &Rc<Peers>) {
     let until = Instant::now() + HAND_OVER;
-    let mut asked = Vec::new();
-    while Instant::now() < until {
-        let led: Vec<u32> = core
-            .groups()
-            .keys()
-            .copied()
-            .filter(|g| core.role(*g).is_some_and(|r| r.is_leader))
-            .collect();
-        let mut possible = false;
-        for group in led {
-            let Some(status) = core.status(group) else {
-                continue;
-            };
-            let next = status
-                .followers
-                .iter()
-                .filter(|f| f.active && peers.connected(f.node))
-                .min_by_key(|f| f.lag);
-            if let Some(next) = next {
-                possible = true;
-                if !asked.contains(&group) {
-                    asked.push(group);
-                    core.send(group, Input::TransferLeader(next.node));
-                }
-            }
-        }
-        if !possible {
-            return;
-        }
+    while Instant::now() < until && give_away(core, peers) > 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Asks a follower of every group that is led from here to take over. Returns how many groups have one that could.
+pub fn give_away(core: &Rc<Core>, peers: &Rc<Peers>) -> usize {
+    let mut possible = 0;
+    for &group in core.groups().keys() {
+        let Some(status) = core.status(group).filter(|s| s.role == Role::Leader) else {
+            continue;
+        };
+        let next = status
+            .followers
+            .iter()
+            .filter(|f| f.active && peers.connected(f.node) && status.voters.contains(&f.node))
+            .min_by_key(|f| f.lag);
+        if let Some(next) = next {
+            possible += 1;
+            // Asked again and again, it changes nothing while the first transfer is under way.
+            core.send(group, Input::TransferLeader(next.node));
+        }
+    }
+    possible
 }

@@ -7,7 +7,7 @@ use prost::Message as _;
 use raft::eraftpb::{Entry, EntryType};
 
 use crate::error::{Error, Result};
-use crate::storage::{AppliedEntry, Op, SessionRecord, StateStore};
+use crate::storage::{AppliedEntry, Checkpoint, Op, Section, SessionRecord, StateStore};
 
 /// The log payload (`proto/log.proto`).
 #[allow(missing_docs)]
@@ -16,10 +16,26 @@ pub mod payload {
 }
 
 /// Committed entries of one group, in order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ApplyJob {
     pub group: u32,
+    /// To be installed first; what was applied or waits before it is in it.
+    pub install: Option<Checkpoint>,
     pub entries: Vec<Entry>,
+    /// Index of each entry that changes the members, and the members from there on.
+    pub members: Vec<(u64, bytes::Bytes)>,
+}
+
+impl ApplyJob {
+    /// Adds a later job of the same group.
+    pub fn merge(&mut self, later: Self) {
+        if later.install.is_some() {
+            *self = later;
+            return;
+        }
+        self.entries.extend(later.entries);
+        self.members.extend(later.members);
+    }
 }
 
 /// For `Input::Applied`: how far the state store has applied the log.
@@ -34,15 +50,21 @@ pub struct AppliedReport {
 
 /// Applies a job in one atomic write (I8).
 pub fn run<S: StateStore>(store: &S, job: ApplyJob) -> Result<AppliedReport> {
+    if let Some(checkpoint) = &job.install {
+        store.install(checkpoint)?;
+    }
     let mut decoded = Vec::with_capacity(job.entries.len());
     let mut floor = 0;
+    let mut members = job.members.into_iter().peekable();
     for entry in job.entries {
-        let (entry, its_floor) = decode(entry)?;
+        let changed = members.next_if(|(index, _)| *index == entry.index);
+        let (entry, its_floor) = decode(entry, changed.map(|(_, members)| members))?;
         floor = floor.max(its_floor);
         decoded.push(entry);
     }
     store.apply(&decoded)?;
-    let index = decoded.last().map_or(0, |entry| entry.index);
+    let last = decoded.last().map(|entry| entry.index);
+    let index = last.or(job.install.map(|c| c.index)).unwrap_or(0);
     Ok(AppliedReport {
         index,
         durable: store.durable_index(),
@@ -50,8 +72,9 @@ pub fn run<S: StateStore>(store: &S, job: ApplyJob) -> Result<AppliedReport> {
     })
 }
 
-fn decode(entry: Entry) -> Result<(AppliedEntry, u64)> {
-    if entry.get_entry_type() != EntryType::EntryNormal {
+fn decode(entry: Entry, members: Option<bytes::Bytes>) -> Result<(AppliedEntry, u64)> {
+    let normal = entry.get_entry_type() == EntryType::EntryNormal;
+    if normal != members.is_none() {
         return Err(Error::internal(format!(
             "log entry {} is of a kind this version does not know",
             entry.index
@@ -60,9 +83,10 @@ fn decode(entry: Entry) -> Result<(AppliedEntry, u64)> {
     let mut applied = AppliedEntry {
         index: entry.index,
         term: entry.term,
+        members,
         ..AppliedEntry::default()
     };
-    if entry.data.is_empty() {
+    if !normal || entry.data.is_empty() {
         return Ok((applied, 0));
     }
     let payload = payload::LogPayload::decode(entry.data).map_err(|error| {
@@ -74,6 +98,17 @@ fn decode(entry: Entry) -> Result<(AppliedEntry, u64)> {
     applied.ts = payload.ts;
     applied.ceiling = payload.ceiling;
     applied.ops = payload.ops.into_iter().map(op).collect::<Result<_>>()?;
+    applied.sections = payload
+        .sections
+        .into_iter()
+        .map(|section| {
+            let ops = section.ops.into_iter().map(op).collect::<Result<_>>()?;
+            Ok(Section {
+                ts: section.ts,
+                ops,
+            })
+        })
+        .collect::<Result<_>>()?;
     applied.sessions = payload
         .sessions
         .into_iter()
@@ -93,7 +128,7 @@ fn decode(entry: Entry) -> Result<(AppliedEntry, u64)> {
     Ok((applied, payload.floor))
 }
 
-fn op(op: payload::Op) -> Result<Op> {
+pub(super) fn op(op: payload::Op) -> Result<Op> {
     use payload::op::Kind;
     match op.kind {
         Some(Kind::Put(put)) => Ok(Op::Put {
@@ -159,6 +194,7 @@ mod tests {
         let job = ApplyJob {
             group: 1,
             entries: vec![entry(1, Vec::new()), entry(2, put(b"k").encode_to_vec())],
+            ..ApplyJob::default()
         };
         for _ in 0..2 {
             let report = run(&store, job.clone()).unwrap();
@@ -177,7 +213,12 @@ mod tests {
         let kinds = [strange.encode_to_vec(), vec![0xff; 9]];
         for data in kinds {
             let entries = vec![entry(1, put(b"a").encode_to_vec()), entry(2, data)];
-            assert!(run(&store, ApplyJob { group: 1, entries }).is_err());
+            let job = ApplyJob {
+                group: 1,
+                entries,
+                ..ApplyJob::default()
+            };
+            assert!(run(&store, job).is_err());
             assert_eq!(store.meta().applied_index, 0);
             assert!(store.get(b"a").unwrap().is_none());
         }

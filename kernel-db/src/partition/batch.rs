@@ -4,10 +4,13 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::apply::payload::{
-    LogPayload, Op as LogOp, Put, Range, SessionReply, op::Kind as OpKind,
+    LogPayload, Op as LogOp, Put, Range, Section as LogSection, op::Kind as OpKind,
 };
+use super::encode;
+use super::sessions::Outcome;
 use crate::error::Result;
-use crate::storage::Op;
+use crate::storage::{Op, Section};
+use crate::txn::messages::Answer;
 
 /// What a held reply rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,13 +29,26 @@ pub struct Held {
     pub id: u64,
     pub result: Result<Bytes>,
     pub rests: Rests,
+    /// The answer tells the entry's timestamp, which is not known while the batch is open: made of it when it is closed.
+    pub stamped: Option<fn(u64) -> Answer>,
+}
+
+impl Held {
+    fn stamp(&mut self, ts: u64) {
+        if let Some(answer) = self.stamped.take()
+            && self.result.is_ok()
+        {
+            self.result = Ok(answer(ts).into_bytes());
+        }
+    }
 }
 
 /// The batch that transactions are being added to.
 #[derive(Default)]
 pub struct Batch {
     pub held: Vec<Held>,
-    pub sessions: Vec<SessionReply>,
+    /// `LogPayload.sessions`, encoded.
+    pub sessions: Vec<u8>,
     pub evicted: Vec<Bytes>,
     /// Bytes of kept outcomes; the tip counts those of rows.
     pub bytes: usize,
@@ -57,30 +73,47 @@ pub struct Stamp {
 }
 
 impl Batch {
-    pub fn add_outcome(&mut self, session: u128, number: u64, outcome: Bytes) {
-        self.bytes += outcome.len() + 32;
-        self.sessions.push(SessionReply {
-            session: session.to_be_bytes().to_vec().into(),
-            number,
-            reply: outcome,
-        });
+    pub fn add_outcome(&mut self, session: u128, number: u64, outcome: &Outcome) {
+        let (tag, reply) = outcome.parts();
+        self.bytes += reply.len() + 32;
+        encode::session_reply(&mut self.sessions, session, number, tag, reply);
     }
 
     pub fn add_eviction(&mut self, session: u128) {
         self.evicted.push(session.to_be_bytes().to_vec().into());
     }
 
+    /// The batch will be an entry of timestamp `ts`: answers that tell it can be made.
+    pub fn stamp(&mut self, ts: u64) {
+        self.held.iter_mut().for_each(|held| held.stamp(ts));
+    }
+
     /// The data of the batch's Raft entry.
-    pub fn encode(&mut self, stamp: &Stamp, ops: Vec<Op>) -> Vec<u8> {
-        LogPayload {
+    pub fn encode(&mut self, stamp: &Stamp, ops: Vec<Op>, sections: Vec<Section>) -> Vec<u8> {
+        let rare = LogPayload {
             ts: stamp.ts,
             ceiling: stamp.ceiling,
-            ops: ops.into_iter().map(log_op).collect(),
-            sessions: std::mem::take(&mut self.sessions),
             evicted: std::mem::take(&mut self.evicted),
             floor: stamp.floor,
+            sections: sections.into_iter().map(log_section).collect(),
+            ..LogPayload::default()
+        };
+        // A message may come in pieces: the fields with many parts are encoded without being built first.
+        let changes: usize = ops.iter().map(encode::op_len).sum();
+        let mut data = rare.encode_to_vec();
+        data.reserve_exact(changes + self.sessions.len());
+        for op in &ops {
+            encode::op(&mut data, op);
         }
-        .encode_to_vec()
+        data.append(&mut self.sessions);
+        data
+    }
+}
+
+fn log_section(section: Section) -> LogSection {
+    LogSection {
+        ts: section.ts,
+        ops: section.ops.into_iter().map(log_op).collect(),
     }
 }
 

@@ -5,6 +5,9 @@
 //! that every batch is computed on the log's prefix before it (I3), and dropped with its tip when leadership is lost (I6).
 //! It names no raft: the replica proposes what `seal` gives, and tells what was committed.
 
+mod commit;
+mod work;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,18 +16,27 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::batch::{Batch, Held, InFlight, Rests, Stamp};
+use super::changes::Changes;
+use super::in_doubt::InDoubt;
+use super::locks::Locks;
 use super::reads::{Answer, Reads};
-use super::replica::{Now, Output, ReplicaConfig, Request};
-use super::sessions::{self, Seen, Sessions};
-use super::tip::{Tip, TipLimits};
-use super::transaction::{Budget, TxnEnv};
+use super::replica::{Now, Output, ReplicaConfig, Request, Task};
+use super::sessions::{Outcome, Seen, Sessions};
+use super::tip::{Tip, TipLimits, TipStats};
+use super::tip_view::Blocked;
+use super::transaction::{Budget, Transaction, TxnEnv};
+use super::waits::Waits;
 use crate::error::{Class, Error, Result};
+use crate::planted::Mutation;
 use crate::raft::Lease;
 use crate::storage::StateStore;
 use crate::txn::HybridClock;
 
 /// I13: commits and read promises stay within this time of the clock, at or below a ceiling that the log holds.
 const CEILING_AHEAD_US: u64 = 500_000;
+
+/// Dropped rows freed per tick: some milliseconds of work.
+const FREE_ROWS_PER_TICK: usize = 20_000;
 
 /// A promise that was asked for and cannot be given yet.
 struct SnapshotWait {
@@ -45,6 +57,16 @@ pub struct Executor<S: StateStore> {
     queue: VecDeque<Request>,
     reads: Reads,
     snapshots: Vec<SnapshotWait>,
+    /// Who asked for the newest timestamp, and the newest prepare at that time, which must be settled first.
+    fresh: VecDeque<(u64, u64)>,
+    locks: Locks,
+    waits: Waits,
+    doubt: InDoubt,
+    changes: Changes,
+    /// The open batch must be closed before the next request is executed.
+    close_first: bool,
+    /// Highest index known to be committed.
+    committed_index: u64,
     /// I13: the highest ceiling in a committed entry, and in a proposed one.
     ceiling_committed: u64,
     ceiling_proposed: u64,
@@ -58,7 +80,11 @@ pub struct Executor<S: StateStore> {
 
 impl<S: StateStore> Executor<S> {
     /// Opens on a state that has applied every entry of the log, the empty one of `term` included (I2).
-    pub fn open(config: &ReplicaConfig, store: &Arc<S>, term: u64) -> Result<Self> {
+    pub fn open(config: &ReplicaConfig, store: &Arc<S>, term: u64, now: Now) -> Result<Self> {
+        let mut locks = Locks::default();
+        // I12: what is prepared is locked before anything is executed.
+        let patience_us = config.resolve_after_ms * 1000;
+        let doubt = InDoubt::load(&**store, &mut locks, now.mono_us, patience_us)?;
         let meta = store.meta();
         let tick_us = config.tick_ms * 1000;
         let limits = TipLimits {
@@ -67,7 +93,14 @@ impl<S: StateStore> Executor<S> {
             ..TipLimits::default()
         };
         // I13: what earlier leaders promised to readers stays true.
-        let floor_ts = meta.last_ts.max(meta.ceiling);
+        let promised = if config.planted.is(Mutation::ForgottenReadCeiling) {
+            0
+        } else {
+            meta.ceiling
+        };
+        let floor_ts = meta.last_ts.max(promised);
+        let no_margin = config.planted.is(Mutation::LeaseWithoutMargin);
+        let lease_ticks = config.election_ticks + if no_margin { 2 } else { 0 };
         Ok(Self {
             term,
             tip: Tip::new(store.clone(), limits),
@@ -77,10 +110,18 @@ impl<S: StateStore> Executor<S> {
             in_flight: VecDeque::new(),
             queue: VecDeque::new(),
             reads: Reads::new(
-                Lease::new(tick_us, config.election_ticks),
+                Lease::new(tick_us, lease_ticks),
                 2 * tick_us * config.heartbeat_ticks as u64,
             ),
             snapshots: Vec::new(),
+            fresh: VecDeque::new(),
+            locks,
+            waits: Waits::default(),
+            doubt,
+            // Every change above it will be this executor's.
+            changes: Changes::new(meta.last_ts, config.changes_bytes_max),
+            close_first: false,
+            committed_index: meta.applied_index,
             ceiling_committed: meta.ceiling,
             ceiling_proposed: meta.ceiling,
             committed_ts: meta.last_ts,
@@ -96,6 +137,10 @@ impl<S: StateStore> Executor<S> {
 
     pub fn requests(&self) -> usize {
         self.requests
+    }
+
+    pub fn tip_stats(&self) -> TipStats {
+        self.tip.stats()
     }
 
     pub fn committed_ts(&self) -> u64 {
@@ -116,7 +161,7 @@ impl<S: StateStore> Executor<S> {
 
     /// The open batch has reached its bound: it must be closed before anything else is executed.
     pub fn is_full(&self, config: &ReplicaConfig) -> bool {
-        self.tip.batch_bytes() + self.batch.bytes >= config.batch_bytes_max
+        self.close_first || self.tip.batch_bytes() + self.batch.bytes >= config.batch_bytes_max
     }
 
     /// True if the open batch needs an entry.
@@ -137,12 +182,12 @@ impl<S: StateStore> Executor<S> {
         log_full: bool,
         out: &mut Vec<Output>,
     ) {
-        let refused = if self.requests >= config.queue_max {
+        let refused = if self.requests >= config.queue_max && !request.task.ends_waits() {
             Some(Error::busy(format!(
                 "{} requests are waiting at this partition (queue_max)",
                 self.requests
             )))
-        } else if log_full && !request.txn.read_only() {
+        } else if log_full && !request.task.read_only() {
             Some(log_full_error(config.log_bytes_max))
         } else {
             None
@@ -159,6 +204,8 @@ impl<S: StateStore> Executor<S> {
             self.queue.push_back(request);
         } else {
             self.execute(config, now, request, out);
+            // Those who waited for what this one released.
+            self.run_queue(config, now, out);
         }
     }
 
@@ -188,38 +235,58 @@ impl<S: StateStore> Executor<S> {
             let error = Error::new("57014", "canceled on user request");
             return self.hold(id, Err(error), Rests::Tip);
         }
-        let session = request.session.filter(|_| !request.txn.read_only());
+        let txn = match &request.task {
+            Task::Run(txn) => Arc::clone(txn),
+            Task::Txn(work) => {
+                let work = Arc::clone(work);
+                return self.work(config, now, request, &work, out);
+            }
+        };
+        let session = request.session.filter(|_| !txn.read_only());
         if let Some((session, number)) = session {
             match self.sessions.look_up(session, number) {
                 Seen::New => {}
                 Seen::Done(outcome) => {
-                    return self.repeat(id, sessions::decode_outcome(&outcome), out);
+                    return self.repeat(id, outcome.result(), out);
                 }
                 Seen::Refused(error) => return self.hold(id, Err(error), Rests::Tip),
             }
         }
-        let (result, wrote) = self.run(config, now, &request);
+        let (result, wrote) = match self.run(config, now, &*txn) {
+            Ok(ran) => ran,
+            // Undone: it is run again from the start, others go on.
+            Err(Blocked::By(txn)) => return self.waits.park(txn, request, None),
+            Err(Blocked::Batch) => return self.batch_first(request),
+        };
         let mut rests = if wrote { Rests::Effect } else { Rests::Tip };
         if let Some((session, number)) = session
-            && let Some(outcome) = sessions::encode_outcome(&result)
+            && let Some(outcome) = Outcome::of(&result)
         {
-            // I11: the outcome travels in the entry of the effect.
-            self.batch.add_outcome(session, number, outcome.clone());
-            if let Some(evicted) = self.sessions.record(session, number, outcome) {
-                self.batch.add_eviction(evicted);
+            if config.planted.is(Mutation::ForgottenSessionWrite) {
+                self.sessions.record(session, number, outcome);
+            } else {
+                self.record_outcome(session, number, outcome);
             }
             rests = Rests::Effect;
         }
         self.hold(id, result, rests);
     }
 
-    /// Runs the transaction on the tip; on error every write is undone.
+    /// I11: the outcome travels in the entry of the effect.
+    fn record_outcome(&mut self, session: u128, number: u64, outcome: Outcome) {
+        self.batch.add_outcome(session, number, &outcome);
+        if let Some(evicted) = self.sessions.record(session, number, outcome) {
+            self.batch.add_eviction(evicted);
+        }
+    }
+
+    /// Runs the transaction on the tip; on error every write is undone. `Err`: it met what it must wait for.
     fn run(
         &mut self,
         config: &ReplicaConfig,
         now: Now,
-        request: &Request,
-    ) -> (Result<Bytes>, bool) {
+        txn: &dyn Transaction,
+    ) -> Result<(Result<Bytes>, bool), Blocked> {
         self.runs += 1;
         let mut run = [0; 16];
         run[..8].copy_from_slice(&self.term.to_be_bytes());
@@ -232,9 +299,16 @@ impl<S: StateStore> Executor<S> {
             partitions: config.partitions,
             budget: Budget::new(config.run_limit_steps),
         };
-        let mut view = self.tip.begin();
-        match request.txn.run(&mut view, &mut env) {
-            Ok(_) if request.txn.read_only() && view.wrote() => {
+        let locks = (!self.locks.is_empty()).then_some(&self.locks);
+        let mut view = self.tip.begin_under(locks);
+        let result = txn.run(&mut view, &mut env);
+        if let Some(blocked) = view.blocked() {
+            // Whatever it made of the error it got; nothing of this run is kept or told.
+            view.rollback();
+            return Err(blocked);
+        }
+        Ok(match result {
+            Ok(_) if txn.read_only() && view.wrote() => {
                 view.rollback();
                 let error = Error::internal("a transaction that claims to read only has written");
                 (Err(error), false)
@@ -245,19 +319,29 @@ impl<S: StateStore> Executor<S> {
                 view.rollback();
                 (Err(error), false)
             }
-        }
+        })
     }
 
     /// I4: a reply waits for the newest entry that it may rest on; only what rests on committed state goes to the reads.
     fn hold(&mut self, id: u64, result: Result<Bytes>, rests: Rests) {
         if self.is_dirty() {
-            self.batch.held.push(Held { id, result, rests });
+            self.batch.held.push(Held {
+                id,
+                result,
+                rests,
+                stamped: None,
+            });
         } else if let Some(newest) = self.in_flight.back_mut() {
             let rests = match rests {
                 Rests::Effect => Rests::Effect,
                 Rests::Tip | Rests::TipLate => Rests::TipLate,
             };
-            newest.held.push(Held { id, result, rests });
+            newest.held.push(Held {
+                id,
+                result,
+                rests,
+                stamped: None,
+            });
         } else {
             self.reads.push(Answer::Reply { id, result });
         }
@@ -281,10 +365,15 @@ impl<S: StateStore> Executor<S> {
         let ceiling = (wall_us + CEILING_AHEAD_US).max(ts);
         self.ceiling_proposed = self.ceiling_proposed.max(ceiling);
         self.floor_told = floor;
-        let ops = self.tip.close_batch(index);
+        let mut ops = self.tip.close_batch(index);
+        let sections = self.tip.take_sections(&mut ops);
+        self.changes.closed(ts, &ops, &sections);
+        self.doubt.sealed(index, ts);
+        self.close_first = false;
         let mut batch = std::mem::take(&mut self.batch);
+        batch.stamp(ts);
         let stamp = Stamp { ts, ceiling, floor };
-        let data = batch.encode(&stamp, ops);
+        let data = batch.encode(&stamp, ops, sections);
         self.in_flight.push_back(InFlight {
             index,
             ts,
@@ -295,8 +384,21 @@ impl<S: StateStore> Executor<S> {
         data
     }
 
+    /// What the newest batch holds leaves now (`Mutation::ReplyBeforeCommit`).
+    pub fn reply_early(&mut self, out: &mut Vec<Output>) {
+        let held = self
+            .in_flight
+            .back_mut()
+            .map(|batch| std::mem::take(&mut batch.held));
+        for Held { id, result, .. } in held.unwrap_or_default() {
+            self.requests -= 1;
+            out.push(Output::Reply { id, result });
+        }
+    }
+
     /// Everything of this term up to `commit` is committed: replies leave in order.
     pub fn committed(&mut self, commit: u64, out: &mut Vec<Output>) {
+        self.committed_index = self.committed_index.max(commit);
         while self.in_flight.front().is_some_and(|f| f.index <= commit) {
             let Some(entry) = self.in_flight.pop_front() else {
                 break;
@@ -304,7 +406,10 @@ impl<S: StateStore> Executor<S> {
             self.reads.lease().renew(entry.proposed_us);
             self.ceiling_committed = self.ceiling_committed.max(entry.ceiling);
             self.committed_ts = self.committed_ts.max(entry.ts);
-            for Held { id, result, rests } in entry.held {
+            for Held {
+                id, result, rests, ..
+            } in entry.held
+            {
                 if rests == Rests::TipLate {
                     self.reads.push(Answer::Reply { id, result });
                 } else {
@@ -318,10 +423,41 @@ impl<S: StateStore> Executor<S> {
     /// The state store has applied everything up to `index`.
     pub fn applied(&mut self, index: u64) {
         self.tip.applied(index);
+        self.doubt.applied(index);
+    }
+
+    /// Asks for the newest timestamp. What is prepared now may be committed and told elsewhere already: it is settled first,
+    /// so that the timestamp is above it.
+    pub fn snapshot_ts(&mut self, config: &ReplicaConfig, id: u64, out: &mut Vec<Output>) {
+        if self.fresh.len() >= config.queue_max {
+            let error = Error::busy("many wait for a transaction that is not decided (queue_max)");
+            out.push(Output::SnapshotTs {
+                id,
+                result: Err(error),
+            });
+            return;
+        }
+        self.fresh.push_back((id, self.doubt.newest()));
+        self.release_fresh();
+    }
+
+    fn release_fresh(&mut self) {
+        while let Some((id, newest)) = self.fresh.front().copied()
+            && self.doubt.settled_up_to(newest, self.committed_index)
+        {
+            self.fresh.pop_front();
+            self.reads.push(Answer::SnapshotTs { id });
+        }
+    }
+
+    /// Work that can wait for a tick.
+    pub fn tidy(&mut self) {
+        self.tip.free(FREE_ROWS_PER_TICK);
     }
 
     /// Answers reads that a valid lease covers.
     pub fn answer_reads(&mut self, now: Now, out: &mut Vec<Output>) {
+        self.release_fresh();
         self.requests -= self.reads.release(now.mono_us, self.committed_ts, out);
     }
 
@@ -358,10 +494,12 @@ impl<S: StateStore> Executor<S> {
     }
 
     pub fn answer_snapshots(&mut self, applied: u64, out: &mut Vec<Output>) {
-        let ceiling = self.ceiling_committed;
+        let (ceiling, doubt) = (self.ceiling_committed, &self.doubt);
         self.snapshots.retain(|wait| {
-            // I13: the promise must outlive this leader, so the ceiling over it must be committed.
-            let ready = wait.ts <= ceiling && wait.index <= applied;
+            // I13: the promise must outlive this leader, so the ceiling over it must be committed. I12: what is prepared
+            // below it may have been committed below it.
+            let ready =
+                wait.ts <= ceiling && wait.index <= applied && doubt.settled_at(wait.ts, applied);
             if ready {
                 out.push(Output::SnapshotReady {
                     id: wait.id,
@@ -379,8 +517,20 @@ impl<S: StateStore> Executor<S> {
         }
     }
 
+    /// For `Mutation::OverlayKept`.
+    #[cfg(test)]
+    pub fn take_tip(&mut self) -> Tip<S> {
+        let empty = Tip::new(self.tip.store.clone(), self.tip.limits.clone());
+        std::mem::replace(&mut self.tip, empty)
+    }
+
+    #[cfg(test)]
+    pub fn put_tip(&mut self, tip: Tip<S>) {
+        self.tip = tip;
+    }
+
     /// I6: leadership is lost. What was proposed may or may not come true; what was not never will.
-    pub fn close(self, not_leader: &Error, out: &mut Vec<Output>) {
+    pub fn close(mut self, not_leader: &Error, out: &mut Vec<Output>) {
         let unknown = Error::unknown("leadership was lost before the commit was confirmed").hint(
             "the effect may or may not be there; a retry under the same session and number tells",
         );
@@ -397,9 +547,13 @@ impl<S: StateStore> Executor<S> {
         for held in self.batch.held {
             reply(held.id, not_leader);
         }
-        for request in self.queue {
+        for request in self.queue.into_iter().chain(self.waits.all()) {
             reply(request.id, not_leader);
         }
+        out.extend(self.fresh.into_iter().map(|(id, _)| Output::SnapshotTs {
+            id,
+            result: Err(not_leader.clone()),
+        }));
         self.reads.refuse(not_leader, out);
         out.extend(
             self.snapshots
@@ -412,12 +566,12 @@ impl<S: StateStore> Executor<S> {
     }
 }
 
-/// I10: the log waits for the slowest member, up to a bound.
+/// I10: the log goes only behind state that is durable here; members do not hold it for ever.
 fn log_full_error(bound: u64) -> Error {
     Error::with_class(
         Class::Retry,
         "53100",
-        format!("busy: the log holds {bound} bytes (log_bytes_max) for its slowest replica"),
+        format!("busy: the log holds {bound} bytes (log_bytes_max) that are not flushed to the state yet"),
     )
-    .hint("see lag in dbos.replicas; restart the replica that lags, or raise log_bytes_max")
+    .hint("wait for the leader's disk; lower flush_log_bytes, or raise log_bytes_max")
 }

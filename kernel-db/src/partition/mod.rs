@@ -5,24 +5,34 @@
 //! * [`Tip`]: the leader's view of the current state, uncommitted writes included.
 //! * [`apply`]: committed entries become rows, on every member.
 //! * [`Transaction`], [`Store`]: what is executed, and what it sees.
+//! * `locks`, `waits`, `changes`, `records`, `in_doubt`: what transactions that run elsewhere hold, wait for, may have missed,
+//!   have prepared, and have decided here (`txn::messages`).
 
 pub mod apply;
 mod batch;
+mod changes;
+mod encode;
 mod executor;
+mod in_doubt;
+mod locks;
 mod reads;
+pub(crate) mod records;
 mod replica;
 mod sessions;
 mod tip;
+mod tip_filter;
 mod tip_table;
 #[cfg(test)]
 mod tip_tests;
 mod tip_view;
 mod transaction;
+mod waits;
 
 pub use replica::{
-    Durability, FollowerStatus, Input, Now, Output, Replica, ReplicaConfig, ReplicaStatus, Request,
-    Role, RoleChange, SessionStatus,
+    Durability, FollowerStatus, Input, MemberChange, Now, Output, Replica, ReplicaConfig,
+    ReplicaStatus, Request, Role, RoleChange, SessionStatus, Task,
 };
+pub use sessions::{decode_outcome, encode_outcome};
 pub use tip::{Tip, TipLimits, TipStats};
 pub use tip_view::TxnView;
-pub use transaction::{Budget, SLOTS, Scan, Slot, Store, Transaction, TxnEnv};
+pub use transaction::{Budget, RowLock, SLOTS, Scan, Slot, Store, TOO_LONG, Transaction, TxnEnv};

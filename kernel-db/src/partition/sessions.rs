@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use lru::LruCache;
 use prost::Message as _;
 
@@ -21,15 +21,24 @@ use crate::storage::StateStore;
 /// Requests of one session whose outcome is kept.
 pub const WINDOW: u64 = 1024;
 
+/// First byte of a kept outcome.
 const OK: u8 = 0;
 const FAILED: u8 = 1;
+
+/// The outcome of a request as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Reply(Bytes),
+    /// An `ErrorReply`, encoded.
+    Failed(Bytes),
+}
 
 /// What is known of a numbered request.
 pub enum Seen {
     /// Never executed.
     New,
     /// Executed; the outcome as it was recorded.
-    Done(Bytes),
+    Done(Outcome),
     /// Cannot be told any more, or was never valid.
     Refused(Error),
 }
@@ -38,7 +47,7 @@ pub enum Seen {
 struct Session {
     newest: u64,
     /// By number modulo the window; grows to what the session uses.
-    ring: Vec<Option<(u64, Bytes)>>,
+    ring: Vec<Option<(u64, Outcome)>>,
 }
 
 pub struct Sessions {
@@ -52,7 +61,7 @@ impl Sessions {
         let mut by_session: BTreeMap<u128, Session> = BTreeMap::new();
         for record in store.sessions()? {
             let session = by_session.entry(record.session).or_default();
-            session.put(record.number, record.reply);
+            session.put(record.number, Outcome::from_record(&record.reply)?);
         }
         let mut live = LruCache::unbounded();
         for (id, session) in by_session {
@@ -96,7 +105,7 @@ impl Sessions {
     }
 
     /// Keeps an outcome. Returns the session that had to go for it.
-    pub fn record(&mut self, id: u128, number: u64, outcome: Bytes) -> Option<u128> {
+    pub fn record(&mut self, id: u128, number: u64, outcome: Outcome) -> Option<u128> {
         let mut gone = None;
         if !self.live.contains(&id) {
             if self.live.len() >= self.max {
@@ -123,7 +132,7 @@ impl Sessions {
 }
 
 impl Session {
-    fn put(&mut self, number: u64, outcome: Bytes) {
+    fn put(&mut self, number: u64, outcome: Outcome) {
         self.newest = self.newest.max(number);
         let place = (number % WINDOW) as usize;
         if self.ring.len() <= place {
@@ -136,50 +145,78 @@ impl Session {
     }
 }
 
-/// The outcome of a request as it is kept, or None if it must not be kept: the request may be tried again.
-pub fn encode_outcome(outcome: &Result<Bytes>) -> Option<Bytes> {
-    match outcome {
-        Ok(reply) => {
-            let mut bytes = BytesMut::with_capacity(reply.len() + 1);
-            bytes.put_u8(OK);
-            bytes.put_slice(reply);
-            Some(bytes.freeze())
+impl Outcome {
+    /// None if it must not be kept: the request may be tried again.
+    pub fn of(result: &Result<Bytes>) -> Option<Self> {
+        match result {
+            Ok(reply) => Some(Self::Reply(reply.clone())),
+            Err(error) if error.class() == Class::Request => {
+                let reply = ErrorReply {
+                    class: 0,
+                    sqlstate: error.sqlstate().to_owned(),
+                    message: error.message().to_owned(),
+                    detail: error.get_detail().map(str::to_owned),
+                    hint: error.get_hint().map(str::to_owned),
+                    position: error.position(),
+                };
+                Some(Self::Failed(reply.encode_to_vec().into()))
+            }
+            Err(_) => None,
         }
-        Err(error) if error.class() == Class::Request => {
-            let reply = ErrorReply {
-                class: 0,
-                sqlstate: error.sqlstate().to_owned(),
-                message: error.message().to_owned(),
-                detail: error.get_detail().map(str::to_owned),
-                hint: error.get_hint().map(str::to_owned),
-                position: error.position(),
-            };
-            let mut bytes = vec![FAILED];
-            bytes.extend(reply.encode_to_vec());
-            Some(bytes.into())
+    }
+
+    /// The first byte of its record, and the others.
+    pub fn parts(&self) -> (u8, &Bytes) {
+        match self {
+            Self::Reply(reply) => (OK, reply),
+            Self::Failed(error) => (FAILED, error),
         }
-        Err(_) => None,
+    }
+
+    /// As it is stored.
+    pub fn record(&self) -> Bytes {
+        let (tag, rest) = self.parts();
+        [&[tag], &rest[..]].concat().into()
+    }
+
+    /// The reverse of `record`.
+    pub fn from_record(record: &Bytes) -> Result<Self> {
+        match record.first() {
+            Some(&OK) => Ok(Self::Reply(record.slice(1..))),
+            Some(&FAILED) => Ok(Self::Failed(record.slice(1..))),
+            _ => Err(Error::internal("a kept outcome is malformed")),
+        }
+    }
+
+    /// What the request was answered.
+    pub fn result(self) -> Result<Bytes> {
+        let encoded = match self {
+            Self::Reply(reply) => return Ok(reply),
+            Self::Failed(encoded) => encoded,
+        };
+        let reply = ErrorReply::decode(encoded)
+            .map_err(|error| Error::internal(format!("kept outcome: {error}")))?;
+        let mut error = Error::new(&reply.sqlstate, reply.message);
+        if let Some(detail) = reply.detail {
+            error = error.detail(detail);
+        }
+        if let Some(hint) = reply.hint {
+            error = error.hint(hint);
+        }
+        if let Some(position) = reply.position {
+            error = error.at(position);
+        }
+        Err(error)
     }
 }
 
-pub fn decode_outcome(kept: &Bytes) -> Result<Bytes> {
-    match kept.first() {
-        Some(&OK) => Ok(kept.slice(1..)),
-        Some(&FAILED) => {
-            let reply = ErrorReply::decode(kept.slice(1..))
-                .map_err(|error| Error::internal(format!("kept outcome: {error}")))?;
-            let mut error = Error::new(&reply.sqlstate, reply.message);
-            if let Some(detail) = reply.detail {
-                error = error.detail(detail);
-            }
-            if let Some(hint) = reply.hint {
-                error = error.hint(hint);
-            }
-            if let Some(position) = reply.position {
-                error = error.at(position);
-            }
-            Err(error)
-        }
-        _ => Err(Error::internal("a kept outcome is malformed")),
-    }
+/// What a client will be told, as a commit records it for a numbered request; None if it must not be kept: the request may
+/// be tried again.
+pub fn encode_outcome(result: &Result<Bytes>) -> Option<Bytes> {
+    Outcome::of(result).map(|outcome| outcome.record())
+}
+
+/// The reverse of `encode_outcome`.
+pub fn decode_outcome(recorded: &Bytes) -> Result<Bytes> {
+    Outcome::from_record(recorded)?.result()
 }

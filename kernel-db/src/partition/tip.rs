@@ -11,21 +11,24 @@
 //! Left out on purpose: ranges over several tables (no access path needs them), and caching of rows met by scans of tables
 //! that are not resident.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque, btree_map};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::locks::Locks;
 use super::tip_table::{
-    Base, Dropped, Residency, RowKey, Rows, SLOT_OVERHEAD, Slot, Table, Writer,
+    Base, Cut, Dropped, Residency, RowKey, SLOT_OVERHEAD, Slot, Table, Writer, index_of,
 };
 use super::tip_view::TxnView;
 use crate::error::{Error, Result};
-use crate::storage::{Op, StateStore, Versioned};
+use crate::storage::{Op, Section, StateStore, Versioned};
 
 /// Slots looked at per transaction while the tip is over its bound: more than a transaction usually adds, few enough not
 /// to be felt.
 const EVICT_STEP: usize = 256;
+/// Dropped rows freed per transaction: their memory is used again as fast as new rows need it.
+const FREE_STEP: usize = 64;
 /// A table too large to be resident is tried again after this many times `load_rows_max` rows were read from the state
 /// store, so that attempts cost a fraction of the reads.
 const RELOAD_FACTOR: usize = 16;
@@ -75,15 +78,16 @@ pub(super) struct Record {
 #[derive(Debug)]
 pub(super) enum Undo {
     Row {
-        key: Bytes,
+        /// Of the key, in the batch.
+        record: usize,
         before: Option<Slot>,
-        /// The write made a record in the batch.
+        /// The write made that record.
         recorded: bool,
         txn_bytes_before: usize,
     },
     Range {
         table: u32,
-        rows: Rows,
+        cut: Cut,
     },
 }
 
@@ -120,9 +124,13 @@ pub struct Tip<S> {
     /// A partial table that was read a lot: try to load it before the next transaction.
     pub(super) reload: Option<u32>,
     batch_bytes: usize,
+    /// Keys of the open batch whose change has a commit timestamp of its own: those of settled transactions.
+    pub(super) stamped: HashMap<Bytes, u64>,
     inflight: VecDeque<InFlight>,
     /// The table being evicted and how far.
     victim: Option<(u32, Option<RowKey>)>,
+    /// Dropped rows that nothing refers to any more. Freeing them takes as long as making them did: it is done in steps.
+    waste: Vec<btree_map::IntoIter<RowKey, Slot>>,
 }
 
 impl<S: StateStore> Tip<S> {
@@ -142,8 +150,10 @@ impl<S: StateStore> Tip<S> {
             txn_bytes: 0,
             reload: None,
             batch_bytes: 0,
+            stamped: HashMap::new(),
             inflight: VecDeque::new(),
             victim: None,
+            waste: Vec::new(),
         }
     }
 
@@ -151,7 +161,41 @@ impl<S: StateStore> Tip<S> {
     pub fn begin(&mut self) -> TxnView<'_, S> {
         self.mark += 1;
         self.txn_bytes = 0;
-        TxnView::new(self)
+        TxnView::new(self, None)
+    }
+
+    /// As `begin`; what the transaction meets in `locks` stops it.
+    pub(super) fn begin_under<'a>(&'a mut self, locks: Option<&'a Locks>) -> TxnView<'a, S> {
+        self.mark += 1;
+        self.txn_bytes = 0;
+        TxnView::new(self, locks)
+    }
+
+    /// The open batch's changes of these keys were committed at `ts`, not with the batch. Only keys that the batch has not
+    /// changed otherwise: they were locked since an earlier batch.
+    pub(super) fn stamp(&mut self, keys: impl Iterator<Item = Bytes>, ts: u64) {
+        self.stamped.extend(keys.map(|key| (key, ts)));
+    }
+
+    /// Takes the changes that have timestamps of their own out of a closed batch's.
+    pub(super) fn take_sections(&mut self, ops: &mut Vec<Op>) -> Vec<Section> {
+        if self.stamped.is_empty() {
+            return Vec::new();
+        }
+        let stamped = std::mem::take(&mut self.stamped);
+        let mut sections: BTreeMap<u64, Vec<Op>> = BTreeMap::new();
+        let own = |op: &Op| match op {
+            Op::Put { key, .. } | Op::Delete { key } => stamped.get(key).copied(),
+            Op::DeleteRange { .. } => None,
+        };
+        for op in std::mem::take(ops) {
+            match own(&op) {
+                Some(ts) => sections.entry(ts).or_default().push(op),
+                None => ops.push(op),
+            }
+        }
+        let section = |(ts, ops)| Section { ts, ops };
+        sections.into_iter().map(section).collect()
     }
 
     /// Bytes written by the open batch's transactions.
@@ -234,7 +278,7 @@ impl<S: StateStore> Tip<S> {
         let whole = |table: &&Table| table.residency == Residency::Whole;
         TipStats {
             bytes: self.bytes(),
-            rows: self.tables.values().map(|table| table.rows.len()).sum(),
+            rows: self.tables.values().map(Table::len).sum(),
             tables: self.tables.len(),
             tables_whole: self.tables.values().filter(whole).count(),
             batches_in_flight: self.inflight.len(),
@@ -242,7 +286,7 @@ impl<S: StateStore> Tip<S> {
     }
 
     fn bytes(&self) -> usize {
-        self.tables.values().map(|table| table.bytes).sum()
+        self.tables.values().map(Table::bytes).sum()
     }
 
     /// The table `id`, loaded if that has not been tried.
@@ -294,37 +338,40 @@ impl<S: StateStore> Tip<S> {
         while self.undo.len() > length {
             match self.undo.pop() {
                 Some(Undo::Row {
-                    key,
+                    record: number,
                     before,
                     recorded,
                     txn_bytes_before,
                 }) => {
+                    self.txn_bytes = txn_bytes_before;
+                    let Some(record) = self.records.get_mut(number) else {
+                        continue;
+                    };
+                    let key = record.key.clone();
                     if recorded {
-                        self.records.pop();
-                    } else if let Some(slot) = &before
-                        && let Some(record) = self.records.get_mut(slot.record)
-                    {
+                        // Records are made and taken back in one order: it is the last.
+                        self.records.truncate(number);
+                    } else if let Some(slot) = &before {
                         record.value = slot.value.clone();
                     }
-                    self.txn_bytes = txn_bytes_before;
                     if let Some(table) = table_of(&key).ok().and_then(|id| self.tables.get_mut(&id))
                     {
                         table.set(&key, before);
                     }
                 }
-                Some(Undo::Range { table, rows }) => {
+                Some(Undo::Range { table, cut }) => {
                     self.ranges.pop();
-                    for (row, slot) in &rows {
-                        if slot.batch == self.batch
-                            && let Some(record) = self.records.get_mut(slot.record)
-                            && record.key == row.key
+                    for (number, record) in self.records.iter_mut().enumerate() {
+                        if let Some(slot) = slot_in(&cut, &record.key)
+                            && slot.batch == self.batch
+                            && slot.record == number
                         {
                             record.value = slot.value.clone();
                         }
                     }
                     if let Some(table) = self.tables.get_mut(&table) {
                         table.dropped.pop();
-                        table.paste(rows);
+                        table.paste(cut);
                     }
                 }
                 None => break,
@@ -335,13 +382,41 @@ impl<S: StateStore> Tip<S> {
 
     /// Ends the running transaction: keeps its writes in the open batch, and house-keeps.
     pub(super) fn end(&mut self) {
-        self.undo.clear();
+        for undo in self.undo.drain(..) {
+            if let Undo::Range { cut, .. } = undo {
+                let rows = cut.into_iter().map(|(_, map)| map.rows.into_iter());
+                self.waste.extend(rows);
+            }
+        }
+        self.free(FREE_STEP);
         self.batch_bytes += self.txn_bytes;
         self.txn_bytes = 0;
         self.evict();
         if let Some(id) = self.reload.take() {
             // An error here is met again, and reported, by the next read that needs the store.
             let _ = self.load(id);
+        }
+    }
+
+    /// Dropped rows that are not freed yet.
+    #[cfg(test)]
+    pub(super) fn dropped_rows(&self) -> usize {
+        self.waste.iter().map(ExactSizeIterator::len).sum()
+    }
+
+    /// Rows read from the state store for a table.
+    #[cfg(test)]
+    pub(super) fn store_reads(&self, id: u32) -> usize {
+        self.tables.get(&id).map_or(0, |table| table.store_reads)
+    }
+
+    /// Frees up to `count` dropped rows.
+    pub fn free(&mut self, count: usize) {
+        if let Some(rows) = self.waste.last_mut() {
+            rows.by_ref().take(count).for_each(drop);
+            if rows.len() == 0 {
+                self.waste.pop();
+            }
         }
     }
 
@@ -354,7 +429,8 @@ impl<S: StateStore> Tip<S> {
         let (id, cursor) = match self.victim.take() {
             Some(victim) => victim,
             None => {
-                let Some((&id, _)) = self.tables.iter().max_by_key(|(_, table)| table.bytes) else {
+                let Some((&id, _)) = self.tables.iter().max_by_key(|(_, table)| table.bytes())
+                else {
                     return;
                 };
                 self.make_partial(id);
@@ -373,7 +449,7 @@ impl<S: StateStore> Tip<S> {
             return;
         };
         if table.residency == Residency::Whole {
-            table.residency = Residency::Partial;
+            table.make_partial();
             let of_table = |key: &&Bytes| table_of(key).is_ok_and(|table| table == id);
             for batch in &self.inflight {
                 for key in batch.deleted.iter().filter(of_table) {
@@ -401,7 +477,7 @@ impl<S: StateStore> Tip<S> {
     pub(super) fn drop_range(&mut self, id: u32, from: &[u8], to: &[u8]) -> Result<()> {
         let batch = self.batch;
         let table = self.table(id)?;
-        let rows = table.cut(from, to);
+        let cut = table.cut(from, to);
         let (from, to) = (Bytes::copy_from_slice(from), Bytes::copy_from_slice(to));
         table.dropped.push(Dropped {
             from: from.clone(),
@@ -411,16 +487,22 @@ impl<S: StateStore> Tip<S> {
         self.ranges.push((from, to));
         for record in &mut self.records {
             // Its rows are gone; the range's effect says so for those of the state store.
-            if rows.contains_key(&RowKey::new(record.key.clone())) {
+            if slot_in(&cut, &record.key).is_some() {
                 record.value = None;
             }
         }
         self.removed = true;
-        self.undo.push(Undo::Range { table: id, rows });
+        self.undo.push(Undo::Range { table: id, cut });
         // Rows put back by an undo must not pass for rows logged under this mark.
         self.mark += 1;
         Ok(())
     }
+}
+
+/// The slot of a key among rows cut out of its table.
+fn slot_in<'c>(cut: &'c Cut, key: &Bytes) -> Option<&'c Slot> {
+    let (_, map) = cut.iter().find(|(index, _)| *index == index_of(key))?;
+    map.rows.get(&RowKey::new(key.clone()))
 }
 
 /// Joins the records of each key: what it held before the first, what it holds after the last.

@@ -3,37 +3,46 @@
 //! What holds: in a `Whole` table a key without a slot is absent, so deleting removes the slot at once and a queue that is
 //! emptied leaves nothing to skip. In a `Partial` table a key without a slot is whatever the state store says, so a delete
 //! leaves a tombstone until its entry is applied there.
+//!
+//! Rows, and the entries of each index, are in maps of their own: dropping a table or an index moves whole maps, however
+//! many rows they have.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::collections::btree_map::{self, Entry};
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
 use bytes::Bytes;
+
+use super::tip_filter::Filter;
 
 /// `Slot::batch` of a row that came from the state store.
 pub(super) const STORED: u64 = 0;
 /// What a slot costs beside its key and value: two `Bytes`, marks, its share of tree nodes and allocator slack.
 pub(super) const SLOT_OVERHEAD: usize = 160;
 
-/// A key with its first bytes behind the table number inline: most comparisons on the way down a tree end there, without
-/// following a pointer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Bytes of table and index number, the same for all keys of a map.
+const PREFIX: usize = 6;
+
+/// A key with its first bytes behind table and index inline: most comparisons on the way down a tree end there, without
+/// following a pointer. Keys of different maps must not be compared.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct RowKey {
-    head: u128,
+    /// Of equal heads the keys decide: short keys are padded with zeroes, which other keys may have.
+    head: [u64; 3],
     pub(super) key: Bytes,
 }
 
 impl RowKey {
     pub(super) fn new(key: Bytes) -> Self {
-        let mut head = [0; 16];
-        let behind = key.get(4..).unwrap_or(&[]);
-        let length = behind.len().min(16);
-        head[..length].copy_from_slice(&behind[..length]);
-        Self {
-            head: u128::from_be_bytes(head),
-            key,
+        let mut bytes = [0; 24];
+        let behind = key.get(PREFIX..).unwrap_or(&[]);
+        let length = behind.len().min(24);
+        bytes[..length].copy_from_slice(&behind[..length]);
+        let mut head = [0; 3];
+        for (word, bytes) in head.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u64::from_be_bytes(*bytes);
         }
+        Self { head, key }
     }
 
     pub(super) fn copy(key: &[u8]) -> Self {
@@ -41,22 +50,25 @@ impl RowKey {
     }
 }
 
-impl Ord for RowKey {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.head
-            .cmp(&other.head)
-            .then_with(|| self.key.cmp(&other.key))
-    }
-}
-
-impl PartialOrd for RowKey {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// The rows of one table.
+/// The rows of a table, or the entries of one of its indexes.
 pub(super) type Rows = BTreeMap<RowKey, Slot>;
+
+/// One map of a table.
+#[derive(Debug, Default)]
+pub(super) struct Map {
+    pub(super) rows: Rows,
+    /// Memory held by `rows`, roughly.
+    bytes: usize,
+}
+
+/// Maps, or parts of maps, that were cut out of a table, by index.
+pub(super) type Cut = Vec<(u16, Map)>;
+
+/// The index a key belongs to: the two bytes behind the table number; 0 for rows.
+pub(super) fn index_of(key: &[u8]) -> u16 {
+    let byte = |at| u16::from(key.get(at).copied().unwrap_or(0));
+    byte(4) << 8 | byte(5)
+}
 
 /// The value of a key at the tip, and which batch wrote it.
 #[derive(Clone, Debug)]
@@ -135,11 +147,12 @@ pub(super) enum Written {
 
 #[derive(Debug)]
 pub(super) struct Table {
-    pub(super) rows: Rows,
+    /// By index, rows first: the order of keys.
+    maps: BTreeMap<u16, Map>,
     pub(super) residency: Residency,
     pub(super) dropped: Vec<Dropped>,
-    /// Memory held by `rows`, roughly.
-    pub(super) bytes: usize,
+    /// In a `Partial` table that was `Whole`: the keys that the state store may hold without a slot here.
+    evicted: Option<Filter>,
     /// Rows read from the state store since the last attempt to load the table.
     pub(super) store_reads: usize,
 }
@@ -147,12 +160,41 @@ pub(super) struct Table {
 impl Table {
     pub(super) fn new() -> Self {
         Self {
-            rows: BTreeMap::new(),
+            maps: BTreeMap::new(),
             residency: Residency::Untried,
             dropped: Vec::new(),
-            bytes: 0,
+            evicted: None,
             store_reads: 0,
         }
+    }
+
+    /// From now on rows may be in the state store alone.
+    pub(super) fn make_partial(&mut self) {
+        self.residency = Residency::Partial;
+        self.evicted = Some(Filter::default());
+    }
+
+    /// True if a key without a slot is certainly absent from the state store too.
+    pub(super) fn is_absent(&self, key: &[u8]) -> bool {
+        self.residency == Residency::Whole
+            || self
+                .evicted
+                .as_ref()
+                .is_some_and(|keys| !keys.may_have(key))
+            || self.is_dropped(key)
+    }
+
+    /// Memory held by the slots, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        self.maps.values().map(|map| map.bytes).sum()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.maps.values().map(|map| map.rows.len()).sum()
+    }
+
+    pub(super) fn slot(&self, row: &RowKey) -> Option<&Slot> {
+        self.maps.get(&index_of(&row.key))?.rows.get(row)
     }
 
     /// True if the key is under a dropped range that the state store may not have applied yet.
@@ -162,8 +204,14 @@ impl Table {
             .any(|range| range.from <= key && range.to > key)
     }
 
-    /// Writes `value` (`None` deletes) for the open batch.
-    pub(super) fn write(&mut self, key: &Bytes, value: Option<Bytes>, writer: Writer) -> Written {
+    /// Writes `value` (`None` deletes) for the open batch. `absent`: the key is known to be.
+    pub(super) fn write(
+        &mut self,
+        key: &Bytes,
+        value: Option<Bytes>,
+        writer: Writer,
+        absent: bool,
+    ) -> Written {
         let whole = self.residency == Residency::Whole;
         let mut new = Slot {
             value,
@@ -171,13 +219,14 @@ impl Table {
             stamp: writer.mark,
             record: writer.record,
         };
-        match self.rows.entry(RowKey::new(key.clone())) {
+        let map = self.maps.entry(index_of(key)).or_default();
+        match map.rows.entry(RowKey::new(key.clone())) {
             Entry::Occupied(mut entry) => {
                 let slot = entry.get_mut();
                 if slot.value.is_none() && new.value.is_none() {
                     return Written::Nothing;
                 }
-                self.bytes -= slot_bytes(key, slot);
+                map.bytes -= slot_bytes(key, slot);
                 let again = slot.batch == writer.batch;
                 if again {
                     new.record = slot.record;
@@ -186,7 +235,7 @@ impl Table {
                 let old = if new.value.is_none() && whole {
                     entry.remove()
                 } else {
-                    self.bytes += slot_bytes(key, &new);
+                    map.bytes += slot_bytes(key, &new);
                     std::mem::replace(slot, new)
                 };
                 if logged {
@@ -201,11 +250,15 @@ impl Table {
             }
             Entry::Vacant(entry) => {
                 let dropped = |range: &Dropped| range.from <= *key && range.to > *key;
-                let absent = whole || self.dropped.iter().any(dropped);
+                let stored = |keys: &Filter| keys.may_have(key);
+                let absent = absent
+                    || whole
+                    || self.evicted.as_ref().is_some_and(|keys| !stored(keys))
+                    || self.dropped.iter().any(dropped);
                 if absent && new.value.is_none() {
                     return Written::Nothing;
                 }
-                self.bytes += slot_bytes(key, &new);
+                map.bytes += slot_bytes(key, &new);
                 entry.insert(new);
                 Written::Logged {
                     before: None,
@@ -222,33 +275,68 @@ impl Table {
 
     /// Puts a slot in place or removes it: undo, caching, eviction.
     pub(super) fn set(&mut self, key: &Bytes, slot: Option<Slot>) {
+        let map = self.maps.entry(index_of(key)).or_default();
         let old = match slot {
             Some(slot) => {
-                self.bytes += slot_bytes(key, &slot);
-                self.rows.insert(RowKey::new(key.clone()), slot)
+                map.bytes += slot_bytes(key, &slot);
+                map.rows.insert(RowKey::new(key.clone()), slot)
             }
-            None => self.rows.remove(&RowKey::new(key.clone())),
+            None => map.rows.remove(&RowKey::new(key.clone())),
         };
         if let Some(old) = old {
-            self.bytes -= slot_bytes(key, &old);
+            map.bytes -= slot_bytes(key, &old);
         }
     }
 
-    /// Takes the rows of `from..to` out.
-    pub(super) fn cut(&mut self, from: &[u8], to: &[u8]) -> Rows {
-        let mut cut = self.rows.split_off(&RowKey::copy(from));
-        let mut after = cut.split_off(&end_key(to));
-        if !after.is_empty() {
-            self.rows.append(&mut after);
+    /// Takes the rows of `from..to` out. A map that lies in the range whole is moved, whatever its size.
+    pub(super) fn cut(&mut self, from: &[u8], to: &[u8]) -> Cut {
+        let (first, last) = (index_of(from), last_index(from, to));
+        let touched: Vec<u16> = self.maps.range(first..=last).map(|(i, _)| *i).collect();
+        let mut cut = Cut::new();
+        for index in touched {
+            let Some(mut map) = self.maps.remove(&index) else {
+                continue;
+            };
+            let (low, high) = map_bounds(index, from, to);
+            let is_below = |bound: &Bound<RowKey>| match (bound, map.rows.first_key_value()) {
+                (Bound::Included(low), Some((first, _))) => low <= first,
+                _ => true,
+            };
+            let is_above = |bound: &Bound<RowKey>| match (bound, map.rows.last_key_value()) {
+                (Bound::Excluded(high), Some((last, _))) => high > last,
+                _ => true,
+            };
+            if is_below(&low) && is_above(&high) {
+                cut.push((index, map));
+                continue;
+            }
+            let mut rows = match &low {
+                Bound::Included(low) => map.rows.split_off(low),
+                _ => std::mem::take(&mut map.rows),
+            };
+            if let Bound::Excluded(high) = &high {
+                let mut after = rows.split_off(high);
+                map.rows.append(&mut after);
+            }
+            let bytes = rows_bytes(&rows);
+            map.bytes -= bytes;
+            self.maps.insert(index, map);
+            cut.push((index, Map { rows, bytes }));
         }
-        self.bytes -= map_bytes(&cut);
         cut
     }
 
     /// Puts back what `cut` took.
-    pub(super) fn paste(&mut self, mut cut: Rows) {
-        self.bytes += map_bytes(&cut);
-        self.rows.append(&mut cut);
+    pub(super) fn paste(&mut self, cut: Cut) {
+        for (index, mut piece) in cut {
+            let map = self.maps.entry(index).or_default();
+            map.bytes += piece.bytes;
+            if map.rows.is_empty() {
+                map.rows = piece.rows;
+            } else {
+                map.rows.append(&mut piece.rows);
+            }
+        }
     }
 
     /// Batch `batch`, which deleted `key`, is applied to the state store: its tombstone goes.
@@ -256,7 +344,7 @@ impl Table {
         if self.residency == Residency::Whole {
             return;
         }
-        let slot = self.rows.get(&RowKey::new(key.clone()));
+        let slot = self.slot(&RowKey::new(key.clone()));
         if slot.is_some_and(|slot| slot.batch == batch && slot.value.is_none()) {
             self.set(key, None);
         }
@@ -264,7 +352,7 @@ impl Table {
 
     /// A tombstone for a key of a formerly `Whole` table whose deletion the state store may not have applied.
     pub(super) fn entomb(&mut self, key: &Bytes, batch: u64, record: usize) {
-        let slot = self.rows.get(&RowKey::new(key.clone()));
+        let slot = self.slot(&RowKey::new(key.clone()));
         if slot.is_none_or(|slot| slot.value.is_none()) {
             let slot = Slot {
                 value: None,
@@ -279,13 +367,16 @@ impl Table {
     /// Takes in what the state store holds; slots and dropped ranges win over it. The map is the table from then on.
     pub(super) fn load(&mut self, stored: impl Iterator<Item = (Bytes, Bytes)>) {
         for (key, value) in stored {
-            if !self.is_dropped(&key) && !self.rows.contains_key(&RowKey::new(key.clone())) {
+            if !self.is_dropped(&key) && self.slot(&RowKey::new(key.clone())).is_none() {
                 self.set(&key, Some(Slot::stored(value)));
             }
         }
-        self.rows.retain(|_, slot| slot.value.is_some());
-        self.bytes = map_bytes(&self.rows);
+        for map in self.maps.values_mut() {
+            map.rows.retain(|_, slot| slot.value.is_some());
+            map.bytes = rows_bytes(&map.rows);
+        }
         self.residency = Residency::Whole;
+        self.evicted = None;
     }
 
     /// Drops up to `count` slots behind `cursor` if their batch is applied, that is, not above `applied`. Returns where to
@@ -296,42 +387,96 @@ impl Table {
         count: usize,
         applied: u64,
     ) -> Option<RowKey> {
+        let index = cursor.as_ref().map_or(0, |row| index_of(&row.key));
+        let (index, map) = self.maps.range_mut(index..).next()?;
+        // A cursor of a map that is gone says nothing about the next one.
+        let cursor = cursor.filter(|row| index_of(&row.key) == *index);
         let start = cursor.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut last = None;
-        let mut clean = Vec::new();
-        for (row, slot) in self.rows.range((start, Bound::Unbounded)).take(count) {
-            if slot.batch <= applied {
-                clean.push(row.key.clone());
+        let rows = map.rows.range((start.clone(), Bound::Unbounded));
+        let Some(last) = rows.take(count).last().map(|(row, _)| row.clone()) else {
+            let next = index.checked_add(1)?;
+            let (_, map) = self
+                .maps
+                .range(next..)
+                .find(|(_, map)| !map.rows.is_empty())?;
+            let (first, _) = map.rows.first_key_value()?;
+            // The first row of the next map is passed over this time.
+            return Some(first.clone());
+        };
+        let upto = Bound::Included(last.clone());
+        let clean = map
+            .rows
+            .extract_if((start, upto), |_, slot| slot.batch <= applied);
+        let mut bytes = 0;
+        for (row, slot) in clean {
+            bytes += slot_bytes(&row.key, &slot);
+            // A tombstone that is applied: the state store has no such row either.
+            if slot.value.is_some()
+                && let Some(evicted) = &mut self.evicted
+            {
+                evicted.add(&row.key);
             }
-            last = Some(row.clone());
         }
-        for key in &clean {
-            self.set(key, None);
-        }
-        last
+        map.bytes -= bytes;
+        Some(last)
     }
 
     /// Slots of `from..to`.
-    pub(super) fn range(&self, from: &[u8], to: &[u8]) -> btree_map::Range<'_, RowKey, Slot> {
-        self.rows.range(RowKey::copy(from)..end_key(to))
+    pub(super) fn range<'t>(
+        &'t self,
+        from: &[u8],
+        to: &[u8],
+    ) -> impl DoubleEndedIterator<Item = (&'t RowKey, &'t Slot)> + use<'t> {
+        let (first, last) = (index_of(from), last_index(from, to));
+        // Each bound is of one map only, which is visited once.
+        let mut low = Some(RowKey::copy(from));
+        let mut high = same_table(from, to).then(|| RowKey::copy(to));
+        self.maps.range(first..=last).flat_map(move |(index, map)| {
+            let low = low.take_if(|_| *index == first);
+            let high = high.take_if(|_| *index == last);
+            let low = low.map_or(Bound::Unbounded, Bound::Included);
+            map.rows
+                .range((low, high.map_or(Bound::Unbounded, Bound::Excluded)))
+        })
     }
 }
 
-/// The end of a range: the first key of the next table comes behind every key of this one, whatever its head.
-fn end_key(to: &[u8]) -> RowKey {
-    let mut end = RowKey::copy(to);
-    if to.len() <= 4 {
-        end.head = u128::MAX;
+/// The last index that may have keys below `to`.
+fn last_index(from: &[u8], to: &[u8]) -> u16 {
+    if same_table(from, to) {
+        index_of(to)
+    } else {
+        // The end of the table.
+        u16::MAX
     }
-    end
+}
+
+/// False if `to` is the end of the table.
+fn same_table(from: &[u8], to: &[u8]) -> bool {
+    from.get(..4) == to.get(..4)
+}
+
+/// The part of `from..to` that lies in the map of `index`.
+fn map_bounds(index: u16, from: &[u8], to: &[u8]) -> (Bound<RowKey>, Bound<RowKey>) {
+    let low = if index == index_of(from) {
+        Bound::Included(RowKey::copy(from))
+    } else {
+        Bound::Unbounded
+    };
+    let high = if same_table(from, to) && index == index_of(to) {
+        Bound::Excluded(RowKey::copy(to))
+    } else {
+        Bound::Unbounded
+    };
+    (low, high)
 }
 
 fn slot_bytes(key: &Bytes, slot: &Slot) -> usize {
     SLOT_OVERHEAD + key.len() + slot.value.as_ref().map_or(0, Bytes::len)
 }
 
-fn map_bytes(map: &Rows) -> usize {
-    map.iter()
+fn rows_bytes(rows: &Rows) -> usize {
+    rows.iter()
         .map(|(row, slot)| slot_bytes(&row.key, slot))
         .sum()
 }

@@ -87,8 +87,9 @@ fn limits() -> impl Strategy<Value = TipLimits> {
 /// Three tables of eight keys.
 const KEYS: u8 = 24;
 
+/// Eight keys per table, four in each of two indexes.
 fn key(number: u8) -> Bytes {
-    Bytes::copy_from_slice(&[0, 0, 1, number / 8, 0, 0, number % 8])
+    Bytes::copy_from_slice(&[0, 0, 1, number / 8, 0, number % 8 / 4, number % 4])
 }
 
 /// A scan of the view from one key to another, within the table of the first, is the model's.
@@ -414,4 +415,82 @@ fn a_delete_of_the_open_batch_outlives_the_eviction_of_its_table() {
         steps: vec![TxnStep::Get(0)],
         commit: true,
     }]);
+}
+
+#[test]
+fn dropped_rows_are_given_back_in_steps_and_come_back_with_an_undo() {
+    const ROWS: u32 = 10_000;
+    let mut tip = Tip::new(Arc::new(MemState::new()), TipLimits::default());
+    let row = |number: u32| Bytes::from([&[0, 0, 1, 0, 0, 0][..], &number.to_be_bytes()].concat());
+    let mut view = tip.begin();
+    for number in 0..ROWS {
+        view.put(row(number), Bytes::from_static(b"value")).unwrap();
+    }
+    view.commit();
+    tip.close_batch(1);
+    let before = tip.stats();
+    assert_eq!(before.rows, ROWS as usize);
+    let (from, to) = table_range(0);
+    for commit in [false, true] {
+        let mut view = tip.begin();
+        view.delete_range(&from, &to).unwrap();
+        assert_eq!(view.get(&row(7), None).unwrap(), None);
+        view.put(row(7), Bytes::from_static(b"after")).unwrap();
+        if !commit {
+            view.rollback();
+            assert_eq!(tip.stats(), before);
+            continue;
+        }
+        view.commit();
+    }
+    assert_eq!(tip.stats().rows, 1);
+    let left = tip.dropped_rows();
+    assert!(
+        left > ROWS as usize / 2,
+        "all {ROWS} rows were freed at once"
+    );
+    tip.free(left - 1);
+    assert_eq!(tip.dropped_rows(), 1);
+    tip.free(1);
+    assert_eq!(tip.dropped_rows(), 0);
+}
+
+#[test]
+fn inserting_into_a_table_that_outgrew_its_memory_asks_the_state_store_for_nothing() {
+    let limits = TipLimits {
+        tip_bytes_max: 50_000,
+        ..TipLimits::default()
+    };
+    let mut bench = Bench::new(MemState::new(), limits);
+    let row = |number: u32| Bytes::from([&[0, 0, 1, 0, 0, 0][..], &number.to_be_bytes()].concat());
+    let mut doubts = 0;
+    for number in 0..2000 {
+        let mut view = bench.tip.begin();
+        assert_eq!(view.get(&row(number), None).unwrap(), None);
+        view.put(row(number), Bytes::from_static(b"value")).unwrap();
+        view.commit();
+        let ops = bench.tip.close_batch(u64::from(number) + 1);
+        let [Op::Put { fresh, .. }] = &ops[..] else {
+            panic!("one row is one change: {ops:?}");
+        };
+        doubts += usize::from(!fresh);
+        let entry = AppliedEntry {
+            index: u64::from(number) + 1,
+            term: 1,
+            ts: u64::from(number) + 1,
+            ops,
+            ..AppliedEntry::default()
+        };
+        bench.store.apply(&[entry]).unwrap();
+        bench.tip.applied(u64::from(number) + 1);
+    }
+    assert!(bench.tip.stats().rows < 500, "nothing was evicted");
+    // The few false positives of the filter.
+    let reads = bench.tip.store_reads(256);
+    assert!(reads < 20, "{reads} reads of the state store");
+    assert!(doubts < 20, "{doubts} rows were not known to be new");
+    let mut view = bench.tip.begin();
+    assert!((0..2000).all(|number| view.get(&row(number), None).unwrap().is_some()));
+    drop(view);
+    assert!(bench.tip.store_reads(256) > 1000);
 }

@@ -4,11 +4,13 @@ use std::cmp::Ordering;
 
 use bytes::Bytes;
 
+use super::locks::Locks;
 use super::tip::{Record, Tip, Undo, table_end, table_of};
 use super::tip_table::{Residency, RowKey, Slot, Table, Written};
 use super::transaction::{Scan, Slot as PartitionSlot, Store};
 use crate::error::{Error, Result};
 use crate::storage::{StateStore, Versioned};
+use crate::txn::messages::{LockMode, Span, TxnId, WaitPolicy};
 
 /// Rows asked of the state store at a time while merging.
 const CHUNK_ROWS: usize = 1024;
@@ -17,11 +19,105 @@ const CHUNK_ROWS: usize = 1024;
 #[derive(Debug)]
 pub struct TxnView<'a, S: StateStore> {
     tip: &'a mut Tip<S>,
+    /// Of transactions that run elsewhere, if there are any.
+    locks: Option<&'a Locks>,
+    blocked: Option<Blocked>,
+    unbounded: bool,
+}
+
+/// Why a run must be undone and repeated later. Whatever the transaction made of the error it got: it saw nothing of
+/// what it must not see, and nothing of it may stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blocked {
+    /// By a lock of this transaction.
+    By(TxnId),
+    /// The open batch has changed a key at another timestamp: it must be closed first.
+    Batch,
 }
 
 impl<'a, S: StateStore> TxnView<'a, S> {
-    pub(super) fn new(tip: &'a mut Tip<S>) -> Self {
-        Self { tip }
+    pub(super) fn new(tip: &'a mut Tip<S>, locks: Option<&'a Locks>) -> Self {
+        Self {
+            tip,
+            locks,
+            blocked: None,
+            unbounded: false,
+        }
+    }
+
+    /// Without the bound on bytes written: they were counted when they were accepted.
+    pub(super) fn unbounded(mut self) -> Self {
+        self.unbounded = true;
+        self
+    }
+
+    /// Set once the transaction met what it must wait for.
+    pub(super) fn blocked(&self) -> Option<Blocked> {
+        self.blocked
+    }
+
+    fn block<T>(&mut self, by: Blocked) -> Result<T> {
+        self.blocked.get_or_insert(by);
+        Err(Error::retry(
+            "40001",
+            "the transaction waits for another one and is run again",
+        ))
+    }
+
+    /// Nothing is read or written any more once the run is to be undone.
+    fn check_blocked(&mut self) -> Result<()> {
+        match self.blocked {
+            Some(by) => self.block(by),
+            None => Ok(()),
+        }
+    }
+
+    /// A key with a prepared write that is not decided is read by nobody (I4).
+    fn check_read(&mut self, key: &[u8]) -> Result<()> {
+        let Some(locks) = self.locks else {
+            return Ok(());
+        };
+        self.check_blocked()?;
+        match locks.read_conflict(None, key) {
+            Some(txn) => self.block(Blocked::By(txn)),
+            None => Ok(()),
+        }
+    }
+
+    fn check_span(&mut self, span: Span, write: bool) -> Result<()> {
+        let Some(locks) = self.locks else {
+            return Ok(());
+        };
+        self.check_blocked()?;
+        let met = if write {
+            locks.conflicts(None, &span, LockMode::Update)
+        } else {
+            locks.undecided(None, &span)
+        };
+        match met.first() {
+            Some(conflict) => self.block(Blocked::By(conflict.txn)),
+            None => Ok(()),
+        }
+    }
+
+    /// I12: a write waits for locks on its key, and on ranges around it.
+    fn check_write(&mut self, key: &[u8], delete: bool) -> Result<()> {
+        if !self.tip.stamped.is_empty() && self.tip.stamped.contains_key(key) {
+            return self.block(Blocked::Batch);
+        }
+        let Some(locks) = self.locks else {
+            return Ok(());
+        };
+        self.check_blocked()?;
+        let mode = if delete {
+            LockMode::Update
+        } else {
+            LockMode::NoKeyUpdate
+        };
+        match locks.write_conflict(key, mode) {
+            Some(txn) => self.block(Blocked::By(txn)),
+            None => Ok(()),
+        }
     }
 
     /// True if the transaction has written anything so far.
@@ -39,19 +135,21 @@ impl<'a, S: StateStore> TxnView<'a, S> {
     /// Takes every write back; the same as dropping the view.
     pub fn rollback(self) {}
 
-    fn write(&mut self, key: Bytes, value: Option<Bytes>) -> Result<()> {
+    /// `absent`: the caller knows that the key is.
+    fn write(&mut self, key: Bytes, value: Option<Bytes>, absent: bool) -> Result<()> {
+        self.check_write(&key, value.is_none())?;
         let (new, max) = (
             value.as_ref().map_or(0, Bytes::len),
             self.tip.limits.write_set_bytes_max,
         );
-        if self.tip.txn_bytes + key.len() + new > max {
+        if !self.unbounded && self.tip.txn_bytes + key.len() + new > max {
             return Err(write_set_too_large(max));
         }
         let (writer, deletes) = (self.tip.writer(), value.is_none());
         match self
             .tip
             .table(table_of(&key)?)?
-            .write(&key, value.clone(), writer)
+            .write(&key, value.clone(), writer, absent)
         {
             Written::Nothing => return Ok(()),
             Written::InPlace(old, record) => {
@@ -66,7 +164,7 @@ impl<'a, S: StateStore> TxnView<'a, S> {
                 base,
             } => {
                 self.tip.undo.push(Undo::Row {
-                    key: key.clone(),
+                    record,
                     before,
                     recorded: base.is_some(),
                     txn_bytes_before: self.tip.txn_bytes,
@@ -142,14 +240,19 @@ impl<S: StateStore> Drop for TxnView<'_, S> {
 }
 
 impl<S: StateStore> Store for TxnView<'_, S> {
+    fn may_be_locked(&self) -> bool {
+        self.locks.is_some()
+    }
+
     fn get(&mut self, key: &[u8], _slot: Option<PartitionSlot>) -> Result<Option<Bytes>> {
+        self.check_read(key)?;
         let id = table_of(key)?;
         let table = self.tip.table(id)?;
         let row = RowKey::copy(key);
-        if let Some(slot) = table.rows.get(&row) {
+        if let Some(slot) = table.slot(&row) {
             return Ok(slot.value.clone());
         }
-        if table.residency == Residency::Whole || table.is_dropped(key) {
+        if table.is_absent(key) {
             return Ok(None);
         }
         let found = self.tip.store.get(key)?.map(|row| row.value);
@@ -166,26 +269,36 @@ impl<S: StateStore> Store for TxnView<'_, S> {
             return Ok(());
         }
         let id = one_table(scan.from, scan.to)?;
+        let before = out.len();
         let table = self.tip.table(id)?;
         if table.residency != Residency::Whole {
-            return self.scan_partial(id, scan, out);
-        }
-        let rows = table.range(scan.from, scan.to);
-        let row = |(row, slot): (&RowKey, &Slot)| Some((row.key.clone(), slot.value.clone()?));
-        if scan.reverse {
-            out.extend(rows.rev().filter_map(row).take(scan.limit));
+            self.scan_partial(id, scan, out)?;
         } else {
-            out.extend(rows.filter_map(row).take(scan.limit));
+            let rows = table.range(scan.from, scan.to);
+            let row = |(row, slot): (&RowKey, &Slot)| Some((row.key.clone(), slot.value.clone()?));
+            if scan.reverse {
+                out.extend(rows.rev().filter_map(row).take(scan.limit));
+            } else {
+                out.extend(rows.filter_map(row).take(scan.limit));
+            }
         }
-        Ok(())
+        if self.locks.is_none() {
+            return Ok(());
+        }
+        let rows = out.get(before..).unwrap_or(&[]);
+        self.check_span(span_read(&scan, rows), false)
     }
 
     fn put(&mut self, key: Bytes, value: Bytes) -> Result<()> {
-        self.write(key, Some(value))
+        self.write(key, Some(value), false)
+    }
+
+    fn put_new(&mut self, key: Bytes, value: Bytes) -> Result<()> {
+        self.write(key, Some(value), true)
     }
 
     fn delete(&mut self, key: &[u8]) -> Result<()> {
-        self.write(Bytes::copy_from_slice(key), None)
+        self.write(Bytes::copy_from_slice(key), None, false)
     }
 
     fn delete_range(&mut self, from: &[u8], to: &[u8]) -> Result<()> {
@@ -193,7 +306,31 @@ impl<S: StateStore> Store for TxnView<'_, S> {
             return Ok(());
         }
         let id = one_table(from, to)?;
+        let span = Span::range(Bytes::copy_from_slice(from), Bytes::copy_from_slice(to));
+        if self.tip.stamped.keys().any(|key| span.contains(key)) {
+            return self.block(Blocked::Batch);
+        }
+        self.check_span(span, true)?;
         self.tip.drop_range(id, from, to)
+    }
+
+    fn lock(
+        &mut self,
+        key: &[u8],
+        _slot: Option<PartitionSlot>,
+        mode: LockMode,
+        wait: WaitPolicy,
+    ) -> Result<bool> {
+        let Some(locks) = self.locks else {
+            return Ok(true);
+        };
+        self.check_blocked()?;
+        match (locks.write_conflict(key, mode), wait) {
+            (None, _) => Ok(true),
+            (Some(_), WaitPolicy::SkipLocked) => Ok(false),
+            (Some(_), WaitPolicy::NoWait) => Err(lock_not_available()),
+            (Some(txn), WaitPolicy::Wait) => self.block(Blocked::By(txn)),
+        }
     }
 
     fn savepoint(&mut self) -> usize {
@@ -204,6 +341,30 @@ impl<S: StateStore> Store for TxnView<'_, S> {
     fn rollback_to(&mut self, savepoint: usize) {
         self.tip.undo_to(savepoint);
     }
+}
+
+/// What a scan that gave `rows` says something about: up to its last row, if the limit stopped it.
+pub(super) fn span_read(scan: &Scan<'_>, rows: &[(Bytes, Bytes)]) -> Span {
+    let (mut from, mut to) = (
+        Bytes::copy_from_slice(scan.from),
+        Bytes::copy_from_slice(scan.to),
+    );
+    if rows.len() >= scan.limit
+        && let Some((last, _)) = rows.last()
+    {
+        if scan.reverse {
+            from = last.clone();
+        } else {
+            to = [&last[..], &[0]].concat().into();
+        }
+    }
+    Span::range(from, to)
+}
+
+/// 55P03, as PostgreSQL words it; the same statement may succeed later.
+pub(super) fn lock_not_available() -> Error {
+    Error::retry("55P03", "could not obtain lock on row")
+        .hint("another transaction holds it; try again later, or leave NOWAIT out")
 }
 
 /// The one table a range lies in.
@@ -246,7 +407,7 @@ fn merge<'t>(
     }
 }
 
-fn write_set_too_large(max: usize) -> Error {
+pub(super) fn write_set_too_large(max: usize) -> Error {
     Error::new("54000", format!("the transaction writes more than write_set_bytes_max = {max} bytes"))
         .hint("split the work into smaller transactions, or raise write_set_bytes_max in the node's configuration")
 }

@@ -1,8 +1,12 @@
 //! What a transaction sees of its partition, and what the partition sees of a transaction.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
+use crate::txn::messages::{LockMode, WaitPolicy};
 
 /// Number of slots that partition keys are spread over; partitions own slots.
 pub const SLOTS: u16 = 1024;
@@ -24,6 +28,13 @@ pub struct Scan<'a> {
     pub slot: Option<Slot>,
 }
 
+/// A row lock that a statement asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowLock {
+    pub mode: LockMode,
+    pub wait: WaitPolicy,
+}
+
 /// Rows by key, as one transaction sees them: its own writes included. A view that cannot write answers 25006.
 pub trait Store {
     fn get(&mut self, key: &[u8], slot: Option<Slot>) -> Result<Option<Bytes>>;
@@ -31,12 +42,66 @@ pub trait Store {
     fn put(&mut self, _key: Bytes, _value: Bytes) -> Result<()> {
         Err(read_only())
     }
+    /// As `put`, of a key that the caller knows to be absent: nobody need look for an old version.
+    fn put_new(&mut self, key: Bytes, value: Bytes) -> Result<()> {
+        self.put(key, value)
+    }
     fn delete(&mut self, _key: &[u8]) -> Result<()> {
         Err(read_only())
     }
+    /// As `put`, where the slot says which partition the row belongs to. A view of one partition need not know.
+    fn put_at(&mut self, key: Bytes, value: Bytes, _slot: Option<Slot>) -> Result<()> {
+        self.put(key, value)
+    }
+    fn put_new_at(&mut self, key: Bytes, value: Bytes, _slot: Option<Slot>) -> Result<()> {
+        self.put_new(key, value)
+    }
+    fn delete_at(&mut self, key: &[u8], _slot: Option<Slot>) -> Result<()> {
+        self.delete(key)
+    }
+    /// As `get`, for a key that is about to be written: its newest row, which stays the newest until this transaction ends.
+    fn get_to_write(&mut self, key: &[u8], slot: Option<Slot>) -> Result<Option<Bytes>> {
+        self.get(key, slot)
+    }
+    /// Says that these keys are about to be asked for by `get_to_write`, so that they can come together.
+    fn expect(&mut self, _keys: &[(Bytes, Option<Slot>)]) -> Result<()> {
+        Ok(())
+    }
+    /// As `scan`, for a range that is about to be written into.
+    fn scan_to_write(&mut self, scan: Scan<'_>, out: &mut Vec<(Bytes, Bytes)>) -> Result<()> {
+        self.scan(scan, out)
+    }
+    /// True if other transactions run beside this one, so that rows must be locked before they are changed.
+    fn takes_locks(&self) -> bool {
+        false
+    }
+    /// False if no row is locked by anybody else now: FOR UPDATE has nothing to ask.
+    fn may_be_locked(&self) -> bool {
+        self.takes_locks()
+    }
+    /// Locks rows that a statement found, before it shows or changes them; false for those that it has to leave out
+    /// (SKIP LOCKED).
+    fn lock_rows(&mut self, rows: &[(Bytes, Option<Slot>)], lock: RowLock) -> Result<Vec<bool>> {
+        let one = |(key, slot): &(Bytes, Option<Slot>)| self.lock(key, *slot, lock.mode, lock.wait);
+        rows.iter().map(one).collect()
+    }
+    /// Says that what is read from now on will be locked so, until it says None.
+    fn will_lock(&mut self, _lock: Option<RowLock>) {}
     /// Drops current rows of a range without history: for dropped tables and indexes.
     fn delete_range(&mut self, _from: &[u8], _to: &[u8]) -> Result<()> {
         Err(read_only())
+    }
+    /// Locks a row until the end of the transaction, as FOR UPDATE and its kin ask. False: it was left out, because another
+    /// transaction holds it (`SkipLocked`). The row may be another one than was read before: read it again after the lock.
+    /// Transactions run one after another in a partition need no lock of their own; they see those of others.
+    fn lock(
+        &mut self,
+        _key: &[u8],
+        _slot: Option<Slot>,
+        _mode: LockMode,
+        _wait: WaitPolicy,
+    ) -> Result<bool> {
+        Ok(true)
     }
     /// A mark in the transaction's writes, to return to with `rollback_to`.
     fn savepoint(&mut self) -> usize {
@@ -49,31 +114,67 @@ fn read_only() -> Error {
     Error::new("25006", "cannot write in a read-only transaction")
 }
 
+/// SQLSTATE of "this takes too long for the core" (class Retry): the gateway runs it beside the core instead.
+pub const TOO_LONG: &str = "DB003";
+
+/// Steps between two looks at the cancel flag.
+const CANCEL_STEPS: u64 = 4096;
+
 /// Counted steps of a transaction, so that a body that takes long cannot depose the leader: every row visited or written
 /// and every procedure statement is a step.
 #[derive(Clone, Debug)]
 pub struct Budget {
     left: u64,
     limit: u64,
+    /// Beside the core: as many steps as it takes, until this is set.
+    cancel: Option<Arc<AtomicBool>>,
 }
 
 impl Budget {
     pub fn new(limit: u64) -> Self {
-        Self { left: limit, limit }
+        Self {
+            left: limit,
+            limit,
+            cancel: None,
+        }
     }
 
-    /// Uses `n` steps; 57014 when none are left.
+    /// No bound but a cancel.
+    pub fn until(cancel: Arc<AtomicBool>) -> Self {
+        Self {
+            left: 0,
+            limit: u64::MAX,
+            cancel: Some(cancel),
+        }
+    }
+
+    /// Uses `n` steps; `TOO_LONG` when none are left, 57014 when cancelled.
     #[inline]
     pub fn step(&mut self, n: u64) -> Result<()> {
         if self.left < n {
-            return Err(Error::new(
-                "57014",
-                format!("canceled: more than {} steps on the partition's core", self.limit),
-            )
-            .hint("split the work into smaller transactions, or raise run_limit_steps in the node's configuration"));
+            return self.refill(n);
         }
         self.left -= n;
         Ok(())
+    }
+
+    #[cold]
+    fn refill(&mut self, n: u64) -> Result<()> {
+        match &self.cancel {
+            Some(cancel) if cancel.load(Ordering::Relaxed) => Err(Error::new(
+                "57014",
+                "canceling statement due to user request or timeout",
+            )),
+            Some(_) => {
+                self.left = CANCEL_STEPS.saturating_sub(n);
+                Ok(())
+            }
+            None => Err(Error::retry(
+                TOO_LONG,
+                format!("more than {} steps on the partition's core", self.limit),
+            )
+            .hint("split the work into smaller transactions, or raise run_limit_steps in the node's configuration")),
+        }
     }
 }
 

@@ -8,13 +8,17 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use raft::eraftpb::{Entry, HardState, Message, MessageType};
-use raft::{Config, RawNode, ReadOnlyOption, StateRole};
+use raft::eraftpb::{
+    ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot,
+};
+use raft::{Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::log_view::LogView;
+use super::io::{DriverConfig, Effect, Member, Proposed, View};
+use super::log_view::{LogView, StateEnd};
 use crate::error::{Error, Result};
-use crate::storage::{LogStore, LogWrite};
+use crate::planted::Mutation;
+use crate::storage::{Checkpoint, LogStore, LogWrite};
 
 /// Bytes of entries in one message to a follower.
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
@@ -24,64 +28,6 @@ const MESSAGES_IN_FLIGHT_MAX: usize = 32;
 const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of committed entries handed out at once.
 const COMMITTED_BYTES_MAX: u64 = 16 << 20;
-
-pub struct DriverConfig {
-    pub node: u64,
-    pub group: u32,
-    pub voters: Vec<u64>,
-    pub election_ticks: usize,
-    pub heartbeat_ticks: usize,
-    /// Sync every write; otherwise only changes of term and vote.
-    pub sync: bool,
-    /// The tail of the log may be lost (see `ReplicaConfig::log_tail_lost`).
-    pub tail_lost: bool,
-    pub seed: u64,
-}
-
-/// What the replica has to do or to know.
-pub enum Effect {
-    Send(Vec<Message>),
-    Write {
-        token: u64,
-        write: LogWrite,
-        sync: bool,
-    },
-    /// Committed and persisted here (I9), in order, each once.
-    Committed(Vec<Entry>),
-    /// A quorum confirmed this leader after the read-index round with this number began.
-    ReadConfirmed(u64),
-}
-
-/// What became of a proposal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proposed {
-    /// The entry is in this leader's log at (its term,) this index.
-    At(u64),
-    /// Not taken: a transfer is under way, or too much is uncommitted. Nothing happened.
-    Refused,
-    /// This node does not lead the term any more; where the data went is not known.
-    Deposed,
-}
-
-/// The state of the group as this node sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct View {
-    pub role: StateRole,
-    pub term: u64,
-    pub leader: Option<u64>,
-    pub commit: u64,
-    pub first: u64,
-    pub last: u64,
-    pub log_bytes: u64,
-}
-
-/// A member as the leader knows it.
-#[derive(Clone, Copy, Debug)]
-pub struct Member {
-    pub node: u64,
-    pub matched: u64,
-    pub active: bool,
-}
 
 /// A ready whose write, or whose predecessors' writes, are not done.
 struct Pending {
@@ -103,11 +49,18 @@ pub struct Driver {
     timeout: usize,
     /// Votes nothing until an entry of this term or a later one is committed here.
     no_vote_before: Option<u64>,
+    /// Index of the checkpoint that is being installed, and the log's write that follows.
+    installing: Option<(u64, Effect)>,
+    /// Index of the installed checkpoint whose write to the log is under way, and that write's token.
+    installed: Option<(u64, u64)>,
+    /// Answers of a member without members.
+    asked: Vec<Message>,
 }
 
 impl Driver {
-    pub fn new(config: DriverConfig, log: Arc<dyn LogStore>, applied: (u64, u64)) -> Result<Self> {
-        let mut view = LogView::open(config.group, &config.voters, log, applied, config.tail_lost)?;
+    pub fn new(config: DriverConfig, log: Arc<dyn LogStore>, end: &StateEnd) -> Result<Self> {
+        let applied = end.applied;
+        let mut view = LogView::open(config.group, &config.voters, log, end, config.tail_lost)?;
         let mut no_vote_before = None;
         if config.tail_lost {
             // A later term than any in which this node may have acknowledged what it lost: a leader of the old term
@@ -148,6 +101,9 @@ impl Driver {
             timeout: config.election_ticks,
             config,
             no_vote_before,
+            installing: None,
+            installed: None,
+            asked: Vec::new(),
         };
         driver.draw_timeout();
         Ok(driver)
@@ -167,7 +123,7 @@ impl Driver {
             MessageType::MsgRequestVote
             | MessageType::MsgRequestPreVote
             | MessageType::MsgTimeoutNow
-                if silent || !self.may_vote() =>
+                if silent || !self.may_vote() || self.is_blank() =>
             {
                 return;
             }
@@ -175,6 +131,16 @@ impl Driver {
             MessageType::MsgPropose
             | MessageType::MsgTransferLeader
             | MessageType::MsgReadIndex => return,
+            MessageType::MsgAppend if self.is_blank() => {
+                self.ask_for_checkpoint(&message);
+                return;
+            }
+            MessageType::MsgAppendResponse if !message.reject => {
+                // It has what it asked for: raft-rs would offer a checkpoint again and again.
+                if let Some(progress) = self.node.raft.mut_prs().get_mut(message.from) {
+                    progress.pending_request_snapshot = 0;
+                }
+            }
             _ => {}
         }
         // An error means a message that raft-rs does not want; the sender repeats what matters.
@@ -183,7 +149,7 @@ impl Driver {
     }
 
     pub fn campaign(&mut self) {
-        if self.may_vote() {
+        if self.may_vote() && self.node.raft.promotable() {
             let _ = self.node.campaign();
             self.draw_timeout();
         }
@@ -214,6 +180,71 @@ impl Driver {
         Proposed::Deposed
     }
 
+    /// Proposes a change of members, as the leader of `term` only; raft-rs allows one at a time.
+    pub fn propose_members(&mut self, term: u64, change: ConfChangeV2) -> Proposed {
+        if !self.is_leader() || self.node.raft.term != term {
+            return Proposed::Deposed;
+        }
+        let before = self.node.raft.raft_log.last_index();
+        let result = self.node.propose_conf_change(Vec::new(), change);
+        self.draw_timeout();
+        let after = self.node.raft.raft_log.last_index();
+        // I1: raft-rs turns a change that may not be made now into an empty entry.
+        let is_change = self.node.raft.raft_log.slice(
+            after,
+            after + 1,
+            None,
+            raft::GetEntriesContext::empty(false),
+        );
+        let is_change = is_change.is_ok_and(|entries| {
+            entries
+                .last()
+                .is_some_and(|entry| entry.get_entry_type() != EntryType::EntryNormal)
+        });
+        match (result, after - before) {
+            (Ok(()), 1) if is_change => Proposed::At(after),
+            (Ok(()), 1) | (Err(_), 0) => Proposed::Refused,
+            _ => Proposed::Deposed,
+        }
+    }
+
+    /// A member of nothing yet: it learns who the members are from a checkpoint. Until then it must not vote: what it may have
+    /// held under an earlier membership is gone.
+    pub fn is_blank(&self) -> bool {
+        let members = self.node.store().members();
+        members.voters.is_empty() && members.learners.is_empty()
+    }
+
+    /// The log from its beginning would not do, since the first members are not in it.
+    fn ask_for_checkpoint(&mut self, append: &Message) {
+        let mut answer = Message::default();
+        answer.set_msg_type(MessageType::MsgAppendResponse);
+        (answer.from, answer.to, answer.term) = (append.to, append.from, append.term);
+        answer.reject = true;
+        answer.index = append.index;
+        answer.request_snapshot = 1;
+        self.asked.push(answer);
+    }
+
+    /// `checkpoint` can be had by members that need older entries than the log holds.
+    pub fn offer(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.node.mut_store().offer(checkpoint)
+    }
+
+    /// The offered checkpoint is gone.
+    pub fn withdraw(&mut self) {
+        self.node.mut_store().withdraw();
+    }
+
+    /// What became of the checkpoint on its way to `node`: arrived and installed, or not.
+    pub fn report_snapshot(&mut self, node: u64, arrived: bool) {
+        let status = match arrived {
+            true => SnapshotStatus::Finish,
+            false => SnapshotStatus::Failure,
+        };
+        self.node.report_snapshot(node, status);
+    }
+
     /// Starts a read-index round; raft-rs may drop it silently.
     pub fn read_index(&mut self, round: u64) {
         self.node.read_index(round.to_be_bytes().to_vec());
@@ -225,6 +256,9 @@ impl Driver {
             self.finish_front(effects);
         }
         self.finish_unwritten(effects);
+        if let Some((index, _)) = self.installed.take_if(|(_, after)| *after <= token) {
+            self.node.advance_apply_to(index);
+        }
         let written = self
             .pending
             .iter()
@@ -250,13 +284,32 @@ impl Driver {
         }
     }
 
-    pub fn applied(&mut self, index: u64) {
-        self.node.advance_apply_to(index);
+    pub fn applied(&mut self, index: u64, effects: &mut Vec<Effect>) {
+        match self.installing.take_if(|(at, _)| *at <= index) {
+            // The log goes on behind the checkpoint; raft-rs hears of both when that is written.
+            Some((at, write)) => {
+                if let Effect::Write { token, .. } = &write {
+                    self.installed = Some((at, *token));
+                }
+                effects.push(write);
+            }
+            None if self.installing.is_none() && self.installed.is_none() => {
+                self.node.advance_apply_to(index);
+            }
+            None => {}
+        }
     }
 
     /// Collects what raft-rs wants done; call after inputs, before the outputs are carried out.
     pub fn drain(&mut self, effects: &mut Vec<Effect>) {
-        while self.node.has_ready() {
+        if !self.asked.is_empty() {
+            effects.push(Effect::Send(std::mem::take(&mut self.asked)));
+        }
+        if self.node.store().take_wanted() {
+            effects.push(Effect::WantCheckpoint);
+        }
+        // What comes behind a checkpoint is written behind it.
+        while self.installing.is_none() && self.node.has_ready() {
             let mut ready = self.node.ready();
             for read in ready.take_read_states() {
                 if let Ok(round) = <[u8; 8]>::try_from(read.request_ctx.as_slice()) {
@@ -272,9 +325,16 @@ impl Driver {
             let hard_state = ready.hs().cloned();
             let after = ready.take_persisted_messages();
             let number = ready.number();
+            let snapshot = (!ready.snapshot().is_empty()).then(|| ready.snapshot().clone());
+            if let Some(snapshot) = &snapshot {
+                self.node.mut_store().restart_at(snapshot);
+            }
             self.node.mut_store().append(&entries);
             let first = entries.first().map(|entry| entry.index);
-            let write = self.write(number, entries, hard_state);
+            let write = match &snapshot {
+                Some(_) => Some(self.restart(number, entries)),
+                None => self.write(number, entries, hard_state),
+            };
             self.pending.push_back(Pending {
                 number,
                 first,
@@ -282,13 +342,74 @@ impl Driver {
                 messages: after,
             });
             self.node.advance_append_async(ready);
-            effects.extend(write);
+            match (snapshot, write) {
+                (Some(snapshot), Some(write)) => self.install(&snapshot, write, effects),
+                (_, write) => effects.extend(write),
+            }
             self.finish_unwritten(effects);
             if !committed.is_empty() {
-                self.note_committed(&committed);
-                effects.push(Effect::Committed(committed));
+                self.commit(committed, effects);
             }
         }
+    }
+
+    fn install(&mut self, snapshot: &Snapshot, write: Effect, effects: &mut Vec<Effect>) {
+        let metadata = snapshot.get_metadata();
+        if self
+            .no_vote_before
+            .is_some_and(|term| metadata.term >= term)
+        {
+            self.no_vote_before = None;
+        }
+        self.installing = Some((metadata.index, write));
+        effects.push(Effect::Install(Checkpoint {
+            index: metadata.index,
+            term: metadata.term,
+            members: encode_members(metadata.get_conf_state()),
+            data: snapshot.get_data().to_vec().into(),
+        }));
+    }
+
+    /// The write that begins the log anew behind a checkpoint.
+    fn restart(&mut self, token: u64, entries: Vec<Entry>) -> Effect {
+        let hard_state = self.node.raft.hard_state();
+        self.last_vote = (hard_state.term, hard_state.vote);
+        Effect::Write {
+            token,
+            write: LogWrite {
+                group: self.config.group,
+                entries,
+                hard_state: Some(hard_state),
+                reset: true,
+            },
+            sync: true,
+        }
+    }
+
+    /// Hands committed entries out. A change of members holds from here on; the state learns of it with its entry (I8).
+    fn commit(&mut self, entries: Vec<Entry>, effects: &mut Vec<Effect>) {
+        self.note_committed(&entries);
+        let mut members = Vec::new();
+        for entry in &entries {
+            if entry.get_entry_type() == EntryType::EntryNormal {
+                continue;
+            }
+            let change = <ConfChangeV2 as protobuf::Message>::parse_from_bytes(&entry.data);
+            // What does not decode, or cannot be done, was never proposed by this program; apply refuses it (I7).
+            if let Ok(change) = change
+                && let Ok(mut conf) = self.node.apply_conf_change(&change)
+            {
+                // raft-rs keeps them in hash sets; the states of all members must be alike.
+                conf.voters.sort_unstable();
+                conf.voters_outgoing.sort_unstable();
+                conf.learners.sort_unstable();
+                conf.learners_next.sort_unstable();
+                self.node.mut_store().set_members(&conf);
+                members.push((entry.index, encode_members(&conf)));
+            }
+        }
+        self.draw_timeout();
+        effects.push(Effect::Committed { entries, members });
     }
 
     /// One write of entries and hard state. A commit index alone is not worth one: it is learned again.
@@ -306,14 +427,19 @@ impl Driver {
             return None;
         }
         self.last_vote = vote;
+        let planted = self.config.planted;
+        let vote_synced = voted && !planted.is(Mutation::VoteNotSynced);
+        let entries_synced =
+            !entries.is_empty() && self.config.sync && !planted.is(Mutation::AckBeforeFsync);
         Some(Effect::Write {
             token,
             write: LogWrite {
                 group: self.config.group,
                 entries,
                 hard_state,
+                reset: false,
             },
-            sync: voted || self.config.sync,
+            sync: vote_synced || entries_synced,
         })
     }
 
@@ -327,6 +453,11 @@ impl Driver {
     /// False while this node may have lost entries that it acknowledged.
     pub fn may_vote(&self) -> bool {
         self.no_vote_before.is_none()
+    }
+
+    /// For whom this node voted in its term; 0 for nobody.
+    pub fn vote(&self) -> u64 {
+        self.node.raft.vote
     }
 
     pub fn is_leader(&self) -> bool {
@@ -372,10 +503,30 @@ impl Driver {
                 node: *node,
                 matched: progress.matched,
                 active: progress.recent_active,
+                snapshot: progress.state == ProgressState::Snapshot,
+                voter: self.node.raft.prs().conf().voters().contains(*node),
             })
             .collect();
         members.sort_by_key(|member| member.node);
         members
+    }
+
+    /// The members of the group, as this node knows them.
+    pub fn conf(&self) -> &ConfState {
+        self.node.store().members()
+    }
+
+    /// This node is the only voter: there is nobody to be deposed by.
+    pub fn is_alone(&self) -> bool {
+        let conf = self.conf();
+        conf.voters == [self.config.node] && conf.voters_outgoing.is_empty()
+    }
+
+    /// This node is a voter no more.
+    pub fn has_left(&self) -> bool {
+        let conf = self.conf();
+        !conf.voters.contains(&self.config.node)
+            && !conf.voters_outgoing.contains(&self.config.node)
     }
 
     /// Index that every member, this node included, is known to hold.
@@ -396,6 +547,11 @@ impl Driver {
     /// Bytes that a truncation at `index` would free.
     pub fn bytes_to(&self, index: u64) -> u64 {
         self.node.store().bytes_to(index)
+    }
+
+    /// The first index at which a truncation would free `bytes`.
+    pub fn index_after(&self, bytes: u64) -> u64 {
+        self.node.store().index_after(bytes)
     }
 
     fn draw_timeout(&mut self) {
@@ -419,120 +575,12 @@ impl Driver {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::storage::memory::MemLog;
-
-    fn driver(node: u64, voters: &[u64]) -> Driver {
-        let config = DriverConfig {
-            node,
-            group: 1,
-            voters: voters.to_vec(),
-            election_ticks: 10,
-            heartbeat_ticks: 2,
-            sync: true,
-            tail_lost: false,
-            seed: 1,
-        };
-        Driver::new(config, Arc::new(MemLog::new()), (0, 0)).unwrap()
-    }
-
-    /// Writes are done at once.
-    fn settle(driver: &mut Driver) -> Vec<Effect> {
-        let (mut all, mut effects) = (Vec::new(), Vec::new());
-        loop {
-            driver.drain(&mut effects);
-            if effects.is_empty() {
-                return all;
-            }
-            for effect in std::mem::take(&mut effects) {
-                if let Effect::Write { token, .. } = effect {
-                    driver.persisted(token, &mut effects);
-                }
-                all.push(effect);
-            }
-        }
-    }
-
-    fn from_peer(kind: MessageType, term: u64) -> Message {
-        let mut message = Message::default();
-        message.set_msg_type(kind);
-        (message.from, message.to, message.term) = (2, 1, term);
-        message
-    }
-
-    #[test]
-    fn i1_a_follower_proposes_nothing_and_forwards_nothing() {
-        let mut driver = driver(1, &[1, 2, 3]);
-        driver.receive(from_peer(MessageType::MsgHeartbeat, 1), false);
-        settle(&mut driver);
-        assert_eq!(driver.view().leader, Some(2));
-        assert_eq!(driver.propose(1, b"x".to_vec()), Proposed::Deposed);
-        let sent = settle(&mut driver);
-        assert!(!sent.iter().any(|effect| matches!(effect, Effect::Send(_))));
-    }
-
-    #[test]
-    fn i1_an_executor_of_an_earlier_term_proposes_nothing() {
-        let mut driver = driver(1, &[1]);
-        driver.campaign();
-        settle(&mut driver);
-        let (term, last) = (driver.view().term, driver.view().last);
-        assert_eq!(driver.propose(term, b"x".to_vec()), Proposed::At(last + 1));
-        assert_eq!(driver.propose(term - 1, b"y".to_vec()), Proposed::Deposed);
-        assert_eq!(driver.view().last, last + 1);
-    }
-
-    #[test]
-    fn i1_proposals_of_others_are_dropped() {
-        let mut driver = driver(1, &[1, 2, 3]);
-        driver.campaign();
-        settle(&mut driver);
-        driver.receive(from_peer(MessageType::MsgRequestPreVoteResponse, 1), false);
-        settle(&mut driver);
-        driver.receive(from_peer(MessageType::MsgRequestVoteResponse, 1), false);
-        settle(&mut driver);
-        assert!(driver.is_leader());
-        let last = driver.view().last;
-        let mut message = from_peer(MessageType::MsgPropose, 0);
-        message.set_entries(vec![Entry::default()].into());
-        driver.receive(message, false);
-        assert_eq!(driver.view().last, last);
-    }
-
-    #[test]
-    fn a_member_that_lost_acknowledged_entries_enters_a_later_term_and_does_not_vote() {
-        let log = Arc::new(MemLog::new());
-        let config = |tail_lost| DriverConfig {
-            node: 1,
-            group: 1,
-            voters: vec![1, 2, 3],
-            election_ticks: 10,
-            heartbeat_ticks: 2,
-            sync: false,
-            tail_lost,
-            seed: 1,
-        };
-        let mut before = Driver::new(config(false), log.clone(), (0, 0)).unwrap();
-        before.receive(from_peer(MessageType::MsgHeartbeat, 3), false);
-        for effect in settle(&mut before) {
-            if let Effect::Write { write, sync, .. } = effect {
-                log.append(vec![write], sync).unwrap();
-            }
-        }
-        let mut after = Driver::new(config(true), log, (0, 0)).unwrap();
-        assert_eq!(after.view().term, 4);
-        after.receive(from_peer(MessageType::MsgRequestVote, 5), false);
-        assert!(settle(&mut after).is_empty());
-        // A later leader's empty entry, committed: everything acknowledged before it is here again.
-        let mut append = from_peer(MessageType::MsgAppend, 5);
-        let mut entry = Entry::default();
-        (entry.term, entry.index) = (5, 1);
-        append.set_entries(vec![entry].into());
-        append.commit = 1;
-        after.receive(append, false);
-        settle(&mut after);
-        assert!(after.may_vote());
-    }
+fn encode_members(conf: &ConfState) -> bytes::Bytes {
+    // Writing to memory does not fail.
+    protobuf::Message::write_to_bytes(conf)
+        .unwrap_or_default()
+        .into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 //! So every entry enters the cache first, and leaves it only after it was written. The entry at the truncation boundary is
 //! kept on disk: its term is needed to match the entry after it.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
 use crate::error::{Error, Result};
-use crate::storage::LogStore;
+use crate::storage::{Checkpoint, LogStore, LogWrite, StateMeta};
 
 /// Bytes of written entries that stay in memory for followers that lag a little.
 const CACHE_BYTES_MAX: usize = 16 << 20;
@@ -34,22 +35,49 @@ pub struct LogView {
     bytes: u64,
     /// Entries up to here are on disk.
     written: u64,
+    /// What a member that needs older entries than these can have instead.
+    offer: Option<Snapshot>,
+    /// A member needs a checkpoint, and there is none that would do.
+    wanted: Cell<bool>,
+}
+
+/// What the state store says of itself when the log is opened.
+#[derive(Clone, Debug, Default)]
+pub struct StateEnd {
+    /// Last entry applied, and its term.
+    pub applied: (u64, u64),
+    /// Index and term of the checkpoint that the state began as; (0, 0) if it began empty.
+    pub origin: (u64, u64),
+    /// As `StateMeta::members`.
+    pub members: bytes::Bytes,
+}
+
+impl StateEnd {
+    pub fn new(meta: &StateMeta, origin: (u64, u64)) -> Self {
+        Self {
+            applied: (meta.applied_index, meta.applied_term),
+            origin,
+            members: meta.members.clone(),
+        }
+    }
 }
 
 impl LogView {
-    /// Opens the log of a group whose state store has applied `applied` (index, term).
+    /// Opens the log of a group with the state store's end. `voters` are the members of a group that has never changed them.
     pub fn open(
         group: u32,
         voters: &[u64],
         log: Arc<dyn LogStore>,
-        applied: (u64, u64),
+        end: &StateEnd,
         tail_lost: bool,
     ) -> Result<Self> {
-        let (first, last, hard_state) = log.load(group)?;
+        let applied = end.applied;
+        let (first, last, hard_state) = follow_checkpoint(group, &*log, end)?;
         let mut view = Self {
             group,
             log,
-            conf: ConfState::from((voters.to_vec(), Vec::new())),
+            conf: decode_members(&end.members)?
+                .unwrap_or_else(|| ConfState::from((voters.to_vec(), Vec::new()))),
             hard_state,
             boundary: (0, 0),
             last,
@@ -58,15 +86,19 @@ impl LogView {
             sizes: VecDeque::new(),
             bytes: 0,
             written: last,
+            offer: None,
+            wanted: Cell::new(false),
         };
         if applied.0 > last {
             return Err(Error::internal(format!(
                 "group {group}: the state has applied entry {}, but the log ends at {last}",
                 applied.0
             ))
-            .hint("the log is damaged, lost its tail with the operating system, or is not the one of this state: rebuild this replica"));
+            .hint("the log is damaged, lost its tail with the operating system, or is not the one of this state: remove this node and add it again with an empty data directory"));
         }
-        if first > 1 && first <= last {
+        if first <= last && first == end.origin.0 + 1 {
+            view.boundary = end.origin;
+        } else if first > 1 && first <= last {
             view.boundary = (first, view.read_one(first)?.term);
         } else if first > last {
             view.boundary = applied;
@@ -139,8 +171,55 @@ impl LogView {
             group: self.group,
             entries: Vec::new(),
             hard_state: Some(self.hard_state.clone()),
+            reset: false,
         };
         self.log.append(vec![write], true)
+    }
+
+    /// A checkpoint takes the place of everything up to its last entry; `append` goes on behind it.
+    pub fn restart_at(&mut self, snapshot: &Snapshot) {
+        let metadata = snapshot.get_metadata();
+        self.boundary = (metadata.index, metadata.term);
+        (self.last, self.written) = (metadata.index, metadata.index);
+        self.cache.clear();
+        self.sizes.clear();
+        (self.cache_bytes, self.bytes) = (0, 0);
+        self.conf = metadata.get_conf_state().clone();
+        self.offer = None;
+    }
+
+    /// Offers a checkpoint to members that need older entries than there are.
+    pub fn offer(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        let mut snapshot = Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        (metadata.index, metadata.term) = (checkpoint.index, checkpoint.term);
+        metadata.set_conf_state(decode_members(&checkpoint.members)?.ok_or_else(|| {
+            Error::internal(format!(
+                "group {}: a checkpoint without members",
+                self.group
+            ))
+        })?);
+        snapshot.set_data(checkpoint.data.clone());
+        self.offer = Some(snapshot);
+        self.wanted.set(false);
+        Ok(())
+    }
+
+    pub fn withdraw(&mut self) {
+        self.offer = None;
+    }
+
+    /// True once after raft-rs asked for a checkpoint that there was not.
+    pub fn take_wanted(&self) -> bool {
+        self.wanted.take()
+    }
+
+    pub fn set_members(&mut self, conf: &ConfState) {
+        self.conf = conf.clone();
+    }
+
+    pub fn members(&self) -> &ConfState {
+        &self.conf
     }
 
     pub fn hard_state(&self) -> &HardState {
@@ -225,6 +304,17 @@ impl LogView {
         self.sizes.iter().take(count).map(|s| u64::from(*s)).sum()
     }
 
+    /// The first index at which a truncation would free `wanted` bytes.
+    pub fn index_after(&self, wanted: u64) -> u64 {
+        let mut freed = 0;
+        let enough = |size: &u32| {
+            freed += u64::from(*size);
+            freed >= wanted
+        };
+        let count = self.sizes.iter().position(enough);
+        self.boundary.0 + count.map_or(self.sizes.len(), |count| count + 1) as u64
+    }
+
     fn cache_first(&self) -> u64 {
         self.last + 1 - self.cache.len() as u64
     }
@@ -253,6 +343,58 @@ impl LogView {
             self.group
         ))
     }
+}
+
+/// Brings the log of a state that began as a checkpoint behind that checkpoint, if a crash came in between. Returns what
+/// `LogStore::load` then tells, an empty log ending at the checkpoint.
+fn follow_checkpoint(
+    group: u32,
+    log: &dyn LogStore,
+    end: &StateEnd,
+) -> Result<(u64, u64, HardState)> {
+    let (first, last, mut hard_state) = log.load(group)?;
+    let (index, term) = end.origin;
+    if index == 0 || (first <= last && last >= index) {
+        let joined = index == 0 || first > index || {
+            let mut found = log.entries(group, index, index + 1, 0)?;
+            found.pop().is_some_and(|entry| entry.term == term)
+        };
+        if joined {
+            return Ok((first, last, hard_state));
+        }
+    }
+    // The log was lost, or is another's: `check` says so.
+    if end.applied.0 > index {
+        return Ok((first, last, hard_state));
+    }
+    // Nothing behind the checkpoint was ever acknowledged here: the reset of the log comes before the first answer.
+    hard_state.commit = hard_state.commit.max(index);
+    hard_state.term = hard_state.term.max(term);
+    if first <= last {
+        let write = LogWrite {
+            group,
+            entries: Vec::new(),
+            hard_state: Some(hard_state.clone()),
+            reset: true,
+        };
+        log.append(vec![write], true)?;
+    }
+    Ok((index + 1, index, hard_state))
+}
+
+/// The members as raft-rs knows them; none if they were never written.
+pub fn decode_members(bytes: &[u8]) -> Result<Option<ConfState>> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let decoded = <ConfState as protobuf::Message>::parse_from_bytes(bytes);
+    decoded.map(Some).map_err(|error| {
+        Error::new(
+            "XX001",
+            format!("the group's members do not decode: {error}"),
+        )
+        .hint("the data directory is damaged: remove this node and add it again with an empty one")
+    })
 }
 
 fn store_error(error: Error) -> raft::Error {
@@ -317,7 +459,19 @@ impl Storage for LogView {
         Ok(self.last)
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        // The log must go on right behind it, or the member could not follow from there; and it must say that it is one.
+        let fits = |snapshot: &&Snapshot| {
+            let metadata = snapshot.get_metadata();
+            let conf = metadata.get_conf_state();
+            let everybody = [&conf.voters, &conf.learners, &conf.learners_next];
+            metadata.index >= self.boundary.0.max(request_index)
+                && everybody.iter().any(|members| members.contains(&to))
+        };
+        if let Some(offer) = self.offer.as_ref().filter(fits) {
+            return Ok(offer.clone());
+        }
+        self.wanted.set(true);
         Err(raft::Error::Store(
             StorageError::SnapshotTemporarilyUnavailable,
         ))

@@ -5,12 +5,16 @@
 //! * [`log_view`]: the log as raft-rs reads it, with a cache of entries that are not synced yet.
 //! * [`lease`]: how long the leader may answer reads without asking.
 //!
-//! Left out until later: snapshots (a member that the log no longer reaches cannot catch up; I10 keeps that from
-//! happening up to a size), and changes of membership.
+//! A member that the log no longer reaches gets a checkpoint of the state. Raft's own messages carry only what it is called
+//! and what is in it; its files travel beside them, and the message is let in when they have arrived. Members change by
+//! joint consensus; who they are is part of the state (I8).
 
 mod driver;
+mod io;
 mod lease;
 mod log_view;
 
-pub use driver::{Driver, DriverConfig, Effect, Member, Proposed, View};
+pub use driver::Driver;
+pub use io::{DriverConfig, Effect, Member, Proposed, View};
 pub use lease::Lease;
+pub use log_view::{StateEnd, decode_members};

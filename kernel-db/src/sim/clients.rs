@@ -1,36 +1,59 @@
-//! Simulated clients: lanes that send one operation after another and retry as design.md section 6 says. Some lanes share
-//! a session, whose requests they number.
+//! Simulated clients: lanes that do one operation after another and retry as design.md section 6 says. Some lanes share a
+//! session, whose requests they number; some requests have no number, and are lost when their outcome is.
 
 use bytes::Bytes;
 
 use super::check::{Known, Operation};
+use super::chores::Chore;
+use super::gateway::{Attempt, Turn};
+use super::load::{
+    ACCOUNT, ACCOUNTS, COUNTER, COUNTERS, Job, LIST, Picture, REGISTER, Row, Serial, Step,
+};
+use super::load::{decode, group_of};
 use super::rng::Rng;
-use super::work::{ACCOUNTS, COUNTERS, Work};
+use super::world::EPOCH_US;
 use crate::error::{Class, Error};
+use crate::txn::messages::{Answer, TxnId, Work};
 
-/// Lanes of one session.
+/// Lanes of one session, and sessions.
 const LANES: usize = 3;
+const SESSIONS: usize = 4;
+/// Registers and lists of one group in use at a time, and how many operations begin with one before another takes its
+/// place.
+const REGISTERS: usize = 2;
+const LISTS: usize = 3;
+const USES_MAX: u64 = 50;
 
 /// What a lane wants next.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Want {
-    /// Send this to the lane's node.
-    Send(Ask),
+    /// Send this; true if a copy of it may arrive too.
+    Send(Ask, bool),
     /// Nothing before this time has passed.
     Sleep(u64),
     /// It has stopped.
     Rest,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub enum Ask {
+#[derive(Clone, Debug)]
+pub struct Ask {
+    pub node: u64,
+    pub group: u32,
+    pub what: What,
+}
+
+#[derive(Clone, Debug)]
+pub enum What {
     Run {
-        work: Work,
+        task: Serial,
         session: Option<(u128, u64)>,
     },
+    /// Of a transaction that a gateway runs.
+    Work(Work),
     SnapshotTs,
     SnapshotAt {
         ts: u64,
+        rows: Vec<Row>,
     },
 }
 
@@ -39,22 +62,58 @@ pub enum Ask {
 pub enum Heard {
     Reply(Result<Bytes, Error>),
     Ts(Result<u64, Error>),
-    Snapshot(Result<(), Error>, Option<Box<super::work::Picture>>),
+    /// With the rows asked for.
+    Rows(Vec<Row>, Result<Picture, Error>),
     Timeout,
+}
+
+impl Heard {
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Heard::Timeout)
+    }
+}
+
+/// How far a snapshot is.
+struct Snapshot {
+    /// The groups asked so far in this round.
+    asked: u32,
+    ts: u64,
+    reading: bool,
+    seen: Picture,
 }
 
 struct Current {
     operation: usize,
-    work: Work,
     session: Option<(u128, u64)>,
-    ts: Option<u64>,
+    snapshot: Snapshot,
+    /// A gateway runs it, and whether it reads without locks.
+    gateway: Option<bool>,
+    attempt: Option<Attempt>,
+    /// When it began, for its age.
+    start_us: u64,
 }
 
 pub struct Lane {
     session: usize,
     current: Option<Current>,
-    /// The node to ask, from 1.
-    pub node: u64,
+    /// The node to ask for each group.
+    nodes: Vec<u64>,
+    /// The node whose gateway it uses.
+    home: u64,
+    /// The last value seen of a register, for swaps.
+    seen: (u64, u64),
+}
+
+impl Lane {
+    /// Place of the present operation in the history.
+    pub fn operation(&self) -> Option<usize> {
+        self.current.as_ref().map(|current| current.operation)
+    }
+}
+
+struct Active {
+    row: u64,
+    uses: u64,
 }
 
 /// All lanes with their history.
@@ -63,25 +122,64 @@ pub struct Clients {
     pub operations: Vec<Operation>,
     sessions: Vec<(u128, u64)>,
     nodes: u64,
-    ops: u64,
+    groups: u32,
+    registers: Vec<Vec<Active>>,
+    lists: Vec<Vec<Active>>,
+    /// Rows handed out so far in each group.
+    rows: u64,
+    pub retries: u64,
+    /// Attempts that met another transaction.
+    pub conflicts: u64,
+    /// Attempts begun so far.
+    attempts: u64,
     pub stopping: bool,
+    /// For the nodes whose gateways leave them.
+    pub chores: Vec<(u64, Chore)>,
+    /// An answer that no client should ever get.
+    pub broken: Option<Error>,
 }
 
 impl Clients {
-    pub fn new(sessions: usize, nodes: u64) -> Self {
+    pub fn new(nodes: u64, groups: u32) -> Self {
+        let lane = |lane: usize| Lane {
+            session: lane / LANES,
+            current: None,
+            nodes: vec![1 + lane as u64 % nodes; groups as usize],
+            home: 1 + lane as u64 % nodes,
+            seen: (0, 0),
+        };
+        let mut rows = 0;
+        let mut fresh = |count: usize| {
+            let of_group = |group: u32, rows: &mut u64| -> Vec<Active> {
+                let first = *rows;
+                *rows += count as u64;
+                let row = |n: u64| n * u64::from(groups) + u64::from(group);
+                (first..*rows)
+                    .map(|n| Active {
+                        row: row(n),
+                        uses: 0,
+                    })
+                    .collect()
+            };
+            (0..groups)
+                .map(|group| of_group(group, &mut rows))
+                .collect()
+        };
         Self {
-            lanes: (0..sessions * LANES)
-                .map(|lane| Lane {
-                    session: lane / LANES,
-                    current: None,
-                    node: 1 + lane as u64 % nodes,
-                })
-                .collect(),
+            lanes: (0..SESSIONS * LANES).map(lane).collect(),
             operations: Vec::new(),
-            sessions: (1..=sessions as u128).map(|id| (id, 0)).collect(),
+            sessions: (1..=SESSIONS as u128).map(|id| (id, 0)).collect(),
             nodes,
-            ops: 0,
+            groups,
+            registers: fresh(REGISTERS),
+            lists: fresh(LISTS),
+            rows,
+            retries: 0,
+            conflicts: 0,
+            attempts: 0,
             stopping: false,
+            chores: Vec::new(),
+            broken: None,
         }
     }
 
@@ -96,55 +194,209 @@ impl Clients {
                 return Want::Rest;
             }
             self.begin(lane, now_us, rng);
+        } else {
+            self.retries += 1;
         }
-        match &self.lanes[lane].current {
-            Some(current) => Want::Send(match (current.work, current.ts) {
-                (Work::Snapshot { .. }, None) => Ask::SnapshotTs,
-                (Work::Snapshot { .. }, Some(ts)) => Ask::SnapshotAt { ts },
-                (work, _) => Ask::Run {
-                    work,
-                    session: current.session,
-                },
-            }),
-            None => Want::Rest,
+        self.attempt(lane, now_us);
+        self.question(lane)
+    }
+
+    /// The gateway's part of an operation begins, or begins anew.
+    fn attempt(&mut self, lane: usize, now_us: u64) {
+        let Some(current) = &self.lanes[lane].current else {
+            return;
+        };
+        let (Some(optimistic), None) = (current.gateway, &current.attempt) else {
+            return;
+        };
+        self.attempts += 1;
+        let operation = &self.operations[current.operation];
+        let txn = TxnId {
+            start: current.start_us,
+            node: self.lanes[lane].home,
+            number: self.attempts,
+        };
+        let task = Serial {
+            op: operation.op,
+            job: operation.job.clone(),
+        };
+        let wall_us = EPOCH_US as u64 + now_us;
+        let (groups, session) = (self.groups, current.session);
+        let attempt = Attempt::new(txn, task, groups, session, optimistic, wall_us);
+        if let Some(current) = &mut self.lanes[lane].current {
+            current.attempt = Some(attempt);
         }
     }
 
-    fn begin(&mut self, lane: usize, now_us: u64, rng: &mut Rng) {
-        self.ops += 1;
-        let op = self.ops;
-        let counter = rng.range(0, COUNTERS);
-        let work = match rng.range(0, 100) {
-            0..35 => Work::Add { counter, op },
-            35..60 => Work::Transfer {
-                from: rng.range(0, ACCOUNTS),
-                to: rng.range(0, ACCOUNTS),
-                amount: rng.range(1, 100),
-                op,
-            },
-            60..80 => Work::Read { counter },
-            80..90 => Work::Fail { counter, op },
-            _ => Work::Snapshot {
-                ahead_us: rng.range(0, 2) * rng.range(0, 400_000),
-            },
+    fn question(&self, lane: usize) -> Want {
+        let lane = &self.lanes[lane];
+        let Some(current) = &lane.current else {
+            return Want::Rest;
         };
-        let session = work.op().map(|_| {
+        if let Some(attempt) = &current.attempt {
+            let (group, what, repeatable) = attempt.question();
+            let node = lane.nodes[group as usize - 1];
+            return Want::Send(Ask { node, group, what }, repeatable);
+        }
+        let operation = &self.operations[current.operation];
+        let (group, what) = match &operation.job {
+            Job::Snapshot { rows, .. } => {
+                let group = current.snapshot.asked + 1;
+                let of_group = |row: &&Row| group_of(row.1, self.groups) == group;
+                let what = if current.snapshot.reading {
+                    What::SnapshotAt {
+                        ts: current.snapshot.ts,
+                        rows: rows.iter().filter(of_group).copied().collect(),
+                    }
+                } else {
+                    What::SnapshotTs
+                };
+                (group, what)
+            }
+            job => {
+                let task = Serial {
+                    op: operation.op,
+                    job: job.clone(),
+                };
+                let session = current.session;
+                (job.group(self.groups), What::Run { task, session })
+            }
+        };
+        let repeatable = current.session.is_some() || !operation.job.writes();
+        let node = lane.nodes[group as usize - 1];
+        Want::Send(Ask { node, group, what }, repeatable)
+    }
+
+    fn begin(&mut self, lane: usize, now_us: u64, rng: &mut Rng) {
+        let op = self.operations.len() as u64 + 1;
+        let job = self.draw(lane, op, rng);
+        let numbered = job.writes() && rng.range(0, 10) > 0;
+        let several = job.group(self.groups) == 0;
+        let block = matches!(job, Job::Lists(_) | Job::Transfer { .. }) && rng.range(0, 5) == 0;
+        let by_gateway = !matches!(job, Job::Snapshot { .. }) && (several || block);
+        let gateway = by_gateway.then(|| rng.range(0, 3) == 0);
+        let session = numbered.then(|| {
             let (id, number) = &mut self.sessions[self.lanes[lane].session];
             *number += 1;
             (*id, *number)
         });
         self.lanes[lane].current = Some(Current {
             operation: self.operations.len(),
-            work,
             session,
-            ts: None,
+            snapshot: Snapshot {
+                asked: 0,
+                ts: 0,
+                reading: false,
+                seen: Picture::new(),
+            },
+            gateway,
+            attempt: None,
+            start_us: EPOCH_US as u64 + now_us,
         });
         self.operations.push(Operation {
-            work,
+            op,
+            lane,
+            job,
             begun_us: now_us,
             ended_us: u64::MAX,
             known: Known::Unknown,
         });
+    }
+
+    fn draw(&mut self, lane: usize, op: u64, rng: &mut Rng) -> Job {
+        let group = rng.range(0, u64::from(self.groups)) as usize;
+        let groups = u64::from(self.groups);
+        let row = |n: u64| n * groups + group as u64;
+        match rng.range(0, 100) {
+            0..10 => Job::Put {
+                register: self.register(group, rng),
+                value: op,
+            },
+            10..18 => {
+                let register = self.register(group, rng);
+                let (of, value) = self.lanes[lane].seen;
+                let from = if of == register { value } else { 0 };
+                Job::Swap {
+                    register,
+                    from,
+                    to: op,
+                }
+            }
+            18..34 => Job::Get {
+                register: self.register(group, rng),
+            },
+            34..44 => Job::Count {
+                counter: row(rng.range(0, COUNTERS)),
+            },
+            44..56 => Job::Lists(self.steps(Some(group), op, rng)),
+            56..68 => Job::Lists(self.steps(None, op, rng)),
+            68..73 => Job::Spoil(self.steps(Some(group), op, rng)),
+            73..80 => Job::Transfer {
+                from: row(rng.range(0, ACCOUNTS)),
+                to: row(rng.range(0, ACCOUNTS)),
+                amount: rng.range(1, 100),
+            },
+            80..87 => Job::Transfer {
+                from: rng.range(0, ACCOUNTS * groups),
+                to: rng.range(0, ACCOUNTS * groups),
+                amount: rng.range(1, 100),
+            },
+            87..90 => Job::Audit((0..ACCOUNTS * groups).collect()),
+            _ => Job::Snapshot {
+                ahead_us: rng.range(0, 2) * rng.range(0, 400_000),
+                rows: self.snapshot_rows(),
+            },
+        }
+    }
+
+    fn snapshot_rows(&mut self) -> Vec<Row> {
+        for register in self.registers.iter_mut().flatten() {
+            register.uses += 1;
+        }
+        let lists = self.lists.iter().flatten().map(|a| (LIST, a.row));
+        let registers = self.registers.iter().flatten();
+        let registers = registers.filter(|a| a.uses < 2 * USES_MAX);
+        let registers = registers.map(|a| (REGISTER, a.row));
+        let all = |of_group: u64| 0..of_group * u64::from(self.groups);
+        let counters = all(COUNTERS).map(|row| (COUNTER, row));
+        let accounts = all(ACCOUNTS).map(|row| (ACCOUNT, row));
+        lists
+            .chain(registers)
+            .chain(counters)
+            .chain(accounts)
+            .collect()
+    }
+
+    fn register(&mut self, group: usize, rng: &mut Rng) -> u64 {
+        let place = rng.range(0, REGISTERS as u64) as usize;
+        use_row(
+            &mut self.registers[group][place],
+            group,
+            self.groups,
+            &mut self.rows,
+        )
+    }
+
+    /// One to four reads and appends, now and then of one list twice; of one group, or of any.
+    fn steps(&mut self, group: Option<usize>, op: u64, rng: &mut Rng) -> Vec<Step> {
+        let count = rng.range(1, 5);
+        let mut steps = Vec::new();
+        for n in 0..count {
+            let any = rng.range(0, u64::from(self.groups)) as usize;
+            let group = group.unwrap_or(any);
+            let place = rng.range(0, LISTS as u64) as usize;
+            let list = use_row(
+                &mut self.lists[group][place],
+                group,
+                self.groups,
+                &mut self.rows,
+            );
+            steps.push(match rng.range(0, 2) {
+                0 => Step::Read(list),
+                _ => Step::Append(list, op * 8 + n),
+            });
+        }
+        steps
     }
 
     /// An answer for the lane's present question.
@@ -152,44 +404,159 @@ impl Clients {
         let Some(current) = &mut self.lanes[lane].current else {
             return Want::Rest;
         };
+        if current.attempt.is_some() {
+            return self.gateway_hears(lane, now_us, heard, rng);
+        }
+        let job = &self.operations[current.operation].job;
         let error = match heard {
-            Heard::Reply(Ok(reply)) => {
-                let value = reply
-                    .first_chunk::<8>()
-                    .map_or(0, |b| u64::from_be_bytes(*b));
-                return self.end(lane, now_us, Known::Done(value), rng);
-            }
+            Heard::Reply(Ok(reply)) => return self.replied(lane, now_us, &reply, rng),
             Heard::Ts(Ok(ts)) => {
-                if let Work::Snapshot { ahead_us } = current.work {
-                    current.ts = Some(ts + ahead_us);
+                let snapshot = &mut current.snapshot;
+                snapshot.ts = snapshot.ts.max(ts);
+                snapshot.asked += 1;
+                if snapshot.asked == self.groups {
+                    (snapshot.asked, snapshot.reading) = (0, true);
+                    if let Job::Snapshot { ahead_us, .. } = job {
+                        snapshot.ts += ahead_us;
+                    }
                 }
-                return Want::Sleep(0);
+                return self.question(lane);
             }
-            Heard::Snapshot(Ok(()), Some(picture)) => {
-                let ts = current.ts.unwrap_or(0);
-                return self.end(lane, now_us, Known::Saw(ts, picture), rng);
+            Heard::Rows(_, Ok(rows)) => {
+                let snapshot = &mut current.snapshot;
+                snapshot.seen.extend(rows);
+                snapshot.asked += 1;
+                if snapshot.asked < self.groups {
+                    return self.question(lane);
+                }
+                let known = Known::Saw(snapshot.ts, std::mem::take(&mut snapshot.seen));
+                return self.end(lane, now_us, known, rng);
             }
-            Heard::Snapshot(Ok(()), None) | Heard::Timeout => Error::unknown("no answer"),
-            Heard::Reply(Err(error)) | Heard::Ts(Err(error)) | Heard::Snapshot(Err(error), _) => {
-                error
-            }
+            Heard::Timeout => Error::unknown("no answer"),
+            Heard::Reply(Err(error)) | Heard::Ts(Err(error)) | Heard::Rows(_, Err(error)) => error,
         };
+        self.failed(lane, now_us, &error, rng)
+    }
+
+    fn replied(&mut self, lane: usize, now_us: u64, reply: &[u8], rng: &mut Rng) -> Want {
+        let reply = decode(reply);
+        let operation = self.lanes[lane].operation();
+        match (operation.map(|o| &self.operations[o].job), reply.first()) {
+            (Some(Job::Get { register }), Some(value)) => {
+                self.lanes[lane].seen = (*register, *value);
+            }
+            (Some(Job::Put { register, value }), _) => {
+                self.lanes[lane].seen = (*register, *value);
+            }
+            _ => {}
+        }
+        self.end(lane, now_us, Known::Done(reply), rng)
+    }
+
+    fn gateway_hears(&mut self, lane: usize, now_us: u64, heard: Heard, rng: &mut Rng) -> Want {
+        let (group, home) = (self.group_asked(lane), self.lanes[lane].home);
+        let Some(current) = &mut self.lanes[lane].current else {
+            return Want::Rest;
+        };
+        let Some(attempt) = &mut current.attempt else {
+            return Want::Rest;
+        };
+        let turn = match heard {
+            Heard::Reply(reply) => attempt.answered(reply.and_then(Answer::from_bytes)),
+            Heard::Ts(Ok(ts)) => attempt.ts(ts),
+            Heard::Rows(asked, Ok(rows)) => attempt.seen(&asked, &rows),
+            Heard::Ts(Err(error)) | Heard::Rows(_, Err(error)) => attempt.failed(error),
+            Heard::Timeout => attempt.failed(Error::unknown("no answer")),
+        };
+        let left = std::mem::take(&mut attempt.chores);
+        self.chores
+            .extend(left.into_iter().map(|chore| (home, chore)));
+        let goes_on = attempt.goes_on();
+        match turn {
+            Turn::On => self.question(lane),
+            Turn::Done(Ok(reply)) => self.end(lane, now_us, Known::Done(decode(&reply)), rng),
+            Turn::Done(Err(error)) => {
+                self.broken.get_or_insert(error);
+                self.end(lane, now_us, Known::Unknown, rng)
+            }
+            Turn::Again(error) => {
+                if !goes_on {
+                    current.attempt = None;
+                }
+                self.conflicts += u64::from(matches!(error.sqlstate(), "40001" | "40P01"));
+                self.ask_another(lane, group, &error);
+                Want::Sleep(rng.range(1_000, 80_000))
+            }
+            Turn::Lost => {
+                self.new_session(lane);
+                self.end(lane, now_us, Known::Unknown, rng)
+            }
+        }
+    }
+
+    /// The node whose gateway the lane uses is gone, and nothing was cleaned up.
+    pub fn abandon(&mut self, lane: usize, node: u64, now_us: u64, rng: &mut Rng) -> Option<Want> {
+        if self.lanes[lane].home != node {
+            return None;
+        }
+        self.lanes[lane].home = 1 + node % self.nodes;
+        let current = self.lanes[lane].current.as_mut()?;
+        current.attempt.take()?;
+        if current.session.is_none() {
+            return Some(self.end(lane, now_us, Known::Unknown, rng));
+        }
+        Some(Want::Sleep(rng.range(1_000, 80_000)))
+    }
+
+    fn group_asked(&self, lane: usize) -> u32 {
+        match self.question(lane) {
+            Want::Send(ask, _) => ask.group,
+            Want::Sleep(_) | Want::Rest => 1,
+        }
+    }
+
+    fn ask_another(&mut self, lane: usize, group: u32, error: &Error) {
+        let hint = error.get_detail().and_then(|node| node.parse().ok());
+        let node = &mut self.lanes[lane].nodes[group as usize - 1];
+        match error.sqlstate() {
+            // The right node was asked.
+            "40001" | "40P01" | "53300" => {}
+            _ => *node = hint.unwrap_or(1 + *node % self.nodes),
+        }
+    }
+
+    fn new_session(&mut self, lane: usize) {
+        let (id, number) = &mut self.sessions[self.lanes[lane].session];
+        (*id, *number) = (*id + 1000, 0);
+    }
+
+    fn failed(&mut self, lane: usize, now_us: u64, error: &Error, rng: &mut Rng) -> Want {
+        let group = self.group_asked(lane);
+        let Some(current) = &self.lanes[lane].current else {
+            return Want::Rest;
+        };
+        let writes = self.operations[current.operation].job.writes();
         match error.class() {
             Class::Request if error.sqlstate() == "P0001" => {
-                let value = error.message().parse().unwrap_or(u64::MAX);
-                self.end(lane, now_us, Known::Failed(value), rng)
+                let told = error.message().split_whitespace();
+                let told = told.filter_map(|word| word.parse().ok()).collect();
+                self.end(lane, now_us, Known::Failed(told), rng)
             }
             Class::Request => {
-                // The session is of no use any more; what became of the request is not known.
-                let (id, number) = &mut self.sessions[self.lanes[lane].session];
-                (*id, *number) = (*id + 1000, 0);
+                // An evicted session is of no use any more; what became of the request is not known.
+                if !matches!(error.sqlstate(), "08P01" | "72000") {
+                    self.broken.get_or_insert(error.clone());
+                }
+                self.new_session(lane);
+                self.end(lane, now_us, Known::Unknown, rng)
+            }
+            // Without a number a second try could be a second execution.
+            Class::Unknown if writes && current.session.is_none() => {
                 self.end(lane, now_us, Known::Unknown, rng)
             }
             Class::Retry | Class::Unknown => {
-                let hint = error.get_detail().and_then(|node| node.parse().ok());
-                let next = 1 + self.lanes[lane].node % self.nodes;
-                self.lanes[lane].node = hint.unwrap_or(next);
-                Want::Sleep(rng.range(1_000, 30_000))
+                self.ask_another(lane, group, error);
+                Want::Sleep(rng.range(1_000, 80_000))
             }
         }
     }
@@ -197,9 +564,28 @@ impl Clients {
     fn end(&mut self, lane: usize, now_us: u64, known: Known, rng: &mut Rng) -> Want {
         if let Some(current) = self.lanes[lane].current.take() {
             let operation = &mut self.operations[current.operation];
+            // What is not known may still happen.
+            if known != Known::Unknown {
+                operation.ended_us = now_us;
+            }
             operation.known = known;
-            operation.ended_us = now_us;
         }
-        Want::Sleep(rng.range(0, 5_000))
+        Want::Sleep(match rng.range(0, 10) {
+            0..6 => rng.range(0, 10_000),
+            _ => rng.range(0, 1_000_000),
+        })
     }
+}
+
+/// Counts a use; a row that was used often is replaced first.
+fn use_row(active: &mut Active, group: usize, groups: u32, rows: &mut u64) -> u64 {
+    if active.uses >= USES_MAX {
+        *active = Active {
+            row: *rows * u64::from(groups) + group as u64,
+            uses: 0,
+        };
+        *rows += 1;
+    }
+    active.uses += 1;
+    active.row
 }

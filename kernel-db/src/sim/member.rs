@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::partition::apply::{self, AppliedReport, ApplyJob};
 use crate::partition::{Durability, Input, Now, Output, Replica, ReplicaConfig};
 use crate::storage::memory::{MemLog, MemState};
-use crate::storage::{LogStore, LogWrite, StateSnapshot, StateStore};
+use crate::storage::{Checkpoint, LogStore, LogWrite, StateSnapshot, StateStore};
 
 /// A write that was asked for and is not done.
 pub struct WaitingWrite {
@@ -23,20 +23,22 @@ pub struct Member {
     replica: Option<Replica<MemState>>,
     pub writes: VecDeque<WaitingWrite>,
     pub applies: VecDeque<ApplyJob>,
-    /// Grows with every crash: events of an earlier life are void.
-    pub life: u64,
 }
 
 impl Member {
     pub fn new(config: ReplicaConfig) -> Result<Self> {
+        Self::on(config, Arc::new(MemLog::new()))
+    }
+
+    /// With a log that it shares with other groups.
+    pub fn on(config: ReplicaConfig, log: Arc<MemLog>) -> Result<Self> {
         let mut member = Self {
             config,
             store: Arc::new(MemState::new()),
-            log: Arc::new(MemLog::new()),
+            log,
             replica: None,
             writes: VecDeque::new(),
             applies: VecDeque::new(),
-            life: 0,
         };
         member.start()?;
         Ok(member)
@@ -60,6 +62,7 @@ impl Member {
         &*self.store
     }
 
+    #[cfg(test)]
     pub fn state(&self) -> &MemState {
         &self.store
     }
@@ -93,6 +96,11 @@ impl Member {
         self.log.truncate(self.config.group, index)
     }
 
+    /// As the shell makes one, but at once.
+    pub fn checkpoint(&self, members: &bytes::Bytes) -> Result<Checkpoint> {
+        self.store.checkpoint(members)
+    }
+
     /// Makes the state durable; the log first, where it is not synced by itself.
     pub fn flush(&mut self) -> Result<AppliedReport> {
         if self.config.durability == Durability::Memory {
@@ -108,23 +116,29 @@ impl Member {
 
     /// The process dies, and with `machine` the operating system: of what was not synced, only some is left.
     pub fn crash(&mut self, machine: bool, seed: u64) -> Result<()> {
-        if self.replica.take().is_none() {
+        if !self.is_up() {
             return Err(Error::internal("a member that is down cannot crash"));
         }
-        self.life += 1;
         // The log writer may have got any part of its work done.
         let writes = std::mem::take(&mut self.writes);
         let reached = seed as usize % (writes.len() + 1);
         for waiting in writes.into_iter().take(reached) {
             self.log.append(vec![waiting.write], false)?;
         }
-        self.applies.clear();
-        self.store.crash();
         let fsync = self.config.durability == Durability::Fsync;
         if machine || fsync {
             self.log.crash(seed >> 8);
         }
-        self.config.log_tail_lost |= machine && !fsync;
+        self.stop(machine && !fsync);
         Ok(())
+    }
+
+    /// The replica is gone, and what was not flushed of its state; with `tail_lost` it must not vote before it has caught up.
+    pub fn stop(&mut self, tail_lost: bool) {
+        if let Some(replica) = self.replica.take() {
+            self.config.log_tail_lost = tail_lost || !replica.may_vote();
+        }
+        self.applies.clear();
+        self.store.crash();
     }
 }

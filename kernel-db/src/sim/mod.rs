@@ -1,26 +1,54 @@
 //! The seeded simulator: the state machines of three or more nodes in one thread, over the in-memory twins.
 //!
-//! One seed decides everything: delays, losses, duplicates, cut connections, crashes (which lose what was not synced or
-//! flushed), pauses, clocks that are off, and what the clients do. Two runs of a seed give the same transcript. At the end
-//! all faults heal, and the history is checked: every acknowledged transaction happened exactly once, every refused one
-//! did not, those of unknown outcome at most once; counters are linearizable; snapshots stay as they were read; all
-//! replicas hold the same state.
+//! One seed decides everything: how many nodes, delays, losses, duplicates, cut connections, crashes between any two outputs
+//! (which lose and tear what was not synced or flushed), disks that are slow or fail, pauses, clocks that are off and jump,
+//! and what the clients do. Two runs of a seed give the same transcript. A run is sixty simulated seconds; then all faults
+//! heal, and the history is checked: every acknowledged transaction happened exactly once, every refused one did not, those
+//! of unknown outcome at most once; single keys are linearizable; transactions are serializable; reads are fresh; money
+//! neither comes nor goes; snapshots stay as they were read; all replicas hold the same. Invariants are looked at on the
+//! way.
 //!
-//! * [`run`]: one seed, start to end, checked. * [`world`]: events, network and faults. * [`member`]: one node.
-//! * [`clients`]: sessions that work and retry. * [`work`]: their transactions. * [`check`]: the verdict.
-//! * [`script`]: the same nodes driven by hand, for golden transcripts. * [`transcript`]: inputs and outputs as text.
+//! * `runs`: many seeds at a time, their totals, planted faults; `make sim` and `make sim-mutations`.
+//! * `plan`: what a run is like. * `world`, `network`, `faults`: events, links, disasters. * `machine`, `member`: one node.
+//! * `clients`: sessions that work and retry. * `gateway`, `chores`: two-phase commit as a gateway drives it. * `load`: their transactions. * `check`: the verdict. * `watch`: invariants.
+//! * [`Script`]: the same nodes driven by hand, for golden transcripts, with `work`. * `transcript`: inputs and outputs as
+//!   text.
 //!
-//! Left out: the SQL layer, several groups per node, and changes of membership.
+//! Left out: the SQL layer, and changes of membership.
 
-mod check;
-mod clients;
 mod member;
-mod rng;
 mod script;
-
+mod script_txn;
 mod transcript;
 mod work;
+
+#[cfg(test)]
+mod check;
+#[cfg(test)]
+mod chores;
+#[cfg(test)]
+mod clients;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod gateway;
+#[cfg(test)]
+mod load;
+#[cfg(test)]
+mod machine;
+#[cfg(test)]
+mod network;
+#[cfg(test)]
+mod plan;
+#[cfg(test)]
+mod rng;
+#[cfg(test)]
+mod runs;
+#[cfg(test)]
+mod totals;
+#[cfg(test)]
+mod watch;
+#[cfg(test)]
 mod world;
 
 pub use script::Script;
-pub use world::{Faults, Summary, run};

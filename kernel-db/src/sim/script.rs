@@ -8,11 +8,14 @@
 //! | `tick N [TIMES]` | lets a tick's time pass before each, and ticks |
 //! | `burst N TIMES` | ticks without any time between |
 //! | `pass MS` | time passes for all |
+//! | `new N` | a node with empty disks that is no member of anything |
+//! | `learner N X`, `voters N X...` | the leader N makes X a learner, or X... the voters |
 //! | `campaign N`, `transfer N TO`, `flush N` | the inputs of that name |
 //! | `elect N` | time passes until leases are over, then N campaigns and all settles |
 //! | `add\|read\|fail N ID COUNTER [SESSION NUMBER]` | a request |
 //! | `fill N ID` | a request that adds, and is followed by a flush and a settling of all |
 //! | `snapshot-ts N ID`, `snapshot-at N ID MS` | the second at the last answered timestamp plus MS |
+//! | `txn N ID ...`, `take N ID ...` | work of a distributed transaction, see `script_txn` |
 //! | `write N`, `apply N`, `save N` | does the waiting writes, the waiting apply jobs; flushes the state |
 //! | `deliver A B`, `drop A B` | the waiting messages from A to B |
 //! | `cut A`, `join` | A's messages are lost from now on, both ways; none are |
@@ -27,10 +30,14 @@ use std::sync::Arc;
 use raft::eraftpb::Message;
 
 use super::member::{Member, WaitingWrite};
+use super::script_txn::{self, Known, Take};
 use super::transcript;
 use super::work::{Picture, Work};
 use crate::error::{Error, Result};
-use crate::partition::{Input, Now, Output, ReplicaConfig, Request};
+use crate::partition::{
+    Input, MemberChange, Now, Output, ReplicaConfig, ReplicaStatus, Request, Task,
+};
+use crate::txn::messages::WaitPolicy;
 
 const TICK_US: u64 = 50_000;
 const EPOCH_US: i64 = 1_000_000_000;
@@ -44,6 +51,9 @@ pub struct Script {
     ops: u64,
     last_ts: u64,
     promised: u64,
+    /// Last timestamp of a prepare or commit, and requests whose reply is an answer to a distributed transaction.
+    stamp: u64,
+    txns: BTreeSet<u64>,
     /// Tell everything, not only replies and roles.
     loud: bool,
     lines: Vec<String>,
@@ -54,12 +64,7 @@ impl Script {
     pub fn new() -> Result<Self> {
         let mut members = Vec::new();
         for node in 1..=3 {
-            members.push(Member::new(ReplicaConfig {
-                log_bytes_max: 6_000,
-                sessions_max: 2,
-                batches_in_flight_max: 2,
-                ..ReplicaConfig::new(node, 1, vec![1, 2, 3])
-            })?);
+            members.push(Member::new(config(node, vec![1, 2, 3]))?);
         }
         Ok(Self {
             members,
@@ -69,6 +74,8 @@ impl Script {
             ops: 0,
             last_ts: 0,
             promised: 0,
+            stamp: 0,
+            txns: BTreeSet::new(),
             loud: true,
             lines: Vec::new(),
         })
@@ -85,10 +92,18 @@ impl Script {
         };
         self.loud = true;
         match *name {
-            "settle" if numbers.is_empty() => self.settle(&[1, 2, 3])?,
+            "settle" if numbers.is_empty() => {
+                let all: Vec<u64> = (1..=self.members.len() as u64).collect();
+                self.settle(&all)?;
+            }
             "settle" => self.settle(&numbers)?,
+            "txn" | "take" => self.distributed(&words, &numbers, command)?,
             "pass" => self.now_us += arg(&numbers, 0, command)? * 1000,
             "join" => self.cut.clear(),
+            "new" => {
+                let node = self.members.len() as u64 + 1;
+                self.members.push(Member::new(config(node, Vec::new()))?);
+            }
             "cut" => self.cut.extend(&nodes),
             "deliver" | "drop" => {
                 let ends = (arg(&numbers, 0, command)?, arg(&numbers, 1, command)?);
@@ -118,6 +133,14 @@ impl Script {
         match name {
             "campaign" => self.input(node, Input::Campaign),
             "transfer" => self.input(node, Input::TransferLeader(arg(numbers, 1, command)?)),
+            "learner" => {
+                let change = MemberChange::AddLearner(arg(numbers, 1, command)?);
+                self.input(node, Input::ChangeMembers { id: 0, change })
+            }
+            "voters" => {
+                let change = MemberChange::SetVoters(numbers[1..].to_vec());
+                self.input(node, Input::ChangeMembers { id: 0, change })
+            }
             "flush" => self.input(node, Input::Flush),
             "burst" => (0..second(1)).try_for_each(|_| self.input(node, Input::Tick)),
             "add" | "read" | "fail" => self.request(name, node, numbers, command),
@@ -161,13 +184,7 @@ impl Script {
             }
             "log" => {
                 let replica = self.member(node)?.replica();
-                let line = replica.map_or("down".into(), |replica| {
-                    let status = replica.status();
-                    format!(
-                        "{}..={} applied {}",
-                        status.first_index, status.last_index, status.applied
-                    )
-                });
+                let line = replica.map_or("down".into(), |replica| log_line(&replica.status()));
                 self.lines.push(format!("n{node} log {line}"));
                 Ok(())
             }
@@ -190,11 +207,58 @@ impl Script {
         };
         let request = Request {
             id: arg(numbers, 1, command)?,
-            txn: Arc::new(work),
+            task: Task::Run(Arc::new(work)),
             session,
             cancel: None,
         };
         self.input(node, Input::Request(request))
+    }
+
+    fn distributed(&mut self, words: &[&str], numbers: &[u64], command: &str) -> Result<()> {
+        let (node, id) = (arg(numbers, 0, command)?, arg(numbers, 1, command)?);
+        let known = Known {
+            now_us: (EPOCH_US + self.now_us as i64) as u64,
+            snapshot_ts: self.last_ts,
+            stamp: self.stamp,
+        };
+        let task = if words.first() == Some(&"txn") {
+            self.txns.insert(id);
+            let work = script_txn::work(words.get(3..).unwrap_or(&[]), known)?;
+            Task::Txn(Arc::new(work))
+        } else {
+            Task::Run(Arc::new(Take {
+                counter: arg(numbers, 2, command)?,
+                wait: match words.last() {
+                    Some(&"nowait") => WaitPolicy::NoWait,
+                    Some(&"skip") => WaitPolicy::SkipLocked,
+                    _ => WaitPolicy::Wait,
+                },
+            }))
+        };
+        let (session, cancel) = (None, None);
+        self.input(
+            node,
+            Input::Request(Request {
+                id,
+                task,
+                session,
+                cancel,
+            }),
+        )
+    }
+
+    /// An output in words.
+    fn tell(&mut self, output: &Output) -> Result<String> {
+        match output {
+            Output::Reply {
+                id,
+                result: Ok(reply),
+            } if self.txns.contains(id) => {
+                self.stamp = script_txn::stamp(reply).unwrap_or(self.stamp);
+                Ok(format!("reply {id} {}", script_txn::told(reply)?))
+            }
+            _ => Ok(transcript::output(output)),
+        }
     }
 
     fn member(&mut self, node: u64) -> Result<&mut Member> {
@@ -210,19 +274,25 @@ impl Script {
         };
         let mut out = Vec::new();
         self.member(node)?.step(now, input, &mut out)?;
+        let mut made = Vec::new();
         for output in out {
+            if let Output::Checkpoint { members } = &output {
+                made.push(self.member(node)?.checkpoint(members));
+            }
             let quiet = matches!(
                 output,
                 Output::Send(_) | Output::Write { .. } | Output::Apply(_)
             );
             if self.loud || !quiet {
-                let text = transcript::output(&output);
+                let text = self.tell(&output)?;
                 self.lines
                     .extend(text.lines().map(|line| format!("n{node} {line}")));
             }
             self.carry_out(node, output)?;
         }
-        Ok(())
+        // Behind the other outputs, whose order counts.
+        made.into_iter()
+            .try_for_each(|made| self.input(node, Input::Checkpointed(made)))
     }
 
     fn carry_out(&mut self, node: u64, output: Output) -> Result<()> {
@@ -237,6 +307,8 @@ impl Script {
                 self.member(node)?.writes.push_back(waiting);
             }
             Output::Apply(job) => self.member(node)?.applies.push_back(job),
+            // The scenario answers.
+            Output::Resolve { .. } | Output::Finish { .. } => {}
             Output::Truncate { index } => self.member(node)?.truncate(index)?,
             Output::SnapshotTs { result: Ok(ts), .. } => self.last_ts = ts,
             _ => {}
@@ -300,6 +372,34 @@ impl Script {
             }
         }
     }
+}
+
+fn config(node: u64, voters: Vec<u64>) -> ReplicaConfig {
+    ReplicaConfig {
+        log_bytes_max: 6_000,
+        sessions_max: 2,
+        batches_in_flight_max: 2,
+        changes_bytes_max: 1_000,
+        queue_max: 12,
+        snapshot_patience_ticks: 20,
+        ..ReplicaConfig::new(node, 1, voters)
+    }
+}
+
+fn log_line(status: &ReplicaStatus) -> String {
+    let mut line = format!(
+        "{}..={} applied {}",
+        status.first_index, status.last_index, status.applied
+    );
+    if status.voters != [1, 2, 3] || !status.learners.is_empty() || status.joint {
+        line += &format!(
+            " voters {:?} learners {:?}{}",
+            status.voters,
+            status.learners,
+            if status.joint { " joint" } else { "" }
+        );
+    }
+    line
 }
 
 fn bad(command: &str) -> Error {

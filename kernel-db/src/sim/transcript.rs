@@ -5,19 +5,31 @@ use std::fmt::Write as _;
 use raft::eraftpb::{Entry, Message, MessageType};
 
 use crate::error::{Class, Error};
-use crate::partition::{Input, Output};
+use crate::partition::Output;
+#[cfg(test)]
+use crate::partition::{Input, Task};
 
 /// One line, without line end.
+#[cfg(test)]
 pub fn input(input: &Input) -> String {
     match input {
         Input::Tick => "tick".into(),
         Input::Message(m) => format!("receive {}", message(m)),
         Input::Persisted { token } => format!("persisted {token}"),
         Input::Applied(report) => format!("applied {} durable {}", report.index, report.durable),
-        Input::Request(request) => format!("request {}", request.id),
+        Input::Request(request) => match &request.task {
+            Task::Run(_) => format!("request {}", request.id),
+            Task::Txn(work) => format!("request {} {work:?}", request.id),
+        },
         Input::Flush => "flush".into(),
         Input::Campaign => "campaign".into(),
         Input::TransferLeader(to) => format!("transfer to {to}"),
+        Input::Checkpointed(Ok(made)) => format!("checkpointed {}", made.index),
+        Input::Checkpointed(Err(_)) => "checkpoint failed".into(),
+        Input::CheckpointGone => "checkpoint gone".into(),
+        Input::SnapshotProgress { to } => format!("snapshot-progress {to}"),
+        Input::SnapshotDone { to, arrived } => format!("snapshot-done {to} {arrived}"),
+        Input::ChangeMembers { id, change } => format!("change {id} {change:?}"),
         Input::SnapshotTs { id } => format!("snapshot-ts {id}"),
         Input::SnapshotAt { id, ts } => format!("snapshot-at {id} {ts}"),
     }
@@ -40,7 +52,17 @@ pub fn output(output: &Output) -> String {
             }
             line + if *sync { " sync" } else { "" }
         }
-        Output::Apply(job) => format!("apply{}", span(&job.entries)),
+        Output::Apply(job) => {
+            let mut line = "apply".to_string();
+            if let Some(checkpoint) = &job.install {
+                let _ = write!(line, " install {}", checkpoint.index);
+            }
+            line + &span(&job.entries)
+        }
+        Output::Checkpoint { .. } => "checkpoint".into(),
+        Output::Members { id, result } => {
+            format!("members {id} {}", outcome(result, |()| String::new()))
+        }
         Output::Reply { id, result } => {
             format!("reply {id} {}", outcome(result, |reply| hex(reply)))
         }
@@ -59,6 +81,17 @@ pub fn output(output: &Output) -> String {
             role.term,
             if role.is_leader { " leads" } else { "" },
             if role.open { " open" } else { "" }
+        ),
+        Output::Resolve {
+            txn, coordinator, ..
+        } => format!("resolve {} at group {coordinator}", txn.start),
+        Output::Finish {
+            txn,
+            commit_ts,
+            others,
+        } => format!(
+            "finish {} committed at {commit_ts} in groups {others:?}",
+            txn.start
         ),
         Output::Truncate { index } => format!("truncate {index}"),
     }

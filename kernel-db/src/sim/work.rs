@@ -1,20 +1,16 @@
-//! What simulated clients do: counters, transfers between accounts, and transactions that fail after writing.
+//! What scripted clients do: counters, and transactions that fail after writing.
 //!
 //! Every writing transaction counts itself in a row of its own, so that a second execution shows.
 
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
-use crate::partition::{Scan, Store, Transaction, TxnEnv};
+use crate::partition::{Store, Transaction, TxnEnv};
 use crate::storage::{StateSnapshot, Versioned};
 
 pub const COUNTERS: u64 = 4;
-pub const ACCOUNTS: u64 = 6;
-/// What all accounts hold together.
-pub const TOTAL: u64 = 0;
 
 const COUNTER_TABLE: u32 = 100;
-const ACCOUNT_TABLE: u32 = 101;
 const DONE_TABLE: u32 = 102;
 
 /// One transaction. `op` is unique in a run.
@@ -22,19 +18,10 @@ const DONE_TABLE: u32 = 102;
 pub enum Work {
     /// Adds one to a counter; replies with the new value.
     Add { counter: u64, op: u64 },
-    /// Moves money; replies with nothing.
-    Transfer {
-        from: u64,
-        to: u64,
-        amount: u64,
-        op: u64,
-    },
     /// Replies with a counter's value.
     Read { counter: u64 },
     /// Writes, then fails with a counter's value as it saw it.
     Fail { counter: u64, op: u64 },
-    /// A consistent read of everything; done by the world, not by a transaction.
-    Snapshot { ahead_us: u64 },
 }
 
 pub fn key(table: u32, row: u64) -> Bytes {
@@ -42,6 +29,11 @@ pub fn key(table: u32, row: u64) -> Bytes {
     key.extend([0, 0]);
     key.extend(row.to_be_bytes());
     key.into()
+}
+
+/// The row of a counter.
+pub fn counter_key(counter: u64) -> Bytes {
+    key(COUNTER_TABLE, counter)
 }
 
 fn number(value: Option<&[u8]>) -> u64 {
@@ -62,8 +54,8 @@ fn save(store: &mut dyn Store, table: u32, row: u64, value: u64, padding: usize)
 impl Work {
     pub fn op(self) -> Option<u64> {
         match self {
-            Work::Add { op, .. } | Work::Transfer { op, .. } | Work::Fail { op, .. } => Some(op),
-            Work::Read { .. } | Work::Snapshot { .. } => None,
+            Work::Add { op, .. } | Work::Fail { op, .. } => Some(op),
+            Work::Read { .. } => None,
         }
     }
 }
@@ -81,15 +73,6 @@ impl Transaction for Work {
                 save(store, COUNTER_TABLE, counter, value, 0)?;
                 Ok(Bytes::copy_from_slice(&value.to_be_bytes()))
             }
-            Work::Transfer {
-                from, to, amount, ..
-            } => {
-                let left = load(store, ACCOUNT_TABLE, from)?.wrapping_sub(amount);
-                save(store, ACCOUNT_TABLE, from, left, 0)?;
-                let right = load(store, ACCOUNT_TABLE, to)?.wrapping_add(amount);
-                save(store, ACCOUNT_TABLE, to, right, 0)?;
-                Ok(Bytes::new())
-            }
             Work::Read { counter } => {
                 let value = load(store, COUNTER_TABLE, counter)?;
                 Ok(Bytes::copy_from_slice(&value.to_be_bytes()))
@@ -99,23 +82,11 @@ impl Transaction for Work {
                 save(store, COUNTER_TABLE, counter, value + 1000, 0)?;
                 Err(Error::new("P0001", value.to_string()))
             }
-            Work::Snapshot { .. } => {
-                let (from, to) = (key(0, 0), key(u32::MAX, 0));
-                let scan = Scan {
-                    from: &from,
-                    to: &to,
-                    reverse: false,
-                    limit: 1,
-                    slot: None,
-                };
-                store.scan(scan, &mut Vec::new())?;
-                Ok(Bytes::new())
-            }
         }
     }
 
     fn read_only(&self) -> bool {
-        matches!(self, Work::Read { .. } | Work::Snapshot { .. })
+        matches!(self, Work::Read { .. })
     }
 }
 
@@ -123,13 +94,12 @@ impl Transaction for Work {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Picture {
     pub counters: Vec<u64>,
-    pub accounts: Vec<u64>,
     /// (op, times executed).
     pub done: Vec<(u64, u64)>,
 }
 
 impl Picture {
-    /// Counters and accounts as of `ts`; every operation but a failed one leaves its mark there.
+    /// Counters as of `ts`; every operation but a failed one leaves its mark there.
     pub fn at(store: &dyn StateSnapshot, ts: u64) -> Result<Self> {
         let (from, to) = (key(COUNTER_TABLE, 0), key(DONE_TABLE, 0));
         let mut rows = Vec::new();
@@ -147,7 +117,6 @@ impl Picture {
     fn of(rows: Vec<(Bytes, Versioned)>) -> Self {
         let mut picture = Self {
             counters: vec![0; COUNTERS as usize],
-            accounts: vec![0; ACCOUNTS as usize],
             done: Vec::new(),
         };
         for (key, row) in rows {
@@ -155,17 +124,10 @@ impl Picture {
             let value = number(Some(&row.value));
             match table {
                 COUNTER_TABLE => picture.counters[index as usize] = value,
-                ACCOUNT_TABLE => picture.accounts[index as usize] = value,
                 _ => picture.done.push((index, value)),
             }
         }
         picture
-    }
-
-    pub fn total(&self) -> u64 {
-        self.accounts
-            .iter()
-            .fold(0, |sum, held| sum.wrapping_add(*held))
     }
 }
 

@@ -36,6 +36,7 @@ pub fn to_binary(value: &Value, out: &mut BytesMut) {
             out.put_i32(*months);
         }
         Value::Record(fields) => put_record(fields, out),
+        Value::Array { element, items } => super::array::to_binary(*element, items, out),
     }
 }
 
@@ -137,6 +138,10 @@ pub fn from_binary(bytes: &[u8], data_type: DataType) -> Result<Value> {
                 "input of anonymous composite types is not implemented",
             ));
         }
+        array => match array.element() {
+            Some(element) => super::array::from_binary(bytes, element)?,
+            None => return Err(malformed()),
+        },
     })
 }
 

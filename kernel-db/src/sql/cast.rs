@@ -4,7 +4,7 @@
 
 use bigdecimal::BigDecimal;
 
-use super::{DataType, Value, numeric, text};
+use super::{DataType, Value, array, numeric, text};
 use crate::error::{Error, Result};
 
 /// Where a cast stands: PostgreSQL allows more the more visibly it was asked for.
@@ -35,6 +35,13 @@ fn least_context(from: DataType, to: DataType) -> Option<CastContext> {
         (Int4 | Int8 | Float8 | Numeric, Int2 | Int4 | Int8 | Numeric) => Assignment,
         (Int4, Bool) | (Bool, Int4) => Explicit,
         (Void | Record, _) | (_, Void | Record | Unknown) => return None,
+        // Element by element.
+        _ if from.element().is_some() && to.element().is_some() => {
+            match (from.element(), to.element()) {
+                (Some(from), Some(to)) => return least_context(from, to),
+                _ => return None,
+            }
+        }
         // Through the text representation: out in an assignment, in only when asked for.
         (_, Text | Varchar) => Assignment,
         (Text | Varchar, _) => Explicit,
@@ -70,6 +77,9 @@ pub fn cast(value: &Value, to: DataType, context: CastContext) -> Result<Value> 
     }
     if !can_cast(from, to, context) {
         return Err(cannot_cast(from, to));
+    }
+    if let (Value::Array { items, .. }, Some(element)) = (value, to.element()) {
+        return array::cast(items, element, |item| cast(item, element, context));
     }
     match to {
         DataType::Int2 => {

@@ -47,7 +47,8 @@ fn compare_rare(a: &Value, b: &Value) -> Ordering {
             },
         ) => interval::length(*months, *days, *micros)
             .cmp(&interval::length(*months_b, *days_b, *micros_b)),
-        (Value::Record(x), Value::Record(y)) => compare_rows(x, y),
+        (Value::Record(x), Value::Record(y))
+        | (Value::Array { items: x, .. }, Value::Array { items: y, .. }) => compare_rows(x, y),
         _ => compare_mixed(a, b),
     }
 }

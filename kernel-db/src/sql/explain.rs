@@ -2,8 +2,8 @@
 
 use super::catalog::Table;
 use super::plan::{
-    Access, Expr, Insert, InsertSource, JoinKind, Plan, Query, QueryBody, RangeAccess, Routing,
-    SetKind, Site, Source, Step,
+    Access, Each, Expr, Insert, InsertSource, JoinKind, Plan, Query, QueryBody, RangeAccess,
+    Routing, SetKind, Site, Source, Step,
 };
 use super::prepare::Prepared;
 
@@ -56,6 +56,7 @@ fn partitions(prepared: &Prepared) -> String {
         match site {
             Site::Key(e) => add(e),
             Site::AnyOf(list) => list.iter().for_each(add),
+            Site::Elements(array) => return format!("those of the keys in {}", expr_text(array)),
             Site::Unknown => return "all".to_string(),
         }
     }
@@ -146,6 +147,10 @@ fn explain_steps(steps: &[Step], depth: usize, out: &mut Vec<String>) {
             (_, JoinKind::Inner, true) => "Hash Join: ",
             (_, JoinKind::Left, false) => "Nested Loop Left Join: ",
             (_, JoinKind::Left, true) => "Hash Left Join: ",
+            (_, JoinKind::Right, false) => "Nested Loop Right Join: ",
+            (_, JoinKind::Right, true) => "Hash Right Join: ",
+            (_, JoinKind::Full, false) => "Nested Loop Full Join: ",
+            (_, JoinKind::Full, true) => "Hash Full Join: ",
         };
         let indent = depth + i;
         match &step.source {
@@ -160,7 +165,7 @@ fn explain_steps(steps: &[Step], depth: usize, out: &mut Vec<String>) {
                     indent,
                     format!("{join}{}", access_text(table, alias, access)),
                 );
-                conditions(table, access, step.offset, indent + 1, out);
+                conditions(table, step, access, indent + 1, out);
             }
             Source::System { table } => line(
                 out,
@@ -176,6 +181,7 @@ fn explain_steps(steps: &[Step], depth: usize, out: &mut Vec<String>) {
                 indent,
                 format!("{join}Function Scan on generate_series"),
             ),
+            Source::Unnest(_) => line(out, indent, format!("{join}Function Scan on unnest")),
             Source::Routine { call, .. } => line(
                 out,
                 indent,
@@ -215,16 +221,16 @@ fn access_text(table: &Table, alias: &str, access: &Access) -> String {
     }
 }
 
-fn conditions(table: &Table, access: &Access, _offset: usize, depth: usize, out: &mut Vec<String>) {
+fn conditions(table: &Table, step: &Step, access: &Access, depth: usize, out: &mut Vec<String>) {
     let mut parts = Vec::new();
     let name = |column: usize| table.columns[column].name.as_str();
     match access {
         Access::Point { key } => {
             for (column, part) in table.primary_key.iter().zip(key) {
-                parts.push(format!("{} = {}", name(*column), expr_text(&part.expr)));
+                parts.push(equality(name(*column), &part.expr, step));
             }
         }
-        Access::Range(range) => range_parts(table, range, &mut parts),
+        Access::Range(range) => range_parts(table, step, range, &mut parts),
         Access::Nothing => {}
     }
     if !parts.is_empty() {
@@ -232,7 +238,21 @@ fn conditions(table: &Table, access: &Access, _offset: usize, depth: usize, out:
     }
 }
 
-fn range_parts(table: &Table, range: &RangeAccess, parts: &mut Vec<String>) {
+/// `column = value`, or the list that the step goes through.
+fn equality(name: &str, value: &Expr, step: &Step) -> String {
+    match (value, &step.each) {
+        (Expr::Column(place), Some(Each::List(list))) if *place == step.offset => {
+            let shown: Vec<String> = list.iter().map(expr_text).collect();
+            format!("{name} IN ({})", shown.join(", "))
+        }
+        (Expr::Column(place), Some(Each::Elements(array))) if *place == step.offset => {
+            format!("{name} = ANY ({})", expr_text(array))
+        }
+        _ => format!("{name} = {}", expr_text(value)),
+    }
+}
+
+fn range_parts(table: &Table, step: &Step, range: &RangeAccess, parts: &mut Vec<String>) {
     let columns: Vec<usize> = match range.index {
         Some(i) => {
             let own = table.indexes[i].columns.iter().map(|c| c.column);
@@ -246,7 +266,7 @@ fn range_parts(table: &Table, range: &RangeAccess, parts: &mut Vec<String>) {
             .map_or("?", |c| table.columns[*c].name.as_str())
     };
     for (i, part) in range.equal.iter().enumerate() {
-        parts.push(format!("{} = {}", name(i), expr_text(&part.expr)));
+        parts.push(equality(name(i), &part.expr, step));
     }
     let next = name(range.equal.len());
     if let Some(bound) = &range.lower {
@@ -266,6 +286,10 @@ fn expr_text(e: &Expr) -> String {
         }
         Expr::Param(i) => format!("${}", i + 1),
         Expr::Cast { expr, .. } => expr_text(expr),
+        Expr::Array { items, .. } => {
+            let items: Vec<String> = items.iter().map(expr_text).collect();
+            format!("[{}]", items.join(", "))
+        }
         Expr::Routine(call) => call.def.name.clone(),
         Expr::Column(_) | Expr::Outer { .. } => "(column)".to_string(),
         _ => "(expression)".to_string(),

@@ -4,6 +4,7 @@
 //! [`crate::partition::Store`]. Stored procedures are compiled once.
 
 pub mod aggregate;
+pub mod array;
 pub mod binary;
 mod bind;
 pub mod cast;

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use sqlparser::ast;
 
 use super::catalog::Catalog;
-use super::exec::{ExecCtx, Outcome, SystemTables};
+use super::exec::{Done, ExecCtx, Outcome, SystemTables};
 use super::plan::{Expr, Plan, Routing};
 use super::{DataType, Value};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::partition::{Slot, Store, TxnEnv};
 
 /// A column of a result.
@@ -120,6 +120,8 @@ pub struct Prepared {
     pub(super) plan: Plan,
     pub(super) routing: Routing,
     pub(super) writes: bool,
+    /// The time of AS OF SYSTEM TIME.
+    pub(super) as_of: Option<Expr>,
 }
 
 /// An expression ready to be evaluated: procedures' conditions and assignments.
@@ -184,9 +186,28 @@ impl Prepared {
         }
     }
 
+    /// The commit stamp (microseconds since the epoch) that AS OF SYSTEM TIME means when it is `wall_us`; none if the statement
+    /// reads what is current. Errors: no time (22023, 22007).
+    pub fn read_time(&self, params: &[Value], wall_us: i64) -> Result<Option<u64>> {
+        let as_of = self.as_of.as_ref();
+        as_of
+            .map(|e| super::bind::stamp(e, params, wall_us))
+            .transpose()
+    }
+
+    /// True if it has an AS OF SYSTEM TIME.
+    pub fn is_timed(&self) -> bool {
+        self.as_of.is_some()
+    }
+
     /// How it finds its partition, for the analysis of procedures.
     pub fn routing(&self) -> &Routing {
         &self.routing
+    }
+
+    /// What it was planned against.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
     }
 
     /// Runs as a statement of its own.
@@ -213,9 +234,35 @@ impl Prepared {
         Ok(outcome)
     }
 
+    /// Runs over a store that shows the moment of `read_time`, if there is one.
+    pub fn execute_at(
+        &self,
+        store: &mut dyn Store,
+        env: &mut TxnEnv,
+        params: &[Value],
+        system: Option<&dyn SystemTables>,
+    ) -> Result<Outcome> {
+        let mut ctx = ExecCtx::new(store, env, &self.catalog, system);
+        let mut outcome = super::exec::run_plan(&self.plan, &mut ctx, params)?;
+        outcome.notices = std::mem::take(&mut ctx.notices);
+        Ok(outcome)
+    }
+
     /// Runs inside a transaction or procedure that is under way; notices are left in `ctx`.
     pub fn run(&self, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Outcome> {
+        // A store of the present must not pass for one of the past.
+        if self.as_of.is_some() && self.kind != Kind::Explain {
+            return Err(
+                Error::unsupported("AS OF SYSTEM TIME inside of a transaction")
+                    .hint("send the SELECT on its own"),
+            );
+        }
         super::exec::run_plan(&self.plan, ctx, params)
+    }
+
+    /// As `run`, without a command tag: statements inside of functions.
+    pub(super) fn run_quiet(&self, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Done> {
+        super::exec::run_quiet(&self.plan, ctx, params)
     }
 }
 

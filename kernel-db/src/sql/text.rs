@@ -46,6 +46,7 @@ pub fn write_text(value: &Value, out: &mut String) {
             micros,
         } => interval::write(out, *months, *days, *micros),
         Value::Record(fields) => write_record(fields, out),
+        Value::Array { items, .. } => super::array::write_text(items, out),
     }
 }
 
@@ -142,6 +143,10 @@ pub fn from_text_at(text: &str, to: DataType, now: Option<i64>) -> Result<Value>
                 "input of anonymous composite types is not implemented",
             ));
         }
+        array => match array.element() {
+            Some(element) => super::array::from_text(text, element)?,
+            None => return Err(invalid(text, to)),
+        },
     })
 }
 

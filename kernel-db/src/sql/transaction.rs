@@ -3,7 +3,7 @@
 //! Each partition keeps the schema version it has installed as a row (`META_TABLE_ID`). A transaction planned for another
 //! version ends with a `DB001` of class Retry and changes nothing; the gateway then refreshes, installs, and replans.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 
@@ -20,12 +20,19 @@ pub const SCHEMA_CHANGED: &str = "DB001";
 
 /// The row under which a partition keeps its installed schema version (8 bytes, big endian).
 pub fn schema_version_key() -> Bytes {
-    meta_key(b"schema")
+    // Every transaction reads it: its bytes are made once.
+    static KEY: LazyLock<Bytes> = LazyLock::new(|| meta_key(b"schema"));
+    KEY.clone()
 }
 
 /// The row of the system group's store that holds the catalogue.
 pub fn catalog_key() -> Bytes {
     meta_key(b"catalog")
+}
+
+/// The row of the system group's store that holds the nodes and where every group's replicas are.
+pub fn topology_key() -> Bytes {
+    meta_key(b"topology")
 }
 
 fn meta_key(name: &[u8]) -> Bytes {

@@ -6,7 +6,7 @@ use sqlparser::ast::{self, CharacterLength, ExactNumberInfo, TimezoneInfo};
 
 use crate::error::{Error, Result};
 
-/// Types a value can have. Columns can have all but `Numeric`, `Interval`, `Unknown`, `Void` and `Record`.
+/// Types a value can have. Columns can have all but `Numeric`, `Interval`, `Unknown`, `Void`, `Record` and arrays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum DataType {
     Bool,
@@ -29,6 +29,15 @@ pub enum DataType {
     Void,
     /// A whole row.
     Record,
+    BoolArray,
+    Int2Array,
+    Int4Array,
+    Int8Array,
+    Float8Array,
+    TextArray,
+    VarcharArray,
+    TimestamptzArray,
+    UuidArray,
 }
 
 /// Types of one category are candidates for one another in overload resolution (pg_type.typcategory).
@@ -40,12 +49,13 @@ pub enum Category {
     DateTime,
     Timespan,
     User,
+    Array,
     Unknown,
     Pseudo,
 }
 
 impl DataType {
-    pub const ALL: [DataType; 15] = [
+    pub const ALL: [DataType; 24] = [
         DataType::Bool,
         DataType::Int2,
         DataType::Int4,
@@ -61,6 +71,15 @@ impl DataType {
         DataType::Unknown,
         DataType::Void,
         DataType::Record,
+        DataType::BoolArray,
+        DataType::Int2Array,
+        DataType::Int4Array,
+        DataType::Int8Array,
+        DataType::Float8Array,
+        DataType::TextArray,
+        DataType::VarcharArray,
+        DataType::TimestamptzArray,
+        DataType::UuidArray,
     ];
 
     /// The name PostgreSQL prints (format_type).
@@ -81,6 +100,15 @@ impl DataType {
             DataType::Unknown => "unknown",
             DataType::Void => "void",
             DataType::Record => "record",
+            DataType::BoolArray => "boolean[]",
+            DataType::Int2Array => "smallint[]",
+            DataType::Int4Array => "integer[]",
+            DataType::Int8Array => "bigint[]",
+            DataType::Float8Array => "double precision[]",
+            DataType::TextArray => "text[]",
+            DataType::VarcharArray => "character varying[]",
+            DataType::TimestamptzArray => "timestamp with time zone[]",
+            DataType::UuidArray => "uuid[]",
         }
     }
 
@@ -94,6 +122,15 @@ impl DataType {
             DataType::Float8 => "float8",
             DataType::Varchar => "varchar",
             DataType::Timestamptz => "timestamptz",
+            DataType::BoolArray => "_bool",
+            DataType::Int2Array => "_int2",
+            DataType::Int4Array => "_int4",
+            DataType::Int8Array => "_int8",
+            DataType::Float8Array => "_float8",
+            DataType::TextArray => "_text",
+            DataType::VarcharArray => "_varchar",
+            DataType::TimestamptzArray => "_timestamptz",
+            DataType::UuidArray => "_uuid",
             other => other.name(),
         }
     }
@@ -116,6 +153,15 @@ impl DataType {
             DataType::Record => 2249,
             DataType::Void => 2278,
             DataType::Uuid => 2950,
+            DataType::BoolArray => 1000,
+            DataType::Int2Array => 1005,
+            DataType::Int4Array => 1007,
+            DataType::Int8Array => 1016,
+            DataType::Float8Array => 1022,
+            DataType::TextArray => 1009,
+            DataType::VarcharArray => 1015,
+            DataType::TimestamptzArray => 1185,
+            DataType::UuidArray => 2951,
         }
     }
 
@@ -134,11 +180,7 @@ impl DataType {
             DataType::Int8 | DataType::Float8 | DataType::Timestamptz => 8,
             DataType::Uuid | DataType::Interval => 16,
             DataType::Unknown => -2,
-            DataType::Text
-            | DataType::Varchar
-            | DataType::Bytea
-            | DataType::Numeric
-            | DataType::Record => -1,
+            _ => -1,
         }
     }
 
@@ -156,6 +198,7 @@ impl DataType {
             DataType::Bytea | DataType::Uuid => Category::User,
             DataType::Unknown => Category::Unknown,
             DataType::Void | DataType::Record => Category::Pseudo,
+            _ => Category::Array,
         }
     }
 
@@ -192,7 +235,7 @@ impl DataType {
                 | DataType::Unknown
                 | DataType::Void
                 | DataType::Record
-        )
+        ) && self.element().is_none()
     }
 
     /// A type as written in SQL, and the declared length of a varchar. 42704 for a name nobody knows, 0A000 for
@@ -225,6 +268,9 @@ impl DataType {
                 fields: None,
                 precision: None,
             } => DataType::Interval,
+            Sql::Array(ast::ArrayElemTypeDef::SquareBracket(element, _)) => {
+                DataType::from_sql(element)?.0.array()?
+            }
             Sql::Custom(name, args) if args.is_empty() => {
                 return from_custom_name(&name.to_string());
             }
@@ -235,6 +281,9 @@ impl DataType {
 
     /// A type by one of its names, as in a function's declaration.
     pub fn from_name(name: &str) -> Option<DataType> {
+        if let Some(element) = name.trim_end().strip_suffix("[]") {
+            return DataType::from_name(element.trim_end())?.array().ok();
+        }
         Some(match name.to_ascii_lowercase().as_str() {
             "bool" | "boolean" => DataType::Bool,
             "int2" | "smallint" => DataType::Int2,
@@ -248,6 +297,9 @@ impl DataType {
             "uuid" => DataType::Uuid,
             "numeric" | "decimal" => DataType::Numeric,
             "interval" => DataType::Interval,
+            // Names of objects, and their numbers, which are 8 bytes here.
+            "name" | "char" => DataType::Text,
+            "oid" => DataType::Int8,
             "void" => DataType::Void,
             "record" => DataType::Record,
             _ => return None,
@@ -262,10 +314,6 @@ fn from_custom_name(name: &str) -> Result<(DataType, Option<u32>)> {
         .trim_matches('"');
     match DataType::from_name(bare) {
         Some(data_type) => Ok((data_type, None)),
-        None if bare.eq_ignore_ascii_case("serial") || bare.eq_ignore_ascii_case("bigserial") => {
-            Err(unsupported_type(bare)
-                .hint("create a sequence and use nextval in the column's default"))
-        }
         None if KNOWN_BUT_NOT_BUILT.contains(&bare.to_ascii_lowercase().as_str()) => {
             Err(unsupported_type(bare))
         }
@@ -277,10 +325,7 @@ fn from_custom_name(name: &str) -> Result<(DataType, Option<u32>)> {
 }
 
 /// PostgreSQL's types that reach us as custom names.
-const KNOWN_BUT_NOT_BUILT: [&str; 14] = [
-    "smallserial",
-    "name",
-    "oid",
+const KNOWN_BUT_NOT_BUILT: [&str; 11] = [
     "money",
     "cidr",
     "inet",

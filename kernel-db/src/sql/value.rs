@@ -28,6 +28,11 @@ pub enum Value {
         micros: i64,
     },
     Record(Arc<[Value]>),
+    /// Elements of type `element`, or NULL.
+    Array {
+        element: DataType,
+        items: Arc<[Value]>,
+    },
 }
 
 impl Value {
@@ -47,6 +52,7 @@ impl Value {
             Value::Numeric(_) => DataType::Numeric,
             Value::Interval { .. } => DataType::Interval,
             Value::Record(_) => DataType::Record,
+            Value::Array { element, .. } => super::array::type_of(*element),
         }
     }
 

@@ -6,9 +6,12 @@
 //! raft-engine panics when fdatasync fails, on purpose: what the log then holds is unknown, and the node must stop.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use raft::eraftpb::{Entry, HardState};
-use raft_engine::{Config, Engine, LogBatch, MessageExt, ReadableSize};
+use raft_engine::env::{DefaultFileSystem, FileSystem};
+use raft_engine::internals::FilePipeLog;
+use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize};
 
 use super::format::{Identity, open_directory, storage_error};
 use super::log::{LogStore, LogWrite, check_contiguous};
@@ -37,9 +40,9 @@ impl Default for EngineLogOptions {
     }
 }
 
-/// See the module's description.
-pub struct EngineLog {
-    engine: Engine,
+/// See the module's description. `F` is how files are reached: tests break it.
+pub struct EngineLog<F: FileSystem = DefaultFileSystem> {
+    engine: Engine<F, FilePipeLog<F>>,
 }
 
 struct Entries;
@@ -53,9 +56,21 @@ impl MessageExt for Entries {
 }
 
 impl EngineLog {
+    /// As `open_on`, on the real file system.
+    pub fn open(dir: &Path, options: &EngineLogOptions, identity: Identity) -> Result<Self> {
+        Self::open_on(dir, options, identity, Arc::new(DefaultFileSystem))
+    }
+}
+
+impl<F: FileSystem> EngineLog<F> {
     /// Opens the log in `dir`, making it if the directory is empty. A torn end, which was never synced, is cut off. F0000 if
     /// it belongs to someone else, 55006 if another process has it open.
-    pub fn open(dir: &Path, options: &EngineLogOptions, identity: Identity) -> Result<Self> {
+    pub fn open_on(
+        dir: &Path,
+        options: &EngineLogOptions,
+        identity: Identity,
+        files: Arc<F>,
+    ) -> Result<Self> {
         open_directory(dir, "log", identity)?;
         let config = Config {
             dir: dir.join("raft-engine").to_string_lossy().into_owned(),
@@ -65,7 +80,7 @@ impl EngineLog {
             batch_compression_threshold: ReadableSize(0),
             ..Config::default()
         };
-        let engine = Engine::open(config).map_err(engine_error)?;
+        let engine = Engine::open_with_file_system(config, files).map_err(engine_error)?;
         Ok(Self { engine })
     }
 
@@ -81,7 +96,7 @@ impl EngineLog {
     }
 }
 
-impl LogStore for EngineLog {
+impl<F: FileSystem + 'static> LogStore for EngineLog<F> {
     fn append(&self, writes: Vec<LogWrite>, sync: bool) -> Result<()> {
         let mut batch = LogBatch::with_capacity(writes.len());
         let mut bounds = std::collections::BTreeMap::new();
@@ -90,6 +105,11 @@ impl LogStore for EngineLog {
             let held = bounds
                 .entry(write.group)
                 .or_insert_with(|| self.bounds(write.group));
+            if write.reset {
+                // The hard state goes with it: a reset must carry one.
+                batch.add_command(region, Command::Clean);
+                *held = (1, 0);
+            }
             check_contiguous(write, *held)?;
             if let (Some(first), Some(last)) = (write.entries.first(), write.entries.last()) {
                 *held = (if held.1 == 0 { first.index } else { held.0 }, last.index);

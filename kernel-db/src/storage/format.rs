@@ -98,6 +98,11 @@ pub(super) fn storage_error(message: &str) -> Error {
         return Error::new("53100", message)
             .hint("free space on the node's disk and start the node again");
     }
+    if lower.contains("corrupt") || lower.contains("checksum") {
+        return Error::new("XX001", message).hint(
+            "the data on this node's disk is damaged: remove the node from the cluster, and add one with an empty directory",
+        );
+    }
     if lower.contains("lock")
         && (lower.contains("unavailable") || lower.contains("held") || lower.contains("hold"))
     {

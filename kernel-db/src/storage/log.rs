@@ -11,6 +11,8 @@ pub struct LogWrite {
     /// Contiguous; the first may overwrite an earlier suffix, which is then dropped.
     pub entries: Vec<Entry>,
     pub hard_state: Option<HardState>,
+    /// Drops everything the group holds first: a checkpoint took its place, and the log goes on behind it.
+    pub reset: bool,
 }
 
 /// The log of every group of one node. Called by the log writer only, but for `load` and `entries`.
@@ -38,7 +40,7 @@ pub(super) fn check_contiguous(write: &LogWrite, (first, last): (u64, u64)) -> R
         .windows(2)
         .all(|pair| pair[0].index + 1 == pair[1].index);
     // A log that never held an entry may start anywhere.
-    let joins = last == 0 || (start >= first && start <= last + 1);
+    let joins = last == 0 || write.reset || (start >= first && start <= last + 1);
     if follow && joins {
         return Ok(());
     }

@@ -10,12 +10,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::state::{
-    AppliedEntry, Op, SESSION_RING, SessionRecord, StateMeta, StateSnapshot, StateStore, Versioned,
-    snapshot_too_old,
+    AppliedEntry, Checkpoint, Op, SESSION_RING, SessionRecord, StateMeta, StateSnapshot,
+    StateStore, Versioned, has_history, snapshot_too_old,
 };
 use crate::error::Result;
 
-pub use super::memory_log::MemLog;
+pub use super::memory_log::{LogLoss, MemLog};
 
 /// Twin of `RocksState`.
 #[derive(Debug, Default)]
@@ -24,20 +24,52 @@ pub struct MemState {
     flushed: Mutex<Image>,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Image {
-    current: BTreeMap<Bytes, Versioned>,
-    /// (end of validity, key) -> the version that ended then.
-    history: BTreeMap<(u64, Bytes), Versioned>,
-    sessions: BTreeMap<(u128, u64), (u64, Bytes)>,
-    evicted: BTreeMap<u128, ()>,
-    meta: StateMeta,
-    watermark: u64,
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Image {
+    pub(super) current: BTreeMap<Bytes, Versioned>,
+    /// (key, end of validity) -> the version that ended then.
+    pub(super) history: BTreeMap<(Bytes, u64), Versioned>,
+    pub(super) sessions: BTreeMap<(u128, u64), (u64, Bytes)>,
+    pub(super) evicted: BTreeMap<u128, ()>,
+    pub(super) meta: StateMeta,
+    pub(super) watermark: u64,
+    /// Index and term of the checkpoint that it began as.
+    pub(super) origin: (u64, u64),
 }
 
 impl MemState {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// What this store holds otherwise than `other`, in words; history counts, as old snapshots read it.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        let (this, other) = (lock(&self.now), lock(&other.now).clone());
+        // A state that never saw a change of members knows none; one that came as a checkpoint was told.
+        let told = !this.meta.members.is_empty() && !other.meta.members.is_empty();
+        let meta = |image: &Image| StateMeta {
+            members: if told {
+                image.meta.members.clone()
+            } else {
+                Bytes::new()
+            },
+            ..image.meta.clone()
+        };
+        if meta(&this) != meta(&other) {
+            return Some(format!("{:?} and {:?}", this.meta, other.meta));
+        }
+        if this.evicted != other.evicted {
+            return Some("other sessions are evicted".into());
+        }
+        let rows = this.current.iter().zip(&other.current);
+        let mut rows = rows.filter(|(a, b)| a != b);
+        let past = this.history.iter().zip(&other.history);
+        let mut past = past.filter(|(a, b)| a != b);
+        let lengths = |image: &Image| (image.current.len(), image.history.len());
+        let more = (lengths(&this) != lengths(&other)).then(|| "one holds more".to_owned());
+        let row = rows.next().map(|(a, b)| format!("{a:?} and {b:?}"));
+        let row = row.or_else(|| past.next().map(|(a, b)| format!("{a:?} and {b:?}")));
+        row.or(more)
     }
 
     /// Loses everything since the last flush.
@@ -48,19 +80,19 @@ impl MemState {
 
 impl Image {
     fn apply(&mut self, entry: &AppliedEntry) {
-        for op in &entry.ops {
+        for (ts, op) in entry.changes() {
             match op {
                 Op::Put { key, value, .. } => {
                     let row = Versioned {
-                        ts: entry.ts,
+                        ts,
                         value: value.clone(),
                     };
                     let old = self.current.insert(key.clone(), row);
-                    self.retire(key, old, entry.ts);
+                    self.retire(key, old, ts);
                 }
                 Op::Delete { key } => {
                     let old = self.current.remove(key);
-                    self.retire(key, old, entry.ts);
+                    self.retire(key, old, ts);
                 }
                 Op::DeleteRange { from, to } => {
                     self.current.retain(|key, _| key < from || key >= to)
@@ -82,17 +114,19 @@ impl Image {
     fn retire(&mut self, key: &Bytes, old: Option<Versioned>, ts: u64) {
         if let Some(old) = old
             && old.ts < ts
+            && has_history(key)
         {
-            self.history.insert((ts, key.clone()), old);
+            self.history.insert((key.clone(), ts), old);
         }
     }
 
     fn version_at(&self, key: &Bytes, ts: u64) -> Option<Versioned> {
         let current = self.current.get(key).filter(|row| row.ts <= ts);
         let past = || {
-            let ended_later = self.history.range((ts.saturating_add(1), Bytes::new())..);
-            let mut of_key = ended_later.filter(|((_, of), row)| of == key && row.ts <= ts);
-            of_key.next().map(|(_, row)| row)
+            let from = (key.clone(), ts.saturating_add(1));
+            let ended_later = self.history.range(from..=(key.clone(), u64::MAX));
+            let mut seen = ended_later.filter(|(_, row)| row.ts <= ts);
+            seen.next().map(|(_, row)| row)
         };
         current.or_else(past).cloned()
     }
@@ -144,12 +178,16 @@ impl StateSnapshot for MemState {
     ) -> Result<()> {
         let image = lock(&self.now);
         snapshot_too_old(ts, image.watermark)?;
-        let in_range = |key: &&Bytes| key[..] >= *from && key[..] < *to;
-        let keys = image
+        if from >= to {
+            return Ok(());
+        }
+        let current = image
             .current
-            .keys()
-            .chain(image.history.keys().map(|(_, key)| key));
-        let mut keys: Vec<&Bytes> = keys.filter(in_range).collect();
+            .range::<[u8], _>((Included(from), Excluded(to)));
+        let first = (Bytes::copy_from_slice(from), 0);
+        let past = image.history.range(first..(Bytes::copy_from_slice(to), 0));
+        let keys = current.map(|(key, _)| key);
+        let mut keys: Vec<&Bytes> = keys.chain(past.map(|((key, _), _)| key)).collect();
         keys.sort();
         keys.dedup();
         if reverse {
@@ -206,7 +244,7 @@ impl StateStore for MemState {
         let mut image = lock(&self.now);
         if ts > image.watermark {
             image.watermark = ts;
-            image.history.retain(|(end, _), _| *end > ts);
+            image.history.retain(|(_, end), _| *end > ts);
         }
         Ok(())
     }
@@ -221,9 +259,35 @@ impl StateStore for MemState {
         let history: usize = image
             .history
             .iter()
-            .map(|((_, key), row)| key.len() + row.value.len())
+            .map(|((key, _), row)| key.len() + row.value.len())
             .sum();
         (current + history) as u64
+    }
+
+    fn checkpoint(&self, members: &Bytes) -> Result<Checkpoint> {
+        let image = lock(&self.now).clone();
+        Ok(Checkpoint {
+            index: image.meta.applied_index,
+            term: image.meta.applied_term,
+            members: match image.meta.members.is_empty() {
+                true => members.clone(),
+                false => image.meta.members.clone(),
+            },
+            data: image.encode(),
+        })
+    }
+
+    fn install(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let mut image = Image::decode(checkpoint.data.clone())?;
+        image.meta.members = checkpoint.members.clone();
+        image.origin = (checkpoint.index, checkpoint.term);
+        *lock(&self.flushed) = image.clone();
+        *lock(&self.now) = image;
+        Ok(())
+    }
+
+    fn origin(&self) -> (u64, u64) {
+        lock(&self.now).origin
     }
 }
 

@@ -9,6 +9,9 @@ use raft::eraftpb::{Entry, HardState};
 use super::log::{LogStore, LogWrite, check_contiguous};
 use crate::error::{Error, Result};
 
+/// Bytes of a record beside its entries: header, checksum and hard state.
+const RECORD_BYTES: u64 = 32;
+
 /// Twin of `EngineLog`.
 #[derive(Debug, Default)]
 pub struct MemLog {
@@ -29,6 +32,28 @@ enum Change {
     Truncate { group: u32, index: u64 },
 }
 
+impl Change {
+    /// Size of its record in the file.
+    fn bytes(&self) -> u64 {
+        match self {
+            Change::Write(write) => {
+                let entries = write.entries.iter().map(|e| u64::from(e.compute_size()));
+                RECORD_BYTES + entries.sum::<u64>()
+            }
+            Change::Truncate { .. } => RECORD_BYTES,
+        }
+    }
+}
+
+/// What a crash took from the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogLoss {
+    /// Records written and lost.
+    pub records: usize,
+    /// The first of them was there in part.
+    pub torn: bool,
+}
+
 #[derive(Clone, Debug, Default)]
 struct Group {
     entries: VecDeque<Entry>,
@@ -40,8 +65,9 @@ impl MemLog {
         Self::default()
     }
 
-    /// Keeps what was synced and, drawn by `seed`, a prefix of what was written since: a file torn at some record.
-    pub fn crash(&self, seed: u64) {
+    /// Keeps what was synced and, drawn by `seed`, a part of the bytes written since: whole records before the tear stay,
+    /// the one that is torn fails its checksum and goes with all after it.
+    pub fn crash(&self, seed: u64) -> LogLoss {
         let mut inner = self.lock();
         let changes = std::mem::take(&mut inner.unsynced);
         // splitmix64: spreads small seeds evenly.
@@ -49,11 +75,37 @@ impl MemLog {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^= mixed >> 31;
-        let kept = mixed % (changes.len() as u64 + 1);
-        for change in changes.into_iter().take(kept as usize) {
-            apply(&mut inner.synced, change);
+        let bytes: u64 = changes.iter().map(Change::bytes).sum();
+        let mut left = mixed % (bytes + 1);
+        let mut loss = LogLoss::default();
+        for change in changes {
+            let size = change.bytes();
+            if loss.records == 0 && size <= left {
+                left -= size;
+                apply(&mut inner.synced, change);
+            } else {
+                loss.torn |= loss.records == 0 && left > 0;
+                loss.records += 1;
+            }
         }
         inner.now = inner.synced.clone();
+        loss
+    }
+
+    /// The hard state that survives any crash.
+    pub fn synced_hard_state(&self, group: u32) -> HardState {
+        let inner = self.lock();
+        let group = inner.synced.get(&group);
+        group.map_or_else(HardState::default, |group| group.hard_state.clone())
+    }
+
+    /// The term of an entry, if the log holds it; with `synced`, if it would survive any crash.
+    pub fn term_of(&self, group: u32, index: u64, synced: bool) -> Option<u64> {
+        let inner = self.lock();
+        let groups = if synced { &inner.synced } else { &inner.now };
+        let entries = &groups.get(&group)?.entries;
+        let place = index.checked_sub(entries.front()?.index)?;
+        entries.get(place as usize).map(|entry| entry.term)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -75,6 +127,9 @@ fn apply(groups: &mut BTreeMap<u32, Group>, change: Change) {
     match change {
         Change::Write(write) => {
             let group = groups.entry(write.group).or_default();
+            if write.reset {
+                *group = Group::default();
+            }
             if let Some(first) = write.entries.first() {
                 let kept = group
                     .entries
@@ -103,9 +158,17 @@ fn apply(groups: &mut BTreeMap<u32, Group>, change: Change) {
 impl LogStore for MemLog {
     fn append(&self, writes: Vec<LogWrite>, sync: bool) -> Result<()> {
         let mut inner = self.lock();
+        let mut bounds = BTreeMap::new();
         for write in &writes {
-            let bounds = inner.now.get(&write.group).map_or((1, 0), Group::bounds);
-            check_contiguous(write, bounds)?;
+            let held = || inner.now.get(&write.group).map_or((1, 0), Group::bounds);
+            let held = bounds.entry(write.group).or_insert_with(held);
+            check_contiguous(write, *held)?;
+            if write.reset {
+                *held = (1, 0);
+            }
+            if let (Some(first), Some(last)) = (write.entries.first(), write.entries.last()) {
+                *held = (if held.1 == 0 { first.index } else { held.0 }, last.index);
+            }
         }
         for write in writes {
             apply(&mut inner.now, Change::Write(write.clone()));

@@ -4,16 +4,32 @@
 //! for the simulator (what was not synced or flushed is lost by `crash`).
 
 pub mod engine;
+mod files;
 pub mod format;
 mod log;
+#[cfg(test)]
+mod log_tests;
 pub mod memory;
+mod memory_image;
 mod memory_log;
+mod recent;
+pub mod replaceable;
+#[cfg(test)]
+mod replaceable_tests;
 pub mod rocks;
+mod rocks_copy;
+mod rocks_keys;
+mod rocks_rows;
+#[cfg(test)]
+mod rocks_tests;
+mod rocks_write;
 mod state;
+pub mod transfer;
 #[cfg(test)]
 mod twin_tests;
 
 pub use log::{LogStore, LogWrite};
 pub use state::{
-    AppliedEntry, Op, SESSION_RING, SessionRecord, StateMeta, StateSnapshot, StateStore, Versioned,
+    AppliedEntry, Checkpoint, Op, SESSION_RING, Section, SessionRecord, StateMeta, StateSnapshot,
+    StateStore, UNVERSIONED_TABLE_ID, Versioned,
 };

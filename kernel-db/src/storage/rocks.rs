@@ -1,48 +1,69 @@
 //! The state store on RocksDB: one database per partition replica, one column family, no WAL (the Raft log is the WAL).
 //!
-//! Key spaces by first byte: `m` meta, `c` current rows (`c key -> ts value`), `h` history (`h end_ts key -> start_ts value`),
-//! `s` session replies (`s session place -> number reply`), `e` evicted sessions.
+//! What was applied since the last spill is in memory (`recent.rs`); a spill gives its net effect to RocksDB, mostly as a
+//! file of sorted records. Readers see both.
 //!
-//! What holds: everything an `apply` call changes is one `WriteBatch` (I8), which lands in one memtable, so that what is on
-//! disk after a crash is the state after some whole call; which one, `durable_index` reads from what was flushed.
+//! What holds: a spill is atomic and carries the applied index (I8), so that what is on disk after a crash is the state
+//! after some whole `apply` call; which one, `durable_index` reads from what was flushed. A checkpoint of the RocksDB
+//! directory has the state of the last spill: call `flush` before, or take the applied index from the checkpoint.
+//!
+//! Memory: up to `RECENT_BYTES_MAX` per partition and `buffer_bytes` over all partitions of the node (and
+//! `RECENT_BYTES_MIN` per partition beyond that), plus one `apply` call each.
 //!
 //! Left out on purpose: snapshot objects (reads take a timestamp instead) and an index of history by key: a read at `ts`
 //! walks what stopped being current since, which is short for the fresh snapshots that statements use.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, LogLevel, Options, ReadOptions,
-    ReadTier, WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, LogLevel, Options, ReadOptions, ReadTier,
+    WriteBatch, WriteBufferManager,
 };
 
-use super::format::{Identity, open_directory, storage_error};
+use super::format::{Identity, open_directory};
+use super::recent::Recent;
+use super::rocks_keys::{
+    EVICTED, HISTORY, META, SESSION, WATERMARK, be_u64, be_u128, current_bounds, decode_meta,
+    history_key, read_meta, rocks_error,
+};
+use super::rocks_rows::{Merged, each, history_in_range, read_row};
+use super::rocks_write::{
+    apply_rare, is_rare, remove_left_over, spill_as_batch, spill_as_file, write,
+};
 use super::state::{
     AppliedEntry, Op, SESSION_RING, SessionRecord, StateMeta, StateSnapshot, StateStore, Versioned,
     snapshot_too_old,
 };
 use crate::error::{Error, Result};
 
-const META: &[u8] = b"m";
-const WATERMARK: &[u8] = b"mw";
-const CURRENT: u8 = b'c';
-const HISTORY: u8 = b'h';
-const SESSION: u8 = b's';
-const EVICTED: u8 = b'e';
+/// Memory of one partition's recent changes: past it they are spilled. A larger one spares more rewrites of hot rows, and
+/// makes the log that a restart replays longer.
+const RECENT_BYTES_MAX: usize = 32 << 20;
+/// While all partitions together are over their bound, those with more than this spill.
+const RECENT_BYTES_MIN: usize = 1 << 20;
+/// Spills of less go through the memtable: a file is not worth its fsync.
+const FILE_BYTES_MIN: usize = 4 << 20;
+/// Changes written under one lock of the recent ones, which readers on the core may wait for.
+const LOCK_OPS: usize = 16;
 
 /// What the databases of one node share.
 #[derive(Clone)]
 pub struct RocksShared {
     cache: Cache,
     buffers: WriteBufferManager,
+    buffer_bytes: usize,
+    /// Recent changes of all partitions.
+    recent_bytes: Arc<AtomicUsize>,
+    file_bytes_min: usize,
 }
 
 impl RocksShared {
-    /// `cache_bytes` for blocks and, out of them, up to `buffer_bytes` for memtables, over all partitions of the node.
+    /// `cache_bytes` for blocks and, out of them, up to `buffer_bytes` for memtables, over all partitions of the node; as
+    /// much again for changes that RocksDB was not given yet.
     pub fn new(cache_bytes: usize, buffer_bytes: usize) -> Self {
         let cache = Cache::new_lru_cache(cache_bytes);
         let buffers = WriteBufferManager::new_write_buffer_manager_with_cache(
@@ -50,10 +71,28 @@ impl RocksShared {
             false,
             cache.clone(),
         );
-        Self { cache, buffers }
+        Self {
+            cache,
+            buffers,
+            buffer_bytes,
+            recent_bytes: Arc::default(),
+            file_bytes_min: FILE_BYTES_MIN,
+        }
     }
 
-    fn options(&self) -> Options {
+    /// Every spill is a file, however small.
+    #[cfg(test)]
+    pub(super) fn with_files_only(mut self) -> Self {
+        self.file_bytes_min = 0;
+        self
+    }
+
+    #[cfg(test)]
+    pub(super) fn recent_bytes(&self) -> usize {
+        self.recent_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn options(&self) -> Options {
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&self.cache);
         table.set_bloom_filter(10.0, false);
@@ -77,11 +116,28 @@ impl RocksShared {
     }
 }
 
-/// See the module's description.
+/// See the module's description. Locks are taken in the order of the fields.
 pub struct RocksState {
-    db: DB,
+    pub(super) path: PathBuf,
+    pub(super) db: DB,
+    shared: RocksShared,
+    /// A spill's file before RocksDB takes it over.
+    spill_path: PathBuf,
+    /// Held by whoever changes anything.
+    writer: Mutex<Writer>,
+    recent: RwLock<Recent>,
     meta: Mutex<StateMeta>,
     watermark: AtomicU64,
+}
+
+#[derive(Default)]
+struct Writer {
+    /// The memtable holds records that are not flushed.
+    unflushed: bool,
+    /// An `apply` ended half-way: nothing of it may reach the disk.
+    broken: bool,
+    /// What this store has added to `RocksShared::recent_bytes`.
+    counted: usize,
 }
 
 impl RocksState {
@@ -89,147 +145,124 @@ impl RocksState {
     /// process has it open.
     pub fn open(dir: &Path, shared: &RocksShared, identity: Identity) -> Result<Self> {
         open_directory(dir, "state", identity)?;
-        let db = DB::open(&shared.options(), dir.join("rocksdb")).map_err(rocks_error)?;
-        let meta = match db.get(META).map_err(rocks_error)? {
-            Some(bytes) => decode_meta(&bytes)?,
-            None => StateMeta::default(),
-        };
+        Self::open_database(&dir.join("rocksdb"), shared)
+    }
+
+    /// As `open`, but of the database's own directory.
+    pub(super) fn open_database(path: &Path, shared: &RocksShared) -> Result<Self> {
+        let db = DB::open(&shared.options(), path).map_err(rocks_error)?;
+        let spill_path = path.with_extension("spill");
+        remove_left_over(&spill_path)?;
+        let meta = read_meta(&db)?;
         let watermark = match db.get(WATERMARK).map_err(rocks_error)? {
             Some(bytes) => be_u64(&bytes, 0)?,
             None => 0,
         };
         Ok(Self {
+            path: path.to_path_buf(),
             db,
+            shared: shared.clone(),
+            spill_path,
+            writer: Mutex::default(),
+            recent: RwLock::default(),
             meta: Mutex::new(meta),
             watermark: AtomicU64::new(watermark),
         })
     }
 
-    fn write(&self, batch: WriteBatch) -> Result<()> {
-        let mut options = WriteOptions::default();
-        options.disable_wal(true);
-        self.db.write_opt(batch, &options).map_err(rocks_error)
+    /// Gives the recent changes to RocksDB; they are then durable if they went as a file.
+    fn spill(&self, writer: &mut Writer) -> Result<()> {
+        if writer.broken {
+            return Err(Error::internal("the state store has failed before"));
+        }
+        let recent = self.read_recent();
+        let meta = self.meta();
+        // I8: rows, history, sessions and the applied index are one atomic write.
+        if recent.bytes() < self.shared.file_bytes_min {
+            if recent.bytes() > 0 {
+                spill_as_batch(&self.db, &recent, &meta)?;
+                writer.unflushed = true;
+            }
+        } else {
+            if std::mem::take(&mut writer.unflushed) {
+                self.db.flush().map_err(rocks_error)?;
+            }
+            let options = self.shared.options();
+            spill_as_file(&self.db, &options, &self.spill_path, &recent, &meta)?;
+        }
+        drop(recent);
+        self.write_recent().clear();
+        self.count(writer, 0);
+        Ok(())
     }
 
-    fn lock_meta(&self) -> MutexGuard<'_, StateMeta> {
+    /// Keeps the sum over all partitions.
+    fn count(&self, writer: &mut Writer, bytes: usize) -> usize {
+        let before = std::mem::replace(&mut writer.counted, bytes);
+        let all = &self.shared.recent_bytes;
+        all.fetch_sub(before, Ordering::Relaxed);
+        all.fetch_add(bytes, Ordering::Relaxed) + bytes
+    }
+
+    fn apply_entry(&self, entry: &AppliedEntry) -> Result<()> {
+        let own = std::iter::once((entry.ts, &entry.ops));
+        let settled = entry
+            .sections
+            .iter()
+            .map(|section| (section.ts, &section.ops));
+        let pieces = own
+            .chain(settled)
+            .flat_map(|(ts, ops)| ops.chunks(LOCK_OPS).map(move |ops| (ts, ops)));
+        for (ts, ops) in pieces {
+            let mut recent = self.write_recent();
+            for op in ops {
+                let (key, value, fresh) = match op {
+                    Op::Put { key, value, fresh } => (key, Some(value), *fresh),
+                    Op::Delete { key } => (key, None, false),
+                    Op::DeleteRange { .. } => {
+                        return Err(Error::internal("a dropped range among recent changes"));
+                    }
+                };
+                let stored = || {
+                    if fresh {
+                        Ok(None)
+                    } else {
+                        read_row(&self.db, key)
+                    }
+                };
+                recent.write(key, value, ts, stored)?;
+            }
+        }
+        let mut recent = self.write_recent();
+        for record in &entry.sessions {
+            recent.keep_reply(record);
+        }
+        Ok(())
+    }
+
+    fn lock_writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_recent(&self) -> RwLockReadGuard<'_, Recent> {
+        self.recent.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_recent(&self) -> RwLockWriteGuard<'_, Recent> {
+        self.recent.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lock_meta(&self) -> MutexGuard<'_, StateMeta> {
         // Only whole values are assigned under this lock.
         self.meta.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The changes of one `apply` call while they are gathered.
-struct Gather<'a> {
-    db: &'a DB,
-    batch: WriteBatch,
-    /// Records put (or, without a value, deleted) and not in `batch` yet.
-    records: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-    /// Current rows as the entries before the last leave them, so that later entries of the call see earlier ones.
-    rows: HashMap<Bytes, Option<Versioned>>,
-    /// This entry is the call's last one.
-    last: bool,
-    dropped: Vec<(Bytes, Bytes)>,
-}
-
-impl Gather<'_> {
-    fn entry(&mut self, entry: &AppliedEntry) -> Result<()> {
-        for op in &entry.ops {
-            match op {
-                Op::Put { key, value, fresh } => {
-                    self.retire(key, *fresh, entry.ts)?;
-                    let row = Versioned {
-                        ts: entry.ts,
-                        value: value.clone(),
-                    };
-                    self.put(current_key(key), encode_row(&row));
-                    self.note(key, Some(row));
-                }
-                Op::Delete { key } => {
-                    self.retire(key, false, entry.ts)?;
-                    self.records.push((current_key(key), None));
-                    self.note(key, None);
-                }
-                Op::DeleteRange { from, to } => {
-                    self.sort_in();
-                    self.batch.delete_range(current_key(from), current_key(to));
-                    self.rows.retain(|key, _| key < from || key >= to);
-                    self.dropped.push((from.clone(), to.clone()));
-                }
-            }
-        }
-        for SessionRecord {
-            session,
-            number,
-            reply,
-        } in &entry.sessions
-        {
-            let value = [&number.to_be_bytes()[..], reply].concat();
-            self.put(session_key(*session, number % SESSION_RING), value);
-        }
-        for session in &entry.evicted {
-            self.sort_in();
-            self.batch.delete_range(
-                session_key(*session, 0),
-                session_key(*session, SESSION_RING),
-            );
-            self.put(
-                [&[EVICTED][..], &session.to_be_bytes()].concat(),
-                Vec::new(),
-            );
-        }
-        Ok(())
-    }
-
-    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.records.push((key, Some(value)));
-    }
-
-    fn note(&mut self, key: &Bytes, row: Option<Versioned>) {
-        if !self.last {
-            self.rows.insert(key.clone(), row);
-        }
-    }
-
-    /// Moves the records to the batch: in order of keys, which a memtable takes faster, and of each key only the last.
-    fn sort_in(&mut self) {
-        self.records
-            .sort_by(|(left, _), (right, _)| left.cmp(right));
-        let mut records = self.records.drain(..).peekable();
-        while let Some((key, value)) = records.next() {
-            if records.peek().is_some_and(|(next, _)| *next == key) {
-                continue;
-            }
-            match value {
-                Some(value) => self.batch.put(key, value),
-                None => self.batch.delete(key),
-            }
-        }
-    }
-
-    /// Moves the current version of `key`, if there is one, to the history, which it enters at `ts`.
-    fn retire(&mut self, key: &Bytes, fresh: bool, ts: u64) -> Result<()> {
-        let old = match self.rows.get(key) {
-            Some(row) => row.clone(),
-            None if fresh
-                || self
-                    .dropped
-                    .iter()
-                    .any(|(from, to)| from <= key && to > key) =>
-            {
-                None
-            }
-            None => read_row(self.db, key)?,
-        };
-        if let Some(old) = old
-            && old.ts < ts
-        {
-            self.put(history_key(ts, key), encode_row(&old));
-        }
-        Ok(())
-    }
-}
-
 impl StateSnapshot for RocksState {
     fn get(&self, key: &[u8]) -> Result<Option<Versioned>> {
+        if let Some(row) = self.read_recent().get(key) {
+            return Ok(row.clone());
+        }
         read_row(&self.db, key)
     }
 
@@ -245,7 +278,9 @@ impl StateSnapshot for RocksState {
             return Ok(());
         }
         let bounds = current_bounds(from, to);
-        let mut rows = Rows::start(self.db.raw_iterator_opt(bounds), reverse);
+        // The lock comes first: what a spill takes out of the recent changes is then in what the iterator sees.
+        let recent = self.read_recent();
+        let mut rows = Merged::start(self.db.raw_iterator_opt(bounds), &recent, from, to, reverse);
         for _ in 0..limit {
             match rows.next()? {
                 Some(row) => out.push(row),
@@ -274,14 +309,18 @@ impl StateSnapshot for RocksState {
         if from >= to {
             return Ok(());
         }
+        // As in `scan`; rows of entries that are half applied are above `ts`, what they replace is in the history.
+        let recent = self.read_recent();
         let snapshot = self.db.snapshot();
         // After the snapshot: history dropped before it was taken is then seen to be gone.
         snapshot_too_old(ts, self.watermark.load(Ordering::SeqCst))?;
         let mut since = ReadOptions::default();
         since.set_iterate_lower_bound(history_key(ts.saturating_add(1), &[]));
         since.set_iterate_upper_bound([HISTORY + 1]);
-        let mut past = history_in_range(snapshot.raw_iterator_opt(since), from, to, ts)?;
-        let mut rows = Rows::start(snapshot.raw_iterator_opt(current_bounds(from, to)), reverse);
+        let since = snapshot.raw_iterator_opt(since);
+        let mut past = history_in_range(since, &recent, from, to, ts)?;
+        let stored = snapshot.raw_iterator_opt(current_bounds(from, to));
+        let mut rows = Merged::start(stored, &recent, from, to, reverse);
         let mut current = rows.next_at(ts)?;
         for _ in 0..limit {
             let edge = if reverse {
@@ -312,29 +351,32 @@ impl StateSnapshot for RocksState {
 
 impl StateStore for RocksState {
     fn apply(&self, entries: &[AppliedEntry]) -> Result<()> {
+        let mut writer = self.lock_writer();
         let mut meta = self.meta();
-        let mut gather = Gather {
-            db: &self.db,
-            batch: WriteBatch::default(),
-            records: Vec::new(),
-            rows: HashMap::new(),
-            last: false,
-            dropped: Vec::new(),
-        };
         let start = meta.applied_index;
-        for (place, entry) in entries.iter().enumerate() {
-            gather.last = place + 1 == entries.len();
-            if entry.index > meta.applied_index {
-                gather.entry(entry)?;
-                meta.advance(entry);
-            }
+        let new: Vec<&AppliedEntry> = entries.iter().filter(|e| e.index > start).collect();
+        for entry in &new {
+            meta.advance(entry);
         }
-        if meta.applied_index > start {
-            // I8: rows, history, sessions and the applied index are one atomic write.
-            gather.put(META.to_vec(), encode_meta(&meta));
-            gather.sort_in();
-            self.write(gather.batch)?;
+        if new.iter().any(|entry| is_rare(entry)) {
+            self.spill(&mut writer)?;
+            apply_rare(&self.db, &new, &meta)?;
+            writer.unflushed = true;
             *self.lock_meta() = meta;
+            return Ok(());
+        }
+        // Until the applied index is there too: I8.
+        writer.broken = true;
+        for entry in &new {
+            self.apply_entry(entry)?;
+        }
+        *self.lock_meta() = meta;
+        writer.broken = false;
+        let own = self.read_recent().bytes();
+        let all = self.count(&mut writer, own);
+        let bound = self.shared.buffer_bytes;
+        if own > RECENT_BYTES_MAX.min(bound) || (all > bound && own > RECENT_BYTES_MIN) {
+            self.spill(&mut writer)?;
         }
         Ok(())
     }
@@ -354,20 +396,31 @@ impl StateStore for RocksState {
     }
 
     fn flush(&self) -> Result<()> {
-        self.db.flush().map_err(rocks_error)
+        let mut writer = self.lock_writer();
+        self.spill(&mut writer)?;
+        if std::mem::take(&mut writer.unflushed) {
+            self.db.flush().map_err(rocks_error)?;
+        }
+        Ok(())
     }
 
     fn sessions(&self) -> Result<Vec<SessionRecord>> {
-        let mut records = Vec::new();
+        // As in `scan`: the lock comes first.
+        let recent = self.read_recent();
+        let mut records = BTreeMap::new();
         each(&self.db, SESSION, |key, value| {
-            records.push(SessionRecord {
-                session: be_u128(key, 1)?,
-                number: be_u64(value, 0)?,
-                reply: Bytes::copy_from_slice(&value[8..]),
-            });
+            let (session, number) = (be_u128(key, 1)?, be_u64(value, 0)?);
+            let reply = Bytes::copy_from_slice(&value[8..]);
+            records.insert((session, number % SESSION_RING), (number, reply));
             Ok(())
         })?;
-        Ok(records)
+        records.extend(recent.replies().map(|(place, kept)| (*place, kept.clone())));
+        let record = |((session, _), (number, reply))| SessionRecord {
+            session,
+            number,
+            reply,
+        };
+        Ok(records.into_iter().map(record).collect())
     }
 
     fn evicted_sessions(&self) -> Result<Vec<u128>> {
@@ -380,190 +433,35 @@ impl StateStore for RocksState {
     }
 
     fn drop_history(&self, ts: u64) -> Result<()> {
+        let mut writer = self.lock_writer();
         let before = self.watermark.fetch_max(ts, Ordering::SeqCst);
         if ts <= before {
             return Ok(());
         }
+        self.write_recent().drop_history(ts);
         let mut batch = WriteBatch::default();
         batch.delete_range(
             history_key(before, &[]),
             history_key(ts.saturating_add(1), &[]),
         );
         batch.put(WATERMARK, ts.to_be_bytes());
-        self.write(batch)
+        writer.unflushed = true;
+        write(&self.db, batch)
     }
 
     fn size_bytes(&self) -> u64 {
         let property = |name: &str| self.db.property_int_value(name).ok().flatten().unwrap_or(0);
-        property("rocksdb.total-sst-files-size") + property("rocksdb.cur-size-all-mem-tables")
+        property("rocksdb.total-sst-files-size")
+            + property("rocksdb.cur-size-all-mem-tables")
+            + self.read_recent().bytes() as u64
     }
 }
 
-/// Walks current rows in one direction.
-struct Rows<'a> {
-    iterator: DBRawIterator<'a>,
-    reverse: bool,
-    started: bool,
-}
-
-impl<'a> Rows<'a> {
-    fn start(iterator: DBRawIterator<'a>, reverse: bool) -> Self {
-        Self {
-            iterator,
-            reverse,
-            started: false,
-        }
+impl Drop for RocksState {
+    fn drop(&mut self) {
+        let mut writer = self.lock_writer();
+        // What cannot be spilled is in the log, and is replayed from there.
+        let _ = self.spill(&mut writer);
+        self.count(&mut writer, 0);
     }
-
-    fn next(&mut self) -> Result<Option<(Bytes, Versioned)>> {
-        match (std::mem::replace(&mut self.started, true), self.reverse) {
-            (false, false) => self.iterator.seek_to_first(),
-            (false, true) => self.iterator.seek_to_last(),
-            (true, false) => self.iterator.next(),
-            (true, true) => self.iterator.prev(),
-        }
-        match self.iterator.item() {
-            Some((key, value)) => Ok(Some((
-                Bytes::copy_from_slice(&key[1..]),
-                decode_row(value)?,
-            ))),
-            None => self.iterator.status().map(|()| None).map_err(rocks_error),
-        }
-    }
-
-    /// The next row that was already there at `ts`.
-    fn next_at(&mut self, ts: u64) -> Result<Option<(Bytes, Versioned)>> {
-        while let Some((key, row)) = self.next()? {
-            if row.ts <= ts {
-                return Ok(Some((key, row)));
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// Rows of `from..to` that were current at `ts` and are not any more; `iterator` walks what ended after `ts`.
-fn history_in_range(
-    mut iterator: DBRawIterator<'_>,
-    from: &[u8],
-    to: &[u8],
-    ts: u64,
-) -> Result<BTreeMap<Bytes, Versioned>> {
-    let mut rows = BTreeMap::new();
-    iterator.seek_to_first();
-    while let Some((history_key, value)) = iterator.item() {
-        let key = &history_key[9..];
-        if key >= from && key < to && be_u64(value, 0)? <= ts {
-            rows.insert(Bytes::copy_from_slice(key), decode_row(value)?);
-        }
-        iterator.next();
-    }
-    iterator.status().map_err(rocks_error)?;
-    Ok(rows)
-}
-
-fn each(db: &DB, space: u8, mut visit: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
-    let mut options = ReadOptions::default();
-    options.set_iterate_lower_bound([space]);
-    options.set_iterate_upper_bound([space + 1]);
-    let mut iterator = db.raw_iterator_opt(options);
-    iterator.seek_to_first();
-    while let Some((key, value)) = iterator.item() {
-        visit(key, value)?;
-        iterator.next();
-    }
-    iterator.status().map_err(rocks_error)
-}
-
-fn read_row(db: &DB, key: &[u8]) -> Result<Option<Versioned>> {
-    match db.get_pinned(current_key(key)).map_err(rocks_error)? {
-        Some(bytes) => decode_row(&bytes).map(Some),
-        None => Ok(None),
-    }
-}
-
-fn current_bounds(from: &[u8], to: &[u8]) -> ReadOptions {
-    let mut options = ReadOptions::default();
-    options.set_iterate_lower_bound(current_key(from));
-    options.set_iterate_upper_bound(current_key(to));
-    options
-}
-
-fn current_key(key: &[u8]) -> Vec<u8> {
-    [&[CURRENT][..], key].concat()
-}
-
-fn history_key(end_ts: u64, key: &[u8]) -> Vec<u8> {
-    [&[HISTORY][..], &end_ts.to_be_bytes(), key].concat()
-}
-
-fn session_key(session: u128, place: u64) -> Vec<u8> {
-    // Places are below 1,024: two bytes hold them and the end of the ring.
-    [
-        &[SESSION][..],
-        &session.to_be_bytes(),
-        &(place as u16).to_be_bytes(),
-    ]
-    .concat()
-}
-
-fn encode_row(row: &Versioned) -> Vec<u8> {
-    [&row.ts.to_be_bytes()[..], &row.value].concat()
-}
-
-fn decode_row(bytes: &[u8]) -> Result<Versioned> {
-    Ok(Versioned {
-        ts: be_u64(bytes, 0)?,
-        value: Bytes::copy_from_slice(&bytes[8..]),
-    })
-}
-
-fn encode_meta(meta: &StateMeta) -> Vec<u8> {
-    let fields = [
-        meta.applied_index,
-        meta.applied_term,
-        meta.last_ts,
-        meta.ceiling,
-    ];
-    fields
-        .iter()
-        .flat_map(|field| field.to_be_bytes())
-        .collect()
-}
-
-fn decode_meta(bytes: &[u8]) -> Result<StateMeta> {
-    Ok(StateMeta {
-        applied_index: be_u64(bytes, 0)?,
-        applied_term: be_u64(bytes, 8)?,
-        last_ts: be_u64(bytes, 16)?,
-        ceiling: be_u64(bytes, 24)?,
-    })
-}
-
-fn be_u64(bytes: &[u8], at: usize) -> Result<u64> {
-    let field = bytes.get(at..).and_then(|rest| rest.first_chunk());
-    field
-        .map(|field| u64::from_be_bytes(*field))
-        .ok_or_else(corrupt)
-}
-
-fn be_u128(bytes: &[u8], at: usize) -> Result<u128> {
-    let field = bytes.get(at..).and_then(|rest| rest.first_chunk());
-    field
-        .map(|field| u128::from_be_bytes(*field))
-        .ok_or_else(corrupt)
-}
-
-fn corrupt() -> Error {
-    Error::new(
-        "XX001",
-        "a record of the state store is shorter than its fields",
-    )
-    .hint(
-        "the data directory is damaged: remove it and let the node copy the state from the others",
-    )
-}
-
-fn rocks_error(error: rocksdb::Error) -> Error {
-    storage_error(&format!("state store: {error}"))
 }

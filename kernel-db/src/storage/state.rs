@@ -8,6 +8,15 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 
+/// Keys of this table have no history: nobody reads them as of a time. It holds what partitions keep of transactions that
+/// are not finished.
+pub const UNVERSIONED_TABLE_ID: u32 = 2;
+
+/// True if what replaces a row of this key leaves it to the history.
+pub(super) fn has_history(key: &[u8]) -> bool {
+    !key.starts_with(&UNVERSIONED_TABLE_ID.to_be_bytes())
+}
+
 /// Places in a session's ring of replies.
 pub const SESSION_RING: u64 = 1024;
 
@@ -37,6 +46,14 @@ pub enum Op {
     },
 }
 
+/// Changes of a settled transaction in an entry of a later timestamp.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Section {
+    /// Commit timestamp of the changes.
+    pub ts: u64,
+    pub ops: Vec<Op>,
+}
+
 /// (session, number) -> reply, kept in a ring of 1,024 places per session (I11).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRecord {
@@ -55,9 +72,26 @@ pub struct AppliedEntry {
     /// Reads and commits of this leader stay at or below it (I13).
     pub ceiling: u64,
     pub ops: Vec<Op>,
+    /// Changes with timestamps of their own; no key is in two of them, or in `ops` too.
+    pub sections: Vec<Section>,
     pub sessions: Vec<SessionRecord>,
     /// Sessions forgotten by this entry; a later request under one is an error, never a second execution.
     pub evicted: Vec<u128>,
+    /// The group's members from this entry on, as raft-rs encodes its `ConfState`.
+    pub members: Option<Bytes>,
+}
+
+/// A consistent copy of a whole state, as one replica offers it to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Last entry in it, and that entry's term.
+    pub index: u64,
+    pub term: u64,
+    /// The group's members at that entry, as raft-rs encodes its `ConfState`.
+    pub members: Bytes,
+    /// What a store of the same kind needs to install it: a list of files with checksums (`transfer::Manifest`), whose
+    /// contents travel by themselves, or for the twin the image itself.
+    pub data: Bytes,
 }
 
 /// What a store knows about itself, written in the same batch as the rows (I8).
@@ -67,6 +101,37 @@ pub struct StateMeta {
     pub applied_term: u64,
     pub last_ts: u64,
     pub ceiling: u64,
+    /// The group's members, as raft-rs encodes its `ConfState`; empty until the first change of them.
+    pub members: Bytes,
+}
+
+impl AppliedEntry {
+    /// All changes with their timestamps.
+    pub(super) fn changes(&self) -> impl Iterator<Item = (u64, &Op)> {
+        let own = self.ops.iter().map(|op| (self.ts, op));
+        own.chain(
+            self.sections
+                .iter()
+                .flat_map(|section| section.ops.iter().map(|op| (section.ts, op))),
+        )
+    }
+}
+
+#[cfg(test)]
+impl AppliedEntry {
+    /// Makes the last change one of a transaction that committed at `ts`, if no other change is of its key.
+    pub(super) fn settle_last(&mut self, ts: u64) {
+        let key_of = |op: &Op| match op {
+            Op::Put { key, .. } | Op::Delete { key } => Some(key.clone()),
+            Op::DeleteRange { .. } => None,
+        };
+        let key = self.ops.last().and_then(key_of);
+        let same = |op: &&Op| key.is_some() && key_of(op) == key;
+        if self.ops.iter().filter(same).count() == 1 {
+            let ops = self.ops.pop().into_iter().collect();
+            self.sections.push(Section { ts, ops });
+        }
+    }
 }
 
 impl StateMeta {
@@ -76,6 +141,9 @@ impl StateMeta {
         self.applied_term = entry.term;
         self.last_ts = self.last_ts.max(entry.ts);
         self.ceiling = self.ceiling.max(entry.ceiling);
+        if let Some(members) = &entry.members {
+            self.members = members.clone();
+        }
     }
 }
 
@@ -123,6 +191,22 @@ pub trait StateStore: StateSnapshot + 'static {
     fn drop_history(&self, ts: u64) -> Result<()>;
     /// Bytes on disk, roughly.
     fn size_bytes(&self) -> u64;
+    /// Makes a durable copy of everything applied, for another replica. Runs beside `apply`. `members` are the group's if
+    /// the state itself knows none.
+    fn checkpoint(&self, members: &Bytes) -> Result<Checkpoint> {
+        let _ = members;
+        Err(Error::internal("this store offers no checkpoint"))
+    }
+    /// Puts `checkpoint`, which has arrived and was verified, in the place of this state, durably and as a whole: after a
+    /// crash at any point it is the old state or the new one. Called by the thread that applies.
+    fn install(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let _ = checkpoint;
+        Err(Error::internal("this store takes no checkpoint"))
+    }
+    /// Index and term of the checkpoint that this state began with; (0, 0) if it began empty.
+    fn origin(&self) -> (u64, u64) {
+        (0, 0)
+    }
 }
 
 /// 72000 if a read at `ts` would need history that is gone.

@@ -11,16 +11,17 @@ use super::engine::{EngineLog, EngineLogOptions};
 use super::format::Identity;
 use super::memory::{MemLog, MemState};
 use super::rocks::{RocksShared, RocksState};
+use super::rocks_write::is_rare;
 use super::{AppliedEntry, LogStore, LogWrite, Op, SessionRecord, StateSnapshot, StateStore};
 
-const IDENTITY: Identity = Identity {
+pub(super) const IDENTITY: Identity = Identity {
     cluster: 42,
     number: 1,
 };
 
 /// Copies a data directory as a killed process leaves it. RocksDB compacts in the background: copies until nothing changed
 /// meanwhile.
-fn copy_dir(from: &Path, to: &Path) {
+pub(super) fn copy_dir(from: &Path, to: &Path) {
     loop {
         let before = files(from);
         let copied = before.iter().all(|(file, _)| {
@@ -36,7 +37,7 @@ fn copy_dir(from: &Path, to: &Path) {
 }
 
 /// All files below `dir` with their lengths.
-fn files(dir: &Path) -> Vec<(PathBuf, u64)> {
+pub(super) fn files(dir: &Path) -> Vec<(PathBuf, u64)> {
     let mut found = Vec::new();
     for file in std::fs::read_dir(dir).unwrap() {
         let path = file.unwrap().path();
@@ -87,6 +88,7 @@ fn key(number: u8) -> Bytes {
 
 struct StateTwins {
     shared: RocksShared,
+    files: bool,
     dir: tempfile::TempDir,
     runs: u32,
     real: Option<RocksState>,
@@ -95,9 +97,16 @@ struct StateTwins {
 }
 
 impl StateTwins {
-    fn new() -> Self {
+    /// `files`: each spill of the real store is a file.
+    fn new(files: bool) -> Self {
+        let shared = RocksShared::new(8 << 20, 4 << 20);
         let mut twins = Self {
-            shared: RocksShared::new(8 << 20, 4 << 20),
+            shared: if files {
+                shared.with_files_only()
+            } else {
+                shared
+            },
+            files,
             dir: tempfile::tempdir().unwrap(),
             runs: 0,
             real: None,
@@ -133,18 +142,26 @@ impl StateTwins {
         entries.truncate(1);
         for ops in ops_of_entries {
             index += 1;
-            entries.push(AppliedEntry {
+            let mut entry = AppliedEntry {
                 index,
                 term: 1 + index / 7,
                 ts: index * 10,
                 ceiling: index * 10 + 5,
                 ops,
                 ..AppliedEntry::default()
-            });
+            };
+            entry.settle_last(index * 10 - 3);
+            entries.push(entry);
         }
         if let Some(last) = entries.last_mut() {
             last.sessions = sessions;
             last.evicted = evicted;
+        }
+        let applied = self.twin.meta().applied_index;
+        let rare = |entry: &AppliedEntry| entry.index > applied && is_rare(entry);
+        if self.files && entries.iter().any(rare) {
+            // The real store spills first, and a file is durable.
+            self.twin.flush().unwrap();
         }
         self.real.as_ref().unwrap().apply(&entries).unwrap();
         self.twin.apply(&entries).unwrap();
@@ -320,7 +337,7 @@ fn log_step() -> impl Strategy<Value = LogStep> {
     ]
 }
 
-fn log_write(
+pub(super) fn log_write(
     log: &dyn LogStore,
     group: u32,
     back: u64,
@@ -343,10 +360,11 @@ fn log_write(
             vote,
             ..HardState::default()
         }),
+        reset: false,
     }
 }
 
-fn compare_logs(real: &EngineLog, twin: &MemLog) {
+pub(super) fn compare_logs(real: &EngineLog, twin: &MemLog) {
     for group in 0..3 {
         let (first, last, hard_state) = twin.load(group).unwrap();
         assert_eq!(real.load(group).unwrap(), (first, last, hard_state));
@@ -366,11 +384,14 @@ fn compare_logs(real: &EngineLog, twin: &MemLog) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 30, ..ProptestConfig::default() })]
 
     #[test]
-    fn state_store_and_twin_agree(steps in proptest::collection::vec(state_step(), 1..40)) {
-        let mut twins = StateTwins::new();
+    fn state_store_and_twin_agree(
+        files in any::<bool>(),
+        steps in proptest::collection::vec(state_step(), 1..40),
+    ) {
+        let mut twins = StateTwins::new(files);
         for step in &steps {
             twins.step(step);
             twins.compare();

@@ -2,36 +2,48 @@
 //! statement orders them), same column names, same number of rows touched, or an error of the same SQLSTATE.
 //!
 //! Statements come from `sql/*.sql` (written by hand) and from a seeded generator. PostgreSQL 15 is started privately and
-//! removed afterwards; a missing one fails these tests. The kernel's side is one partition over a store in memory.
+//! removed afterwards; a missing one fails these tests. The kernel's side is one partition over a store in memory, or a node.
 //!
 //! A hand-written statement after a line `-- differs: reason` is run on both sides but not compared; if the two agree
 //! after all, that is an error too, so that no reason outlives its cause.
 
 mod kernel;
 mod outcome;
+#[path = "../support/partition.rs"]
+mod partition;
 mod postgres;
 mod random;
 mod script;
+mod server;
 
 use kernel::Kernel;
 use outcome::Outcome;
 use postgres::Postgres;
+use server::Server;
 
 /// Differences printed before a test gives up.
 const SHOWN_MAX: usize = 40;
 
+/// The kernel, one way or another.
+trait Side {
+    /// An empty database.
+    fn reset(&mut self);
+    /// Runs one statement as a transaction of its own.
+    fn run(&mut self, sql: &str) -> Outcome;
+}
+
 /// Runs statements on both sides and collects what differs.
 struct Pair {
-    kernel: Kernel,
+    kernel: Box<dyn Side>,
     postgres: Postgres,
     statements: usize,
     differences: Vec<String>,
 }
 
 impl Pair {
-    fn new() -> Self {
+    fn new(kernel: impl Side + 'static) -> Self {
         Self {
-            kernel: Kernel::new(),
+            kernel: Box::new(kernel),
             postgres: Postgres::start(),
             statements: 0,
             differences: Vec::new(),
@@ -40,7 +52,7 @@ impl Pair {
 
     /// An empty database on both sides.
     fn reset(&mut self) {
-        self.kernel = Kernel::new();
+        self.kernel.reset();
         self.postgres.reset();
     }
 
@@ -86,8 +98,24 @@ impl Pair {
 
 #[test]
 fn hand_written_statements_end_as_on_postgresql() {
-    let mut pair = Pair::new();
-    for script in script::all() {
+    hand_written(Pair::new(Kernel::new()), &[]);
+}
+
+/// The same through a node's sockets, gateway, log and state store.
+#[test]
+fn hand_written_statements_end_as_on_postgresql_through_a_node() {
+    hand_written(Pair::new(Server::start(1)), &[]);
+}
+
+/// Sequences are left out: each partition hands out values of its own, so they are not dense.
+#[test]
+fn hand_written_statements_end_as_on_postgresql_over_four_partitions() {
+    hand_written(Pair::new(Server::start(4)), &["sequences.sql"]);
+}
+
+fn hand_written(mut pair: Pair, left_out: &[&str]) {
+    let scripts = script::all().into_iter();
+    for script in scripts.filter(|s| !left_out.contains(&s.name.as_str())) {
         pair.reset();
         for statement in &script.statements {
             let from = format!("{}:{}", script.name, statement.line);
@@ -99,7 +127,7 @@ fn hand_written_statements_end_as_on_postgresql() {
 
 #[test]
 fn random_statements_end_as_on_postgresql() {
-    let mut pair = Pair::new();
+    let mut pair = Pair::new(Kernel::new());
     // Ten databases of a thousand statements each, so that one difference does not blur all that follows.
     for seed in 0..10 {
         pair.reset();

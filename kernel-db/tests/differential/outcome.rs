@@ -48,6 +48,14 @@ impl Outcome {
         Self::Error(sqlstate.to_string(), message.to_string())
     }
 
+    /// The first value of the first row.
+    pub fn first(&self) -> Option<&str> {
+        match self {
+            Self::Rows { rows, .. } => rows.first()?.first()?.as_deref(),
+            _ => None,
+        }
+    }
+
     /// Rows in an order of their own, unless the statement's order is to be compared.
     pub fn normalised(mut self, ordered: bool) -> Self {
         if let Self::Rows { rows, .. } = &mut self

@@ -73,36 +73,41 @@ impl Postgres {
     }
 
     pub fn run(&mut self, sql: &str) -> Outcome {
-        let messages = match self.runtime.block_on(self.client.simple_query(sql)) {
-            Ok(messages) => messages,
-            Err(error) => {
-                let error = error.as_db_error().expect("PostgreSQL lives");
-                return Outcome::error(error.code().code(), error.message());
-            }
-        };
-        let mut columns = None;
-        let mut rows = Vec::new();
-        let mut touched = 0;
-        for message in messages {
-            match message {
-                SimpleQueryMessage::RowDescription(description) => {
-                    columns = Some(description.iter().map(|c| c.name().to_string()).collect());
-                }
-                SimpleQueryMessage::Row(row) => {
-                    rows.push(
-                        (0..row.len())
-                            .map(|i| row.get(i).map(str::to_string))
-                            .collect(),
-                    );
-                }
-                SimpleQueryMessage::CommandComplete(count) => touched = count,
-                _ => {}
-            }
+        outcome_of(self.runtime.block_on(self.client.simple_query(sql)))
+    }
+}
+
+/// How a simple query of one statement ended.
+pub fn outcome_of(answer: Result<Vec<SimpleQueryMessage>, tokio_postgres::Error>) -> Outcome {
+    let messages = match answer {
+        Ok(messages) => messages,
+        Err(error) => {
+            let error = error.as_db_error().expect("the server lives");
+            return Outcome::error(error.code().code(), error.message());
         }
-        match columns {
-            Some(columns) => Outcome::rows(columns, rows),
-            None => Outcome::Touched(touched),
+    };
+    let mut columns = None;
+    let mut rows = Vec::new();
+    let mut touched = 0;
+    for message in messages {
+        match message {
+            SimpleQueryMessage::RowDescription(description) => {
+                columns = Some(description.iter().map(|c| c.name().to_string()).collect());
+            }
+            SimpleQueryMessage::Row(row) => {
+                rows.push(
+                    (0..row.len())
+                        .map(|i| row.get(i).map(str::to_string))
+                        .collect(),
+                );
+            }
+            SimpleQueryMessage::CommandComplete(count) => touched = count,
+            _ => {}
         }
+    }
+    match columns {
+        Some(columns) => Outcome::rows(columns, rows),
+        None => Outcome::Touched(touched),
     }
 }
 

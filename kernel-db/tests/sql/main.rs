@@ -3,6 +3,8 @@
 mod catalogue;
 mod database;
 mod limits;
+#[path = "../support/partition.rs"]
+mod partition;
 mod plans;
 mod routes;
 mod scripts;

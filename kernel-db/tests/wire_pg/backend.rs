@@ -1,6 +1,6 @@
 //! A backend for tests of the protocol: a few words instead of SQL, and transactions that commit when the test says so.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -9,7 +9,8 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use kernel_db::sql::{DataType, Value};
 use kernel_db::wire::pg::{
-    Backend, Bound, Column, ConnInfo, Lane, Limits, Notice, Outcome, Statement, serve,
+    Backend, Block, BlockMode, Bound, Column, ConnInfo, Lane, Limits, Notice, Outcome, Statement,
+    serve,
 };
 use kernel_db::{Error, Result};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,8 @@ pub struct Log {
     pub numbers: Vec<Option<(u128, u64)>>,
     /// Statements planned, in order.
     pub prepared: Vec<String>,
+    /// What happened in transaction blocks, in order.
+    pub blocks: Vec<String>,
     pub cancelled: Vec<i32>,
     pub connected: usize,
     /// Transactions allowed to commit; `None`: all.
@@ -67,7 +70,7 @@ impl Backend for Words {
         self.handle.log().prepared.push(sql.to_owned());
         let statement = plan(sql.trim().trim_end_matches(';'), oids);
         // Sometimes not ready at once, as when a catalogue must be fetched.
-        let late = sql.len() % 2 == 0;
+        let late = sql.len().is_multiple_of(2);
         async move {
             if late {
                 tokio::task::yield_now().await;
@@ -114,6 +117,20 @@ impl Backend for Words {
         .boxed_local()
     }
 
+    fn begin(&self, _: &Rc<ConnInfo>, mode: BlockMode) -> Result<Rc<dyn Block>> {
+        let block = Rc::new(WordsBlock {
+            handle: self.handle.clone(),
+            done: RefCell::default(),
+            ended: Cell::new(false),
+        });
+        block.note(format!(
+            "begin {}{}",
+            mode.isolation.name(),
+            if mode.read_only { " read only" } else { "" }
+        ));
+        Ok(block)
+    }
+
     fn cancel(&self, pid: i32) {
         self.handle.log().cancelled.push(pid);
     }
@@ -126,6 +143,69 @@ impl Backend for Words {
     fn disconnected(&self, conn: &Rc<ConnInfo>) {
         self.clients.borrow_mut().retain(|pid| *pid != conn.pid);
         self.handle.log().connected -= 1;
+    }
+}
+
+/// A block that notes what happens to it; `fail` fails in it as elsewhere.
+struct WordsBlock {
+    handle: Handle,
+    done: RefCell<Vec<String>>,
+    ended: Cell<bool>,
+}
+
+impl WordsBlock {
+    fn note(&self, what: String) {
+        self.handle.log().blocks.push(what);
+    }
+}
+
+impl Block for WordsBlock {
+    fn run(&self, statement: Bound) -> LocalBoxFuture<'static, Result<Outcome>> {
+        self.note(text(&statement).to_owned());
+        self.done.borrow_mut().push(text(&statement).to_owned());
+        async move {
+            tokio::task::yield_now().await;
+            outcome(&statement)
+        }
+        .boxed_local()
+    }
+
+    fn savepoint(&self) -> usize {
+        self.done.borrow().len()
+    }
+
+    fn rollback_to(&self, mark: usize) {
+        self.done.borrow_mut().truncate(mark);
+    }
+
+    fn give_up(&self) {
+        self.note("give up".to_owned());
+    }
+
+    fn set_mode(&self, mode: BlockMode) {
+        self.note(format!("mode {}", mode.isolation.name()));
+    }
+
+    fn commit(&self) -> LocalBoxFuture<'static, Result<()>> {
+        self.ended.set(true);
+        let done = self.done.borrow().join("; ");
+        self.note(format!("commit [{done}]"));
+        let refused = done.contains("conflict");
+        async move {
+            match refused {
+                true => Err(Error::retry("40001", "could not serialize access")),
+                false => Ok(()),
+            }
+        }
+        .boxed_local()
+    }
+}
+
+impl Drop for WordsBlock {
+    fn drop(&mut self) {
+        if !self.ended.get() {
+            self.note("rollback".to_owned());
+        }
     }
 }
 
@@ -147,7 +227,7 @@ fn plan(sql: &str, oids: &[u32]) -> Result<Statement> {
         }]
     };
     let (params, columns) = match words.next().unwrap_or("") {
-        "put" | "alone" | "fail" | "refuse" | "notice" => (Vec::new(), Vec::new()),
+        "put" | "alone" | "conflict" | "fail" | "refuse" | "notice" => (Vec::new(), Vec::new()),
         "rows" => (Vec::new(), int(0)),
         "echo" => {
             let types: Vec<DataType> = words

@@ -1,6 +1,7 @@
 //! The PostgreSQL protocol against a backend that only the protocol is tested with.
 
 mod backend;
+mod blocks;
 mod bounds;
 mod pipeline;
 mod queries;

@@ -3,11 +3,17 @@
 use crate::backend::Server;
 use crate::raw::{Client, kinds};
 
-#[test]
-fn a_thousand_syncs_are_submitted_before_one_of_them_commits() {
+/// A server of which nothing commits until its gate is opened, and a client of it.
+fn gated() -> (Server, Client) {
     let server = Server::start();
     server.handle.log().gate = Some(0);
-    let mut client = Client::connect(server.port);
+    let client = Client::connect(server.port);
+    (server, client)
+}
+
+#[test]
+fn a_thousand_syncs_are_submitted_before_one_of_them_commits() {
+    let (server, mut client) = gated();
     client.parse("s", "put 1");
     for _ in 0..1_000 {
         client.bind("", "s", (0, 0), &[]).execute("", 0).sync();
@@ -25,9 +31,7 @@ fn a_thousand_syncs_are_submitted_before_one_of_them_commits() {
 
 #[test]
 fn no_more_than_the_bound_of_syncs_is_taken_in() {
-    let server = Server::start();
-    server.handle.log().gate = Some(0);
-    let mut client = Client::connect(server.port);
+    let (server, mut client) = gated();
     for _ in 0..1_100 {
         client.run("put 1").sync();
     }
@@ -45,9 +49,7 @@ fn no_more_than_the_bound_of_syncs_is_taken_in() {
 
 #[test]
 fn an_error_in_the_middle_leaves_the_others_alone() {
-    let server = Server::start();
-    server.handle.log().gate = Some(0);
-    let mut client = Client::connect(server.port);
+    let (server, mut client) = gated();
     for n in 0..30 {
         match n % 3 {
             0 => client.run("put 1"),
@@ -70,9 +72,7 @@ fn an_error_in_the_middle_leaves_the_others_alone() {
 
 #[test]
 fn another_partition_waits_for_the_one_before() {
-    let server = Server::start();
-    server.handle.log().gate = Some(0);
-    let mut client = Client::connect(server.port);
+    let (server, mut client) = gated();
     client
         .run("put 1")
         .sync()
@@ -146,9 +146,7 @@ fn a_client_may_say_that_partitions_do_not_matter_to_each_other() {
 
 #[test]
 fn nothing_is_planned_while_something_runs_alone() {
-    let server = Server::start();
-    server.handle.log().gate = Some(0);
-    let mut client = Client::connect(server.port);
+    let (server, mut client) = gated();
     client.run("alone").sync().run("put 1").sync().send();
     server
         .handle
@@ -165,9 +163,7 @@ fn nothing_is_planned_while_something_runs_alone() {
 
 #[test]
 fn what_was_sent_before_the_end_is_answered() {
-    let mut server = Server::start();
-    server.handle.log().gate = Some(0);
-    let mut client = Client::connect(server.port);
+    let (mut server, mut client) = gated();
     client
         .run("put 1")
         .sync()

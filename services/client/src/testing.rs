@@ -1,5 +1,6 @@
 //! For the services' own tests: every engine a service must work on, started for one test.
 
+use std::any::Any;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -13,14 +14,8 @@ use crate::target::Target;
 pub struct Engine {
     pub name: &'static str,
     pub target: Target,
-    _server: Server,
-}
-
-#[derive(Debug)]
-#[allow(dead_code)] // held to be dropped
-enum Server {
-    Postgres(LocalPostgres),
-    Kernel(LocalCluster),
+    /// Stopped when it is dropped.
+    _server: Box<dyn Any + Send>,
 }
 
 impl Engine {
@@ -30,7 +25,7 @@ impl Engine {
         Ok(Self {
             name: "PostgreSQL",
             target: Target::parse(&server.url())?,
-            _server: Server::Postgres(server),
+            _server: Box::new(server),
         })
     }
 
@@ -40,7 +35,7 @@ impl Engine {
         Ok(Self {
             name: "kernel-db",
             target: cluster.target()?,
-            _server: Server::Kernel(cluster),
+            _server: Box::new(cluster),
         })
     }
 
@@ -102,9 +97,8 @@ impl LocalCluster {
 
     /// Runs `dbos` in this cluster's home and returns its standard output; any failure is an error with its message.
     pub fn dbos(&self, args: &[&str]) -> Result<String> {
-        let output = Command::new(&self.binary)
-            .args(args)
-            .env("XDG_DATA_HOME", &self.home)
+        let output = self
+            .command(args)
             .output()
             .map_err(|error| Error::environment(format!("{}: {error}", self.binary.display())))?;
         if !output.status.success() {
@@ -115,6 +109,13 @@ impl LocalCluster {
             )));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// `dbos` in this cluster's home, to be run.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(args).env("XDG_DATA_HOME", &self.home);
+        command
     }
 
     /// Connection string of node `node`, from 1.

@@ -134,8 +134,37 @@ pub enum ClusterCommand {
         #[command(flatten)]
         name: Name,
     },
-    /// Start a node again that was killed or stopped, or restart one that runs
+    /// Stop a node's process where it is (SIGSTOP): it keeps its sockets and says nothing
+    Pause {
+        node: u16,
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Let a paused node go on (SIGCONT)
+    Resume {
+        node: u16,
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Start a node again that was killed or stopped, restart one that runs, or all of them one after the other
     Restart {
+        #[arg(required_unless_present = "rolling", conflicts_with = "rolling")]
+        node: Option<u16>,
+        /// All nodes, one at a time, while clients run: leaderships move away first, and the next waits for the last to catch up
+        #[arg(long)]
+        rolling: bool,
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Add a node while the cluster runs, and spread replicas and leaderships over it
+    Add {
+        /// Its id [default: the next one]; a node that lost its disk comes back under a new id
+        node: Option<u16>,
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Remove a node, running or not: its replicas move to the others, then its process and data go
+    Remove {
         node: u16,
         #[command(flatten)]
         name: Name,
@@ -202,9 +231,16 @@ pub enum TaskCommand {
         /// Program and arguments
         #[arg(required = true, trailing_var_arg = true)]
         command: Vec<String>,
+        /// One line of JSON: task_id and key (before the program's name)
+        #[arg(long)]
+        json: bool,
     },
-    /// Tasks and their states
+    /// Tasks and their states, by partition key and id
     List {
+        /// At most this many; 0 for all
+        #[arg(long, default_value_t = 50, value_name = "N")]
+        limit: u32,
+        /// One JSON object per task
         #[arg(long)]
         json: bool,
     },
@@ -229,6 +265,9 @@ pub struct WorkerArgs {
     /// Shard of data that this worker holds, for the locality-aware policy
     #[arg(long, default_value_t = 0)]
     pub shard: i32,
+    /// End with one line of JSON: finished and lost
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub target: TargetArgs,
 }
@@ -259,10 +298,13 @@ pub enum FsCommand {
         #[arg(long)]
         length: Option<u64>,
     },
-    /// Entries of a directory
+    /// Entries of a directory, but those whose names begin with a dot
     Ls {
         #[arg(default_value = "/")]
         path: String,
+        /// These too
+        #[arg(short = 'a', long)]
+        all: bool,
         #[arg(long)]
         json: bool,
     },
@@ -292,6 +334,9 @@ pub enum MsgCommand {
         #[arg(long, required = true, value_delimiter = ',')]
         to: Vec<i64>,
         text: String,
+        /// One JSON object per message: message_id and receiver_id
+        #[arg(long)]
+        json: bool,
     },
     /// Receive and remove messages
     Receive {
@@ -317,6 +362,8 @@ pub enum BenchKind {
     Ipc,
     /// Files: one operation on a file
     Fs,
+    /// Transactions: one transfer between two accounts, some of them in different partitions
+    Txn,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -349,6 +396,15 @@ pub struct BenchArgs {
     /// ipc fan-out: receivers [default: 40]; all-to-all: participants [default: 8]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub receivers: Option<u32>,
+    /// txn: fraction of transfers between two partitions, 0 to 1
+    #[arg(long)]
+    pub multi_partition: Option<f64>,
+    /// txn: number of accounts
+    #[arg(long, value_parser = clap::value_parser!(u32).range(128..=1_000_000))]
+    pub accounts: Option<u32>,
+    /// txn: every transfer has the same account on one side
+    #[arg(long)]
+    pub hot: bool,
     /// Connections per node of the target
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub connections: u32,

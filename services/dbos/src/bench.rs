@@ -10,6 +10,9 @@ use crate::cluster::ClusterSpec;
 use crate::exit::{Failure, Result};
 use crate::output::spinner;
 
+/// Accounts of `bench txn` unless said otherwise.
+const ACCOUNTS: u32 = 100_000;
+
 pub async fn run(args: BenchArgs) -> Result<()> {
     let kind = kind(&args)?;
     let progress = spinner("starting");
@@ -80,7 +83,28 @@ fn kind(args: &BenchArgs) -> Result<Kind> {
             refuse(flag, &number.map(|n| n.to_string()))?;
         }
     }
+    if args.kind != BenchKind::Txn
+        && (args.multi_partition.is_some() || args.accounts.is_some() || args.hot)
+    {
+        return Err(Failure::usage(
+            "--multi-partition, --accounts and --hot apply to bench txn",
+        ));
+    }
     match args.kind {
+        BenchKind::Txn => {
+            refuse("size", &args.size.map(|n| n.to_string()))?;
+            refuse("policy", &args.policy)?;
+            refuse("shape", &args.shape)?;
+            let multi_partition = args.multi_partition.unwrap_or(0.0);
+            if !(0.0..=1.0).contains(&multi_partition) {
+                return Err(Failure::usage("--multi-partition must be from 0 to 1"));
+            }
+            Ok(Kind::Txn {
+                multi_partition,
+                accounts: args.accounts.unwrap_or(ACCOUNTS),
+                hot: args.hot,
+            })
+        }
         BenchKind::Sched => {
             refuse("shape", &args.shape)?;
             refuse("size", &args.size.map(|n| n.to_string()))?;
@@ -171,14 +195,13 @@ fn target(args: &BenchArgs) -> Result<Target> {
 
 /// A local cluster as a benchmark's target.
 pub fn of_cluster(spec: &ClusterSpec) -> Target {
-    let shape = [spec.nodes.into(), spec.partitions, spec.replicas];
-    let durability = format!("{:?}", spec.durability).to_lowercase();
+    let shape = [spec.ids().len() as u32, spec.partitions, spec.replicas];
     Target::cluster(
         &spec.name,
         spec.urls(),
         spec.data.clone(),
         shape,
-        &durability,
+        &spec.durability(),
     )
 }
 

@@ -15,7 +15,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The URLs that a command's `--target` or `--name` stands for.
 pub fn urls(target: &TargetArgs) -> Result<Vec<String>> {
     match &target.target {
-        Some(url) => Ok(vec![url.clone()]),
+        Some(url) => match url.parse::<tokio_postgres::Config>() {
+            Ok(_) => Ok(vec![url.clone()]),
+            Err(error) => Err(Failure::usage(format!("--target {url:?}: {error}"))
+                .hint("use postgres://USER@HOST:PORT/DATABASE")),
+        },
         None => Ok(ClusterSpec::existing(&target.name)?.urls()),
     }
 }

@@ -1,9 +1,9 @@
 //! `dbos fs`: files and directories by hand.
 
 use std::io::{Read, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use dbfs::{FileSystem, Kind, NewUser, Tree};
+use dbfs::{Entry, FileSystem, Kind, NewUser, Tree};
 use serde_json::json;
 
 use crate::args::{FsCommand, TargetArgs};
@@ -13,6 +13,10 @@ use crate::service::{client, failure};
 
 /// Bytes moved in one call between a local file and the file system.
 const CHUNK: usize = 1 << 20;
+/// End of the hidden name that a file has until all of it is there.
+const PART: &str = ".part";
+/// A `put` writes at least once in this time.
+const ABANDONED_AFTER: Duration = Duration::from_secs(3600);
 
 pub async fn run(command: FsCommand, target: &TargetArgs, user: &str) -> Result<()> {
     let fs = FileSystem::new(client(target).await?);
@@ -50,14 +54,19 @@ pub async fn run(command: FsCommand, target: &TargetArgs, user: &str) -> Result<
             offset,
             length,
         } => cat(&tree, &path, offset, length).await,
-        FsCommand::Ls { path, json } => list(&tree, &path, json).await,
+        FsCommand::Ls { path, all, json } => list(&tree, &path, all, json).await,
         FsCommand::Stat { path, json } => stat(&tree, &path, json).await,
         FsCommand::Mv { from, to } => tree.rename(&from, &to).await.map_err(failure),
         FsCommand::Truncate { path, size } => {
             tree.truncate(&path, signed(size)?).await.map_err(failure)
         }
         FsCommand::Rm { path } => {
-            tree.delete(&path).await.map_err(failure)?;
+            let mut deleted = tree.delete(&path).await;
+            if matches!(&deleted, Err(error) if error.sqlstate() == Some("55000")) {
+                remove_abandoned(&tree, path.trim_end_matches('/')).await?;
+                deleted = tree.delete(&path).await;
+            }
+            deleted.map_err(failure)?;
             // Blocks of parallel files go afterwards; what is left when this ends here, the next call removes.
             tree.collect().await.map(drop).map_err(failure)
         }
@@ -72,7 +81,8 @@ async fn put(tree: &Tree, path: &str, input: Box<dyn Read>, kind: Kind) -> Resul
         );
     }
     let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let hidden = format!("{folder}/.{name}.{}.part", uuid::Uuid::new_v4().simple());
+    remove_abandoned(tree, folder).await?;
+    let hidden = format!("{folder}/.{name}.{}{PART}", uuid::Uuid::new_v4().simple());
     tree.create(&hidden, kind, None).await.map_err(failure)?;
     let mut result = append(tree, &hidden, input).await;
     if result.is_ok() {
@@ -84,12 +94,36 @@ async fn put(tree: &Tree, path: &str, input: Box<dyn Read>, kind: Kind) -> Resul
     result
 }
 
+/// Removes what a `put` that was killed left in `folder`: a hidden file that nobody has written to for long.
+async fn remove_abandoned(tree: &Tree, folder: &str) -> Result<()> {
+    let shown = if folder.is_empty() { "/" } else { folder };
+    for entry in tree.list(shown).await.map_err(failure)? {
+        let hidden = entry.name.starts_with('.') && entry.name.ends_with(PART);
+        let untouched = SystemTime::now().duration_since(entry.modified_at);
+        if hidden && untouched.is_ok_and(|age| age > ABANDONED_AFTER) {
+            let path = format!("{folder}/{}", entry.name);
+            match tree.delete(&path).await {
+                // Another `put` was first.
+                Err(error) if error.sqlstate() == Some("58P01") => {}
+                result => result.map_err(failure)?,
+            }
+        }
+    }
+    Ok(())
+}
+
 fn open(local: &str) -> Result<Box<dyn Read>> {
     match local {
         "-" => Ok(Box::new(std::io::stdin())),
         path => {
-            let file = std::fs::File::open(path)
-                .map_err(|e| Failure::not_found(format!("{path}: {e}")))?;
+            let file = std::fs::File::open(path).map_err(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => Failure::not_found(format!("{path}: {e}")),
+                _ => Failure::new(format!("{path}: {e}")),
+            })?;
+            if file.metadata()?.is_dir() {
+                return Err(Failure::new(format!("{path} is a directory"))
+                    .hint("files are copied one by one"));
+            }
             Ok(Box::new(file))
         }
     }
@@ -138,20 +172,40 @@ fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
-/// Seconds since the epoch.
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+/// As RFC 3339, in UTC: people and scripts can read it.
+fn utc(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
-async fn list(tree: &Tree, path: &str, json: bool) -> Result<()> {
+/// What is at `path`: a directory's entries, or the file itself.
+async fn entries(tree: &Tree, path: &str) -> Result<Vec<Entry>> {
     let entries = tree.list(path).await.map_err(failure)?;
-    let row = |entry: dbfs::Entry| {
+    if !entries.is_empty() || path == "/" {
+        return Ok(entries);
+    }
+    let stat = tree.stat(path).await.map_err(failure)?;
+    if stat.kind == Kind::Directory {
+        return Ok(entries);
+    }
+    Ok(vec![Entry {
+        name: path.to_owned(),
+        kind: stat.kind,
+        size: stat.size,
+        block_size: stat.block_size,
+        modified_at: stat.modified_at,
+    }])
+}
+
+async fn list(tree: &Tree, path: &str, all: bool, json: bool) -> Result<()> {
+    let mut entries = entries(tree, path).await?;
+    entries.retain(|entry| all || !entry.name.starts_with('.'));
+    let row = |entry: Entry| {
         let cells = [
             entry.name,
             kind_name(entry.kind).into(),
             entry.size.to_string(),
             entry.block_size.to_string(),
-            seconds(entry.modified_at).to_string(),
+            utc(entry.modified_at),
         ];
         cells.map(Some).to_vec()
     };
@@ -166,6 +220,14 @@ async fn list(tree: &Tree, path: &str, json: bool) -> Result<()> {
 }
 
 async fn stat(tree: &Tree, path: &str, as_json: bool) -> Result<()> {
+    if path == "/" {
+        // The root has no row of its own.
+        match as_json {
+            true => println!("{}", json!({"path": path, "kind": "directory"})),
+            false => println!("/: directory, the root"),
+        }
+        return Ok(());
+    }
     let stat = tree.stat(path).await.map_err(failure)?;
     if as_json {
         let line = json!({
@@ -174,20 +236,20 @@ async fn stat(tree: &Tree, path: &str, as_json: bool) -> Result<()> {
             "size": stat.size,
             "block_size": stat.block_size,
             "version": stat.version,
-            "created_at": seconds(stat.created_at),
-            "modified_at": seconds(stat.modified_at),
+            "created_at": utc(stat.created_at),
+            "modified_at": utc(stat.modified_at),
         });
         println!("{line}");
         return Ok(());
     }
     println!(
-        "{path}: {}, {} bytes in blocks of {}, version {}, created {}, modified {} (seconds since 1970)",
+        "{path}: {}, {} bytes in blocks of {}, version {}, created {}, modified {}",
         kind_name(stat.kind),
         stat.size,
         stat.block_size,
         stat.version,
-        seconds(stat.created_at),
-        seconds(stat.modified_at)
+        utc(stat.created_at),
+        utc(stat.modified_at)
     );
     Ok(())
 }

@@ -20,7 +20,12 @@ pub async fn run(command: MsgCommand, target: &TargetArgs) -> Result<()> {
             println!("messages installed: tables mailbox and message, procedures msg_*");
             Ok(())
         }
-        MsgCommand::Send { from, to, text } => send(target, from, &to, &text).await,
+        MsgCommand::Send {
+            from,
+            to,
+            text,
+            json,
+        } => send(target, from, &to, &text, json).await,
         MsgCommand::Receive {
             receiver,
             limit,
@@ -30,20 +35,26 @@ pub async fn run(command: MsgCommand, target: &TargetArgs) -> Result<()> {
     }
 }
 
-async fn send(target: &TargetArgs, from: i64, to: &[i64], text: &str) -> Result<()> {
+async fn send(target: &TargetArgs, from: i64, to: &[i64], text: &str, as_json: bool) -> Result<()> {
     let messages = Messages::new(client(target).await?);
     let sent = messages.fan_out(to, from, text.as_bytes()).await;
-    let mut last = Ok(());
+    let mut first = Ok(());
     for (receiver, result) in to.iter().zip(sent) {
         match result {
-            Ok(id) => println!("message {id} to {receiver}"),
-            Err(error) => {
-                eprintln!("to {receiver}: {error}");
-                last = Err(failure(error));
+            Ok(id) if as_json => {
+                println!("{}", json!({"message_id": id, "receiver_id": receiver}));
             }
+            Ok(id) => println!("message {id} to {receiver}"),
+            // One receiver's error is printed when the command ends.
+            Err(error) if first.is_ok() => {
+                let mut failed = failure(error);
+                failed.message = format!("to {receiver}: {}", failed.message);
+                first = Err(failed);
+            }
+            Err(error) => eprintln!("dbos: to {receiver}: {}", failure(error).message),
         }
     }
-    last
+    first
 }
 
 async fn receive(target: &TargetArgs, receiver: i64, limit: i32, as_json: bool) -> Result<()> {

@@ -6,6 +6,9 @@ use crate::args::TargetArgs;
 use crate::db;
 use crate::exit::{Failure, Result};
 
+/// For a service whose tables or procedures are missing.
+pub const NOT_INSTALLED: &str = "the service is not installed here: run `dbos task install`, `dbos msg install` or `dbos fs install` first";
+
 /// A client of the command's target.
 pub async fn client(target: &TargetArgs) -> Result<Client> {
     let urls = db::urls(target)?.join(",").parse().map_err(failure)?;
@@ -23,12 +26,21 @@ pub fn failure(error: Error) -> Failure {
         (_, Some("58P01" | "P0002")) => 4,
         _ => 1,
     };
-    let mut failure = Failure::with_code(code, &error);
-    if error.get_hint().is_none() && error.sqlstate() == Some("42P01") {
-        failure = failure.hint("the service's tables are missing: run its `install` command first");
-    } else if error.get_hint().is_none() && error.sqlstate() == Some("42883") {
-        failure =
-            failure.hint("the service's procedures are missing: run its `install` command first");
+    let mut text = error.message().to_owned();
+    if error.is_unknown() {
+        text = format!("outcome unknown: {text}");
     }
-    failure
+    if let Some(sqlstate) = error.sqlstate() {
+        text = format!("{text} ({sqlstate})");
+    }
+    if let Some(detail) = error.get_detail() {
+        text = format!("{text}; {detail}");
+    }
+    let failure = Failure::with_code(code, text);
+    match (error.sqlstate(), error.get_hint()) {
+        // Undefined table, undefined function: the server's own hint is about SQL that the user did not write.
+        (Some("42P01" | "42883"), _) => failure.hint(NOT_INSTALLED),
+        (_, Some(hint)) => failure.hint(hint),
+        _ => failure,
+    }
 }

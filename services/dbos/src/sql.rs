@@ -42,7 +42,10 @@ fn print(answer: &Answer, json: bool) {
         println!("ok, {} rows", answer.count.unwrap_or(0));
     } else {
         println!("{}", answer.rows.table());
-        println!("({} rows)", answer.rows.rows.len());
+        match answer.rows.rows.len() {
+            1 => println!("(1 row)"),
+            count => println!("({count} rows)"),
+        }
     }
 }
 

@@ -1,17 +1,21 @@
 //! `dbos task`: the scheduler by hand.
 
 use scheduler::Scheduler;
+use serde_json::json;
+use tokio_postgres::error::SqlState;
 
 use crate::args::{TargetArgs, TaskCommand};
 use crate::db;
 use crate::exit::{Failure, Result};
-use crate::service::{client, failure};
+use crate::output::Rows;
+use crate::service::{NOT_INSTALLED, client, failure};
 
 /// Partition keys that tasks without `--key` are spread over.
 const KEYS: i32 = 64;
 const LIST: &str = "SELECT p_key, task_id, worker_id, \
     CASE state WHEN 1 THEN 'pending' WHEN 2 THEN 'running' WHEN 3 THEN 'done' ELSE 'unknown' END AS state, \
     attempts, exit_code, command FROM task ORDER BY p_key, task_id";
+const COUNT: &str = "SELECT count(*) FROM task";
 const WORKERS: &str = "SELECT p_key, worker_id, capacity AS free, slots, data_shard, url, last_seen FROM worker \
     ORDER BY p_key, worker_id";
 
@@ -24,13 +28,41 @@ pub async fn run(command: TaskCommand, target: &TargetArgs) -> Result<()> {
             println!("scheduler installed: tables worker and task, procedures sched_*");
             Ok(())
         }
-        TaskCommand::Submit { key, command } => submit(target, key, &command).await,
-        TaskCommand::List { json } => print(target, LIST, json).await,
+        TaskCommand::Submit { key, command, json } => submit(target, key, &command, json).await,
+        TaskCommand::List { limit, json } => list(target, limit, json).await,
         TaskCommand::Workers { json } => print(target, WORKERS, json).await,
     }
 }
 
-async fn submit(target: &TargetArgs, key: Option<i32>, command: &[String]) -> Result<()> {
+/// The first `limit` tasks, all if it is 0; standard error tells how many more there are.
+async fn list(target: &TargetArgs, limit: u32, json: bool) -> Result<()> {
+    let connection = db::connect(&db::urls(target)?).await?;
+    if limit == 0 {
+        return rows(&connection, LIST).await?.print(json);
+    }
+    let shown = rows(&connection, &format!("{LIST} LIMIT {limit}")).await?;
+    shown.print(json)?;
+    if shown.rows.len() < limit as usize {
+        return Ok(());
+    }
+    let count = db::rows(&connection, COUNT).await?;
+    let all = count
+        .rows
+        .first()
+        .and_then(|row| row[0].as_ref()?.parse().ok());
+    let more = all.unwrap_or(0_usize).saturating_sub(shown.rows.len());
+    if more > 0 {
+        eprintln!("and {more} more: --limit N shows the first N tasks, --limit 0 all");
+    }
+    Ok(())
+}
+
+async fn submit(
+    target: &TargetArgs,
+    key: Option<i32>,
+    command: &[String],
+    as_json: bool,
+) -> Result<()> {
     let random = uuid::Uuid::new_v4().as_u64_pair().0;
     let task_id = (random >> 1) as i64;
     let key = key.unwrap_or((random % KEYS as u64) as i32);
@@ -44,7 +76,10 @@ async fn submit(target: &TargetArgs, key: Option<i32>, command: &[String]) -> Re
             "a task of this id exists already; submit again",
         ));
     }
-    println!("task {task_id} submitted under key {key}");
+    match as_json {
+        true => println!("{}", json!({"task_id": task_id, "key": key})),
+        false => println!("task {task_id} submitted under key {key}"),
+    }
     Ok(())
 }
 
@@ -66,7 +101,20 @@ fn shell_line(command: &[String]) -> String {
 /// One SELECT as a table or as JSON.
 pub async fn print(target: &TargetArgs, sql: &str, json: bool) -> Result<()> {
     let connection = db::connect(&db::urls(target)?).await?;
-    db::rows(&connection, sql).await?.print(json)
+    rows(&connection, sql).await?.print(json)
+}
+
+/// Rows of a service's own tables.
+async fn rows(connection: &tokio_postgres::Client, sql: &str) -> Result<Rows> {
+    let failed = |error: tokio_postgres::Error| {
+        let failure = Failure::new(db::describe(&error));
+        match error.code() {
+            Some(&SqlState::UNDEFINED_TABLE) => failure.hint(NOT_INSTALLED),
+            _ => failure,
+        }
+    };
+    let mut answers = db::query(connection, sql).await.map_err(failed)?;
+    Ok(answers.pop().map(|answer| answer.rows).unwrap_or_default())
 }
 
 #[cfg(test)]

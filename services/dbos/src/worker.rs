@@ -1,6 +1,7 @@
 //! `dbos worker`: takes tasks, runs them, finishes them.
 
 use scheduler::{Registration, Scheduler, worker};
+use serde_json::json;
 
 use crate::args::WorkerArgs;
 use crate::exit::Result;
@@ -23,9 +24,15 @@ pub async fn run(args: WorkerArgs) -> Result<()> {
     let report = worker::run(&scheduler, &options, kernel_db::node::terminated())
         .await
         .map_err(failure)?;
-    println!(
-        "{} tasks finished, {} lost to another worker",
-        report.finished, report.lost
-    );
+    match args.json {
+        true => println!(
+            "{}",
+            json!({"finished": report.finished, "lost": report.lost})
+        ),
+        false => println!(
+            "{} tasks finished, {} lost to another worker",
+            report.finished, report.lost
+        ),
+    }
     Ok(())
 }

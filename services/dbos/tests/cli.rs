@@ -22,6 +22,8 @@ fn every_command_has_help() {
         vec!["cluster", "--help"],
         vec!["cluster", "up", "--help"],
         vec!["cluster", "destroy", "--help"],
+        vec!["cluster", "pause", "--help"],
+        vec!["cluster", "resume", "--help"],
         vec!["node", "--help"],
         vec!["sql", "--help"],
         vec!["task", "--help"],
@@ -52,6 +54,7 @@ fn wrong_arguments_are_exit_code_2_and_go_to_standard_error() {
         vec!["bench", "sched", "--shape", "fan-out"],
         vec!["bench", "ipc", "--shape", "circle"],
         vec!["bench", "sched", "--target", "mysql://x"],
+        vec!["sql", "-c", "SELECT 1", "--target", "mysql://x"],
         vec!["bench", "sched", "--rate", "0"],
         vec!["config"],
     ] {
@@ -75,6 +78,7 @@ fn what_does_not_exist_is_exit_code_4_with_a_hint() {
         vec!["cluster", "status", "--name", "nowhere"],
         vec!["cluster", "down", "--name", "nowhere"],
         vec!["cluster", "logs", "1", "--name", "nowhere"],
+        vec!["cluster", "pause", "1", "--name", "nowhere"],
         vec!["sql", "-c", "SELECT 1", "--name", "nowhere"],
         vec!["task", "list", "--name", "nowhere"],
         vec!["bench", "sched", "--name", "nowhere"],
@@ -87,6 +91,26 @@ fn what_does_not_exist_is_exit_code_4_with_a_hint() {
             text(&output.stderr)
         );
         assert!(text(&output.stderr).contains("hint:"), "{args:?}");
+    }
+}
+
+#[test]
+fn a_start_that_fails_leaves_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = busy.local_addr().unwrap().port().to_string();
+    for args in [
+        vec!["cluster", "up", "--port", &port],
+        vec!["cluster", "up", "--data", "/proc/nothing"],
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_dbos"))
+            .args(&args)
+            .env("XDG_DATA_HOME", home.path())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let left = std::fs::read_dir(home.path()).unwrap().count();
+        assert_eq!(left, 0, "{args:?}: {}", text(&output.stderr));
     }
 }
 

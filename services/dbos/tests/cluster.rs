@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dbos_client::testing::LocalCluster;
 use dbos_client::{Client, Options};
 use ipc::Messages;
 use scheduler::{Policy, Registration, Scheduler};
 use serde_json::Value;
+use tokio::task::JoinHandle;
 
 /// The clients' threads; the test's own thread waits for commands.
 fn runtime() -> tokio::runtime::Runtime {
@@ -100,11 +101,82 @@ fn a_cluster_lives_stops_and_starts_on_its_data() {
     assert_eq!(rows[7]["text"], "note 7");
 }
 
+#[test]
+fn a_paused_node_is_shown_as_such_and_can_be_stopped() {
+    let cluster = LocalCluster::start(&["--nodes", "3", "--partitions", "1"]).unwrap();
+    let paused = |cluster: &LocalCluster| -> Vec<bool> {
+        let nodes = status(cluster)["nodes"].as_array().unwrap().clone();
+        nodes.iter().map(|node| node["paused"] == true).collect()
+    };
+    assert_eq!(paused(&cluster), [false; 3]);
+    cluster.dbos(&["cluster", "pause", "2"]).unwrap();
+    assert_eq!(paused(&cluster), [false, true, false]);
+    cluster.dbos(&["cluster", "resume", "2"]).unwrap();
+    assert_eq!(paused(&cluster), [false; 3]);
+    sql(&cluster, 2, "SELECT 1").unwrap();
+    assert!(cluster.dbos(&["cluster", "pause", "4"]).is_err());
+
+    cluster.dbos(&["cluster", "pause", "2"]).unwrap();
+    let start = Instant::now();
+    cluster.dbos(&["cluster", "down"]).unwrap();
+    assert!(
+        start.elapsed() < Duration::from_secs(15),
+        "a paused node was waited for"
+    );
+    assert!(
+        cluster
+            .dbos(&["cluster", "resume", "2"])
+            .unwrap_err()
+            .to_string()
+            .contains("not running")
+    );
+    cluster.dbos(&["cluster", "up"]).unwrap();
+}
+
+/// A process whose pid was never written down, as after the death of `cluster up`, is found all the same.
+#[test]
+fn destroy_leaves_no_process_and_nothing_of_others() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = data.path().display().to_string();
+    let cluster = LocalCluster::start(&["--nodes", "1", "--data", &folder]).unwrap();
+    let node = status(&cluster)["nodes"][0].clone();
+    let pid = node["pid"].as_u64().unwrap();
+    std::fs::remove_file(data.path().join("node-1/pid")).unwrap();
+    assert_eq!(status(&cluster)["nodes"][0]["pid"], pid);
+
+    let mark = data.path().join(".dbos-cluster");
+    let own = std::fs::read_to_string(&mark).unwrap();
+    std::fs::write(&mark, "somebody else's").unwrap();
+    let refused = cluster
+        .dbos(&["cluster", "destroy", "--yes"])
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("is not removed"), "{refused}");
+    assert!(data.path().join("node-1/data").exists());
+    sql(&cluster, 1, "SELECT 1").unwrap();
+
+    std::fs::write(&mark, own).unwrap();
+    std::fs::write(data.path().join("letter"), "mine").unwrap();
+    cluster.dbos(&["cluster", "destroy", "--yes"]).unwrap();
+    // A zombie has given back its ports and files; its parent may not have looked yet.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    assert!(
+        stat.is_empty() || stat.contains(") Z "),
+        "the process outlived destroy: {stat}"
+    );
+    let left: Vec<_> = std::fs::read_dir(data.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["letter"]);
+}
+
 /// What clients were told.
 #[derive(Default)]
 struct Told {
     acknowledged: Mutex<BTreeSet<i64>>,
     unknown: Mutex<BTreeSet<i64>>,
+    refused: Mutex<Vec<String>>,
     next: AtomicI64,
     stop: AtomicBool,
 }
@@ -114,7 +186,7 @@ impl Told {
         match result {
             Ok(_) => drop(self.acknowledged.lock().unwrap().insert(number)),
             Err(error) if error.is_unknown() => drop(self.unknown.lock().unwrap().insert(number)),
-            Err(_) => {}
+            Err(error) => self.refused.lock().unwrap().push(error.to_string()),
         }
     }
 }
@@ -148,29 +220,35 @@ async fn work(client: Client, told: Arc<Told>) {
     }
 }
 
+/// Installs the services and lets eight clients work.
+async fn begin(cluster: &LocalCluster) -> (Client, Arc<Told>, Vec<JoinHandle<()>>) {
+    let first = client(cluster).await;
+    scheduler::install(&first).await.unwrap();
+    ipc::install(&first).await.unwrap();
+    let scheduler = Scheduler::new(first.clone());
+    for key in 0..KEYS as i32 {
+        let worker = Registration {
+            key,
+            worker_id: 1,
+            slots: 1 << 27,
+            shard: 0,
+            url: None,
+        };
+        scheduler.register(&worker).await.unwrap();
+    }
+    let told = Arc::new(Told::default());
+    let mut workers = Vec::new();
+    for _ in 0..8 {
+        workers.push(tokio::spawn(work(client(cluster).await, told.clone())));
+    }
+    (first, told, workers)
+}
+
 #[test]
 fn what_was_acknowledged_is_there_once_after_every_node_was_killed() {
     let cluster = LocalCluster::start(&["--nodes", "3", "--partitions", "4"]).unwrap();
     runtime().block_on(async {
-        let first = client(&cluster).await;
-        scheduler::install(&first).await.unwrap();
-        ipc::install(&first).await.unwrap();
-        let scheduler = Scheduler::new(first.clone());
-        for key in 0..KEYS as i32 {
-            let worker = Registration {
-                key,
-                worker_id: 1,
-                slots: 1 << 27,
-                shard: 0,
-                url: None,
-            };
-            scheduler.register(&worker).await.unwrap();
-        }
-        let told = Arc::new(Told::default());
-        let mut workers = Vec::new();
-        for _ in 0..8 {
-            workers.push(tokio::spawn(work(client(&cluster).await, told.clone())));
-        }
+        let (first, told, workers) = begin(&cluster).await;
         let mut progress = Vec::new();
         for node in ["1", "2", "3"] {
             tokio::time::sleep(Duration::from_secs(2)).await;
@@ -182,13 +260,85 @@ fn what_was_acknowledged_is_there_once_after_every_node_was_killed() {
             assert!(output.contains("is running"), "{output}");
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
-        told.stop.store(true, Ordering::Relaxed);
-        for worker in workers {
-            worker.await.unwrap();
-        }
+        end(&told, workers).await;
         assert!(
             progress.iter().all(|done| *done > 0),
             "work went on with a node down: {progress:?}"
+        );
+        check(&first, &told).await;
+    });
+}
+
+async fn end(told: &Told, workers: Vec<JoinHandle<()>>) {
+    told.stop.store(true, Ordering::Relaxed);
+    for worker in workers {
+        worker.await.unwrap();
+    }
+}
+
+/// Replicas on a node, as another one tells.
+fn replicas(cluster: &LocalCluster, asked: u16, node: u16) -> String {
+    let text = format!("SELECT count(*) AS n FROM dbos.replicas WHERE node_id = {node}");
+    sql(cluster, asked, &text).unwrap()[0]["n"]
+        .as_str()
+        .unwrap()
+        .into()
+}
+
+#[test]
+fn nodes_come_and_go_while_clients_work() {
+    let cluster = LocalCluster::start(&["--nodes", "3", "--partitions", "4"]).unwrap();
+    runtime().block_on(async {
+        let (first, told, workers) = begin(&cluster).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let refused = |args: &[&str]| cluster.dbos(args).unwrap_err().to_string();
+        let error = refused(&["cluster", "add", "2"]);
+        assert!(error.contains("node 2 is there already"), "{error}");
+        let error = refused(&["cluster", "remove", "3"]);
+        assert!(error.contains("2 nodes would be left"), "{error}");
+        let before = told.acknowledged.lock().unwrap().len();
+        let output = cluster.dbos(&["cluster", "add"]).unwrap();
+        assert!(output.contains("node 4 is added"), "{output}");
+        // Twelve replicas over four nodes.
+        assert_eq!(replicas(&cluster, 2, 4), "3");
+        let output = cluster.dbos(&["cluster", "remove", "1"]).unwrap();
+        assert!(output.contains("node 1 is removed"), "{output}");
+        assert_eq!(replicas(&cluster, 2, 1), "0");
+        assert_eq!(replicas(&cluster, 3, 4), "4");
+        assert!(refused(&["cluster", "kill", "1"]).contains("has nodes 2, 3, 4"));
+        // A disk is lost: the node goes, and another comes in its place.
+        cluster.dbos(&["cluster", "kill", "2"]).unwrap();
+        cluster.dbos(&["cluster", "add"]).unwrap();
+        cluster.dbos(&["cluster", "remove", "2"]).unwrap();
+        assert_eq!(replicas(&cluster, 3, 5), "4");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        end(&told, workers).await;
+        let after = told.acknowledged.lock().unwrap().len();
+        assert!(after > before, "work went on");
+        check(&first, &told).await;
+        // All of it, the new nodes included, comes back.
+        cluster.dbos(&["cluster", "down"]).unwrap();
+        cluster.dbos(&["cluster", "up"]).unwrap();
+        assert_eq!(replicas(&cluster, 3, 5), "4");
+        check(&first, &told).await;
+    });
+}
+
+#[test]
+fn a_rolling_restart_fails_nothing() {
+    let cluster = LocalCluster::start(&["--nodes", "3", "--partitions", "4"]).unwrap();
+    runtime().block_on(async {
+        let (first, told, workers) = begin(&cluster).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let output = cluster.dbos(&["cluster", "restart", "--rolling"]).unwrap();
+        assert_eq!(output.matches("restarted in").count(), 3, "{output}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        end(&told, workers).await;
+        let refused = told.refused.lock().unwrap().clone();
+        let unknown = told.unknown.lock().unwrap().clone();
+        assert!(
+            refused.is_empty() && unknown.is_empty(),
+            "{refused:?} {unknown:?}"
         );
         check(&first, &told).await;
     });

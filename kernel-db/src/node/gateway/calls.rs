@@ -19,7 +19,10 @@ use crate::node::server::Calls;
 use crate::sql::catalog::Catalog;
 use crate::sql::transaction::{SCHEMA_CHANGED, SqlTransaction};
 use crate::storage::StateSnapshot;
-use crate::wire::peer::{Execute, Maintain, Page, SnapshotScan, answer, call, decode_values};
+use crate::txn::messages::Work;
+use crate::wire::peer::{
+    Execute, Maintain, Page, SnapshotScan, Transact, answer, call, decode_values,
+};
 
 /// Bytes of one page of a scan: small beside a frame's bound, large beside a round trip.
 const PAGE_BYTES_MAX: usize = 1 << 20;
@@ -65,26 +68,21 @@ impl Gateway {
                 }
                 .boxed_local()
             }
-            call::Body::SnapshotScan(scan) => match self.core.groups().get(&scan.group) {
-                Some(group) => {
-                    let store = Arc::clone(&group.store);
-                    let work = tokio::task::spawn_blocking(move || page(&store, &scan));
-                    async move {
-                        Ok(answer::Body::Page(
-                            work.await.unwrap_or_else(|_| Err(gone()))?,
-                        ))
-                    }
-                    .boxed_local()
-                }
-                None => failed(Error::retry(
-                    "DB002",
-                    "not leader: no replica of this partition is here",
-                )),
-            },
+            call::Body::SnapshotScan(scan) => self.scan(scan),
             call::Body::Status(_) => {
                 let status = self.node_status();
                 async move { Ok(answer::Body::Status(status)) }.boxed_local()
             }
+            call::Body::FetchPiece(_) | call::Body::SnapshotDone(_) => failed(Error::internal(
+                "checkpoints are the peer server's to answer",
+            )),
+            call::Body::Advance(advance) => self.advance_members(advance),
+            call::Body::Topology(bytes) => self.hear_topology(&bytes),
+            call::Body::Admin(admin) => self.administer(admin),
+            call::Body::Transact(Transact { group, work }) => match Work::from_bytes(work) {
+                Ok(work) => reply(self.core.submit_work(group, work, None)),
+                Err(error) => failed(error),
+            },
             call::Body::Ping(_) => {
                 std::future::ready(Ok(answer::Body::Reply(Bytes::new()))).boxed_local()
             }
@@ -96,6 +94,23 @@ impl Gateway {
                 Err(error) => failed(error),
             },
         }
+    }
+
+    fn scan(&self, scan: SnapshotScan) -> LocalBoxFuture<'static, Result<answer::Body>> {
+        let Some(group) = self.core.group(scan.group) else {
+            return failed(Error::retry(
+                "DB002",
+                "not leader: no replica of this partition is here",
+            ));
+        };
+        let store = Arc::clone(&group.store);
+        let work = tokio::task::spawn_blocking(move || page(&store, &scan));
+        async move {
+            Ok(answer::Body::Page(
+                work.await.unwrap_or_else(|_| Err(gone()))?,
+            ))
+        }
+        .boxed_local()
     }
 
     /// Runs SQL of another gateway on the replica here.

@@ -107,6 +107,12 @@ impl ClusterStore {
         self.kept.clear();
     }
 
+    /// From now on reads what was current at `ts`.
+    pub fn read_at(&mut self, ts: u64) {
+        self.ts = ts;
+        self.kept.clear();
+    }
+
     /// This partition alone.
     pub fn only(&mut self, group: u32) -> OnePartition<'_> {
         OnePartition { store: self, group }
@@ -376,7 +382,7 @@ impl Store for OnePartition<'_> {
 }
 
 /// What is left of a range after `last`.
-fn rest(from: &Bytes, to: &Bytes, last: &Bytes, reverse: bool) -> (Bytes, Bytes) {
+pub(super) fn rest(from: &Bytes, to: &Bytes, last: &Bytes, reverse: bool) -> (Bytes, Bytes) {
     if reverse {
         return (from.clone(), last.clone());
     }

@@ -139,7 +139,7 @@ impl Gateway {
             return;
         };
         let catalog = Bytes::from(bytes);
-        let calls = self.peers.nodes().map(|node| {
+        let calls = self.peers.nodes().into_iter().map(|node| {
             let body = call::Body::Publish(Publish {
                 catalog: catalog.clone(),
             });
@@ -319,6 +319,10 @@ pub(super) fn upkeep_transaction(work: maintain::Work) -> Result<Arc<dyn Transac
             let after = (!b.after.is_empty()).then_some(b.after);
             Arc::new(backfill(catalog, b.table, index(b.index)?, after))
         }
+        maintain::Work::TopologyRead(_) => Arc::new(super::members::ReadTopology),
+        maintain::Work::TopologyWrite(bytes) => Arc::new(super::members::WriteTopology(
+            crate::node::topology::Topology::from_bytes(&bytes)?,
+        )),
         maintain::Work::IndexDone(done) => {
             let (table, index) = (done.table, index(done.index)?);
             Arc::new(if done.failed {

@@ -16,7 +16,8 @@ use crate::error::{Class, Error, Result};
 use crate::node::peers::OnLoss;
 use crate::partition::Transaction;
 use crate::sql::transaction::SqlTransaction;
-use crate::wire::peer::{self, Execute, Maintain, answer, call, encode_values, maintain};
+use crate::txn::messages::{Answer, Work};
+use crate::wire::peer::{self, Execute, Maintain, Transact, answer, call, encode_values, maintain};
 
 /// Between two attempts while a group has no leader: short beside an election.
 const RETRY_PAUSE: Duration = Duration::from_millis(15);
@@ -92,6 +93,34 @@ impl Gateway {
         }
     }
 
+    /// One attempt at a transaction's work in `group`; submitted when this returns. Errors of `is_routing` class mean that
+    /// nothing was done; an unknown outcome of `Prepare` or `Commit` is the coordinator's to tell (`Work::Resolve`).
+    pub(super) fn transact(
+        &self,
+        group: u32,
+        work: Work,
+    ) -> LocalBoxFuture<'static, Result<Answer>> {
+        let reply = match self.place(group) {
+            Place::Here => local(self.core.submit_work(group, work, None)),
+            Place::Node(node) => {
+                let on_loss = if work.may_repeat() {
+                    OnLoss::Retry
+                } else {
+                    OnLoss::Unknown
+                };
+                let work = work.into_bytes();
+                self.remote(
+                    group,
+                    node,
+                    call::Body::Transact(Transact { group, work }),
+                    on_loss,
+                )
+            }
+            Place::Nowhere => no_leader(group),
+        };
+        async move { Answer::from_bytes(reply.await?) }.boxed_local()
+    }
+
     /// Repeats `work` until the group's leader has done it, an error says that it cannot be done, or time is up.
     pub(super) async fn upkeep(
         &self,
@@ -146,22 +175,33 @@ impl Gateway {
             .get_detail()
             .and_then(leader_in)
             .filter(|n| *n != self.config.node_id);
-        if self.core.role(group).is_none() {
+        if self.core.role(group).is_none() || !self.is_member(group) {
             let voters = self.placement.voters(group);
             let tried = self.hints.borrow().get(&group).copied();
             let next = voters
                 .iter()
                 .position(|v| Some(*v) == tried)
-                .map_or(0, |i| (i + 1) % voters.len());
-            self.hints
-                .borrow_mut()
-                .insert(group, named.unwrap_or(voters[next]));
+                .map_or(0, |i| (i + 1) % voters.len().max(1));
+            if let Some(node) = named.or(voters.get(next).copied()) {
+                self.hints.borrow_mut().insert(group, node);
+            }
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
 
+    fn is_member(&self, group: u32) -> bool {
+        self.placement
+            .topology()
+            .concerns(group, self.config.node_id)
+    }
+
     fn place(&self, group: u32) -> Place {
-        match self.core.role(group) {
+        // A replica that is being filled knows no leader to ask.
+        let role = self
+            .core
+            .role(group)
+            .filter(|role| role.leader.is_some() || self.is_member(group));
+        match role {
             Some(role) if role.is_leader => Place::Here,
             Some(role) => match role.leader {
                 Some(node) if node != self.config.node_id => Place::Node(node),

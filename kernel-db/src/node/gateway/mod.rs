@@ -9,11 +9,14 @@ mod calls;
 mod cluster_store;
 mod ddl;
 mod leader;
+mod members;
 mod order;
 mod plans;
 mod reads;
+mod settle;
 mod submit;
 mod system;
+mod txn;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -33,7 +36,7 @@ use super::peers::Peers;
 use super::placement::Placement;
 use crate::error::{Error, Result};
 use crate::sql::catalog::Catalog;
-use crate::wire::pg::{self, Backend, Bound, ConnInfo, Lane, Outcome};
+use crate::wire::pg::{self, Backend, Block, BlockMode, Bound, ConnInfo, Lane, Outcome};
 use order::Order;
 use plans::{Plan, PlanCache};
 
@@ -58,6 +61,8 @@ pub struct Gateway {
     connections: RefCell<HashMap<i32, Rc<Connection>>>,
     /// One change of the schema at a time on this node.
     ddl: tokio::sync::Mutex<()>,
+    /// Transactions that run here.
+    registry: Rc<txn::Registry>,
     /// Reads of blocking threads for the core to fetch from other nodes.
     fetches: UnboundedSender<cluster_store::Fetch>,
     this: Weak<Self>,
@@ -67,8 +72,9 @@ impl Gateway {
     /// Starts the gateway's own tasks on the current `LocalSet`.
     pub fn start(config: Rc<NodeConfig>, core: Rc<Core>, peers: Rc<Peers>) -> Rc<Self> {
         let (fetches, jobs) = tokio::sync::mpsc::unbounded_channel();
+        let (registry, released) = txn::Registry::new(config.node_id);
         let gateway = Rc::new_cyclic(|this: &Weak<Self>| Self {
-            placement: Placement::new(&config),
+            placement: core.placement().clone(),
             plans: RefCell::new(PlanCache::new(config.plan_cache_max)),
             config,
             core,
@@ -77,11 +83,18 @@ impl Gateway {
             hints: RefCell::default(),
             connections: RefCell::default(),
             ddl: tokio::sync::Mutex::new(()),
+            registry,
             fetches,
             this: Weak::clone(this),
         });
         tokio::task::spawn_local(Rc::clone(&gateway).serve_fetches(jobs));
         tokio::task::spawn_local(Rc::clone(&gateway).keep_schema());
+        tokio::task::spawn_local(Rc::clone(&gateway).keep_topology());
+        tokio::task::spawn_local(Rc::clone(&gateway).serve_releases(released));
+        tokio::task::spawn_local(Rc::clone(&gateway).keep_locks());
+        let (chores, wanted) = tokio::sync::mpsc::unbounded_channel();
+        gateway.core.set_chores(chores);
+        tokio::task::spawn_local(Rc::clone(&gateway).serve_chores(wanted));
         gateway
     }
 
@@ -164,6 +177,10 @@ impl Backend for Gateway {
         number: Option<(u128, u64)>,
     ) -> LocalBoxFuture<'static, Result<Vec<Outcome>>> {
         self.submit_transaction(conn, txn, number)
+    }
+
+    fn begin(&self, conn: &Rc<ConnInfo>, mode: BlockMode) -> Result<Rc<dyn Block>> {
+        Ok(self.begin_block(conn, mode))
     }
 
     fn cancel(&self, pid: i32) {

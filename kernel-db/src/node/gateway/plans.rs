@@ -89,7 +89,14 @@ fn param_types(oids: &[u32]) -> Result<Vec<Option<DataType>>> {
 
 /// Errs on the side of gathering: a string constant that looks like one costs a round trip.
 fn mentions_system(text: &str) -> bool {
-    const TABLES: [&str; 5] = ["nodes", "partitions", "replicas", "sessions", "statements"];
+    const TABLES: [&str; 6] = [
+        "clock",
+        "nodes",
+        "partitions",
+        "replicas",
+        "sessions",
+        "statements",
+    ];
     let lower = text.to_ascii_lowercase();
     let mut rest = lower.as_str();
     while let Some(at) = rest.find("dbos") {

@@ -3,6 +3,9 @@
 //! Each partition's leader is asked for its newest timestamp; the highest of them, T, is fresh in all. Then each leader
 //! promises that everything up to T is applied there and that later commits are above it (its ceiling is in the log, I13),
 //! and the row executor runs on a blocking thread over what was current at T. Nothing of it occupies a core but finding T.
+//!
+//! AS OF SYSTEM TIME names T itself: not in the future, within `history_window_s`, and with the schema of today. Stores refuse
+//! a T below their watermark at every read (72000), so a long read is never wrong.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -52,14 +55,22 @@ impl Gateway {
                 true => gateway.gather().await,
                 false => SystemRows::default(),
             };
-            let (ts, sources) = gateway.snapshot(&groups, deadline).await?;
             let mut env = gateway.env();
-            let limits = Limits {
-                rows: gateway.config.read_rows_max,
-                bytes: gateway.config.result_bytes_max,
+            let mut past = None;
+            for (prepared, params) in &statements {
+                past = prepared.read_time(params, env.wall_us)?;
+            }
+            let ts = match past {
+                None => gateway.newest_of(&groups, deadline).await?,
+                Some(ts) => {
+                    gateway.check_past(ts, env.wall_us, deadline).await?;
+                    ts
+                }
             };
+            let sources = gateway.promised(&groups, ts, deadline).await?;
+            let limits = gateway.read_limits();
             // Beside the core the bound is the statement timeout, not the run limit.
-            env.budget = Budget::new(u64::MAX);
+            env.budget = Budget::until(Arc::clone(&cancel));
             let mut store = ClusterStore::new(
                 ts,
                 gateway.placement.clone(),
@@ -69,12 +80,20 @@ impl Gateway {
                 limits,
             );
             let run = move || {
-                store.check_schema(&groups, version)?;
+                if past.is_some() {
+                    // First that the plans are good now, then that they were good then.
+                    store.read_newest();
+                    store.check_schema(&groups, version)?;
+                    store.read_at(ts);
+                    store.check_past_schema(&groups, version)?;
+                } else {
+                    store.check_schema(&groups, version)?;
+                }
                 let outcomes: Result<Vec<_>> = statements
                     .into_iter()
                     .map(|(prepared, params)| {
                         let done =
-                            prepared.execute_with(&mut store, &mut env, &params, Some(&system))?;
+                            prepared.execute_at(&mut store, &mut env, &params, Some(&system))?;
                         Ok(outcome(done))
                     })
                     .collect();
@@ -90,21 +109,75 @@ impl Gateway {
         .boxed_local()
     }
 
+    /// A timestamp fresh in all of `groups`.
+    async fn newest_of(&self, groups: &[u32], deadline: Instant) -> Result<u64> {
+        let asked = groups.iter().map(|&group| self.newest(group, deadline));
+        Ok(try_join_all(asked).await?.into_iter().max().unwrap_or(0))
+    }
+
+    /// A stamp that includes everything acknowledged so far, and nothing that is committed after this.
+    pub(super) async fn fresh_stamp(&self, deadline: Instant) -> Result<u64> {
+        let groups: Vec<u32> = self.placement.partition_groups().collect();
+        let ts = self.newest_of(&groups, deadline).await?;
+        self.promised(&groups, ts, deadline).await?;
+        Ok(ts)
+    }
+
+    /// 22023 if `ts` is in the future, 72000 if it is out of the history window.
+    async fn check_past(&self, ts: u64, wall_us: i64, deadline: Instant) -> Result<()> {
+        let wall = u64::try_from(wall_us).unwrap_or(0);
+        let window_us = self.config.history_window_s.saturating_mul(1_000_000);
+        if ts < wall.saturating_sub(window_us) {
+            let seconds = self.config.history_window_s;
+            return Err(Error::new(
+                "72000",
+                format!("snapshot too old: history is kept for {seconds} s"),
+            )
+            .hint("read at a later time, or raise history_window_s in the node's configuration"));
+        }
+        if ts <= wall {
+            return Ok(());
+        }
+        // A stamp of a node whose clock is ahead is in the past all the same.
+        let groups: Vec<u32> = self.placement.partition_groups().collect();
+        if ts > self.newest_of(&groups, deadline).await? {
+            return Err(Error::new("22023", "AS OF SYSTEM TIME is in the future")
+                .hint("read without it for what is newest, or at an earlier time"));
+        }
+        Ok(())
+    }
+
+    /// Bounds of what one statement reads beside the core.
+    pub(super) fn read_limits(&self) -> Limits {
+        Limits {
+            rows: self.config.read_rows_max,
+            bytes: self.config.result_bytes_max,
+        }
+    }
+
     /// A timestamp fresh in all of `groups`, and where each can be read at it.
-    async fn snapshot(
+    pub(super) async fn snapshot(
         &self,
         groups: &[u32],
         deadline: Instant,
     ) -> Result<(u64, BTreeMap<u32, Source>)> {
-        let asked = groups.iter().map(|&group| self.newest(group, deadline));
-        let ts = try_join_all(asked).await?.into_iter().max().unwrap_or(0);
+        let ts = self.newest_of(groups, deadline).await?;
+        Ok((ts, self.promised(groups, ts, deadline).await?))
+    }
+
+    /// Where each group can be read at `ts`: its leader has promised that nothing will be committed up to it any more.
+    async fn promised(
+        &self,
+        groups: &[u32],
+        ts: u64,
+        deadline: Instant,
+    ) -> Result<BTreeMap<u32, Source>> {
         let promised = groups.iter().map(|&group| async move {
             let body = call::Body::SnapshotAt(SnapshotAt { group, ts });
             let (node, _) = self.ask_leader(group, body, deadline).await?;
             let here = self
                 .core
-                .groups()
-                .get(&group)
+                .group(group)
                 .filter(|_| node == self.config.node_id);
             let source = match here {
                 Some(own) => Source::Here(Arc::clone(&own.store)),
@@ -112,7 +185,7 @@ impl Gateway {
             };
             Ok::<_, Error>((group, source))
         });
-        Ok((ts, try_join_all(promised).await?.into_iter().collect()))
+        Ok(try_join_all(promised).await?.into_iter().collect())
     }
 
     async fn newest(&self, group: u32, deadline: Instant) -> Result<u64> {
@@ -127,6 +200,19 @@ impl Gateway {
 }
 
 impl ClusterStore {
+    /// What DROP and TRUNCATE removed has no history, and an index made since was not there: no schema but today's.
+    fn check_past_schema(&mut self, groups: &[u32], version: u64) -> Result<()> {
+        for &group in groups {
+            if installed_version(&mut self.only(group))? != version {
+                return Err(Error::unsupported(
+                    "AS OF SYSTEM TIME before the last change of the schema",
+                )
+                .hint("read at a time after the last CREATE, DROP or TRUNCATE"));
+            }
+        }
+        Ok(())
+    }
+
     /// The plans are good for `version` only: every partition must have had it at the timestamp.
     fn check_schema(&mut self, groups: &[u32], version: u64) -> Result<()> {
         for &group in groups {

@@ -1,5 +1,6 @@
 //! One transaction from the connection to its outcome: route, attempt, recover, attempt again.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,21 +15,26 @@ use super::Gateway;
 use super::leader::{SqlWork, is_routing};
 use super::plans::Plan;
 use super::reads::EmptyStore;
+use super::txn::is_too_long;
 use crate::error::{Error, Result};
 use crate::partition::{Budget, TxnEnv};
 use crate::sql::Value;
+use crate::sql::codec;
 use crate::sql::exec;
 use crate::sql::prepare::{Kind, Route};
 use crate::sql::transaction::{Outcomes, SCHEMA_CHANGED, SqlTransaction};
 use crate::wire::pg::{Bound, ConnInfo, Lane, Notice, Outcome};
 
 /// A transaction with the plans that its client prepared.
+#[derive(Clone)]
 pub(super) struct Txn {
     pub plans: Vec<Arc<Plan>>,
     pub params: Vec<Vec<Value>>,
     pub session: Option<(u128, u64)>,
     pub cancel: Arc<AtomicBool>,
     pub deadline: Instant,
+    /// It runs beside the cores and has not begun to commit: to give it up means that nothing happened.
+    pub harmless: Rc<Cell<bool>>,
 }
 
 /// Where a transaction runs.
@@ -40,6 +46,8 @@ pub(super) enum Target {
     Group(u32),
     /// Reads several partitions, or tables of the node itself.
     Read(Vec<u32>),
+    /// Writes in several partitions, or in one that is not known before: beside the cores. With its home partition.
+    Several(u32),
     Ddl,
 }
 
@@ -52,6 +60,7 @@ impl Gateway {
         match self.target(&plans, &params, None) {
             Ok(Target::Here) => Lane::Any,
             Ok(Target::Group(group)) => Lane::Partition(group),
+            Ok(Target::Several(_)) => Lane::Several,
             _ => Lane::Alone,
         }
     }
@@ -73,6 +82,7 @@ impl Gateway {
             session,
             cancel: Arc::clone(&connection.cancel.borrow()),
             deadline: self.deadline(info),
+            harmless: Rc::default(),
         };
         let ticket = connection.order.enter();
         // Submitted now, unless an older one of this connection is waiting for its second attempt.
@@ -80,6 +90,7 @@ impl Gateway {
         let gateway = self.own();
         async move {
             let (deadline, cancel) = (txn.deadline, Arc::clone(&txn.cancel));
+            let harmless = Rc::clone(&txn.harmless);
             let writes = txn.plans.iter().any(|p| p.prepared.writes() || p.is_ddl());
             let work = gateway.finish(txn, first, ticket);
             match tokio::time::timeout_at(deadline, work).await {
@@ -87,7 +98,7 @@ impl Gateway {
                 Err(_) => {
                     cancel.store(true, Ordering::Relaxed);
                     connection.cancel.take();
-                    Err(timed_out(writes))
+                    Err(timed_out(writes && !harmless.get()))
                 }
             }
         }
@@ -129,6 +140,7 @@ impl Gateway {
         let params: Vec<&[Value]> = txn.params.iter().map(Vec::as_slice).collect();
         let groups = match self.target(&txn.plans, &params, txn.session)? {
             Target::Here | Target::Ddl => Vec::new(),
+            Target::Several(_) => self.placement.partition_groups().collect(),
             Target::Group(group) => vec![group],
             Target::Read(groups) => groups,
         };
@@ -163,6 +175,7 @@ impl Gateway {
             Ok(Target::Here) => std::future::ready(self.run_here(txn)).boxed_local(),
             Ok(Target::Group(group)) => self.attempt_group(group, txn),
             Ok(Target::Read(groups)) => self.read(groups, txn),
+            Ok(Target::Several(home)) => self.one_shot(home, txn),
             Ok(Target::Ddl) => self.change_schema(txn),
             Err(error) => std::future::ready(Err(error)).boxed_local(),
         }
@@ -184,14 +197,27 @@ impl Gateway {
             cancel: Arc::clone(&txn.cancel),
         };
         let reply = self.attempt_sql(group, &work);
-        async move { decode(&reply.await?) }.boxed_local()
+        // Undone there and begun anew beside the core; the same partition keeps its number (I11).
+        let gateway = self.own();
+        let again = txn.clone();
+        async move {
+            match reply.await {
+                Err(error) if is_too_long(&error) => gateway.one_shot(group, &again).await,
+                reply => decode(&reply?),
+            }
+        }
+        .boxed_local()
     }
 
     fn run_here(&self, txn: &Txn) -> Result<Vec<Outcome>> {
         let mut env = self.env();
         let mut store = EmptyStore;
         let run = |(prepared, params): (Arc<crate::sql::prepare::Prepared>, Vec<Value>)| {
-            prepared.execute(&mut store, &mut env, &params).map(outcome)
+            // No table is touched: the time makes no difference, but it must be one.
+            prepared.read_time(&params, env.wall_us)?;
+            prepared
+                .execute_at(&mut store, &mut env, &params, None)
+                .map(outcome)
         };
         txn.statements().into_iter().map(run).collect()
     }
@@ -222,6 +248,13 @@ impl Gateway {
                 Err(mixed())
             };
         }
+        let timed = plans.iter().any(|p| p.prepared.is_timed());
+        if timed && (plans.len() > 1 || plans.iter().any(|p| p.reads_system)) {
+            return Err(Error::unsupported(
+                "AS OF SYSTEM TIME beside other statements or tables of schema dbos",
+            )
+            .hint("send the SELECT over tables of your own alone"));
+        }
         let mut groups = BTreeSet::new();
         let (mut writes, mut anywhere, mut system) = (false, false, false);
         for (plan, params) in plans.iter().zip(params) {
@@ -246,9 +279,11 @@ impl Gateway {
             }
         }
         if writes && (groups.len() > 1 || system) {
-            return Err(several(groups.len()));
+            return Ok(Target::Several(self.home_of(params, session)));
         }
         Ok(match groups.len() {
+            // The past of one partition is read like that of several: beside its core, from its history.
+            1.. if timed => Target::Read(groups.into_iter().collect()),
             _ if system => Target::Read(groups.into_iter().collect()),
             0 if anywhere => Target::Group(self.any_group(session)),
             0 => Target::Here,
@@ -257,9 +292,19 @@ impl Gateway {
         })
     }
 
+    /// The partition that remembers a request which runs beside the cores (I11): the same for the same request, so that a
+    /// retry finds it, and if possible one that the request writes in anyway. Procedures are mostly called with a partition
+    /// key as their first argument.
+    fn home_of(&self, params: &[&[Value]], session: Option<(u128, u64)>) -> u32 {
+        match params.first().and_then(|p| p.first()) {
+            Some(value) => self.placement.group_of(codec::slot(value)),
+            None => self.any_group(session),
+        }
+    }
+
     /// A partition for work that may run in any: the session's own, so that a retry finds the first attempt's reply
     /// (I11), else one that is led from here.
-    fn any_group(&self, session: Option<(u128, u64)>) -> u32 {
+    pub(super) fn any_group(&self, session: Option<(u128, u64)>) -> u32 {
         let partitions = self.placement.partitions();
         if let Some((session, _)) = session {
             return (session % u128::from(partitions)) as u32 + 1;
@@ -283,15 +328,16 @@ impl Txn {
 }
 
 fn plans_of(txn: &[Bound]) -> Result<Vec<Arc<Plan>>> {
-    let one = |bound: &Bound| {
-        Arc::clone(&bound.statement.handle)
-            .downcast::<Plan>()
-            .map_err(|_| Error::internal("a statement of another backend"))
-    };
-    txn.iter().map(one).collect()
+    txn.iter().map(plan_of).collect()
 }
 
-fn decode(reply: &Bytes) -> Result<Vec<Outcome>> {
+pub(super) fn plan_of(bound: &Bound) -> Result<Arc<Plan>> {
+    Arc::clone(&bound.statement.handle)
+        .downcast::<Plan>()
+        .map_err(|_| Error::internal("a statement of another backend"))
+}
+
+pub(super) fn decode(reply: &Bytes) -> Result<Vec<Outcome>> {
     Ok(Outcomes::decode(reply)?.into_iter().map(outcome).collect())
 }
 
@@ -317,16 +363,6 @@ fn notice(n: exec::Notice) -> Notice {
 fn mixed() -> Error {
     Error::unsupported("changing the schema and other statements in one transaction")
         .hint("send CREATE, DROP and the like on their own")
-}
-
-fn several(partitions: usize) -> Error {
-    let what = match partitions {
-        0 | 1 => "writing in a statement that reads tables of schema dbos".to_string(),
-        n => format!("a transaction that writes and touches {n} partitions"),
-    };
-    Error::unsupported(what).hint(
-        "bind the first primary key column of every table to one value, or send one transaction for each partition key",
-    )
 }
 
 fn timed_out(writes: bool) -> Error {

@@ -4,10 +4,11 @@
 //! of its partitions is shown all the same.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::future::{join, join_all};
 
 use super::Gateway;
 use crate::error::Result;
@@ -40,14 +41,16 @@ impl SystemTables for SystemRows {
 impl Gateway {
     /// Asks every node.
     pub(super) async fn gather(&self) -> SystemRows {
-        let others = self.peers.nodes().map(|node| {
+        let deadline = tokio::time::Instant::now() + STATUS_TIMEOUT;
+        let others = self.peers.nodes().into_iter().map(|node| {
             let answer = self
                 .peers
                 .call(node, call::Body::Status(Status {}), OnLoss::Retry);
             async move { (node, tokio::time::timeout(STATUS_TIMEOUT, answer).await) }
         });
         let mut statuses = BTreeMap::from([(self.config.node_id, self.node_status())]);
-        for (node, answer) in join_all(others).await {
+        let (stamp, answers) = join(self.fresh_stamp(deadline), join_all(others)).await;
+        for (node, answer) in answers {
             if let Ok(Ok(Ok(answer::Body::Status(status)))) = answer {
                 statuses.insert(node, status);
             }
@@ -63,14 +66,14 @@ impl Gateway {
             }
         }
         let leaders = rows.remove(LEADERS).unwrap_or_default();
+        // No row while a partition has no leader: nobody can say then what is newest.
+        let clock = stamp.ok().and_then(|s| i64::try_from(s).ok());
+        let clock = clock.map(|s| vec![Value::Int8(s), Value::Timestamptz(s)]);
+        rows.insert("clock".into(), clock.into_iter().collect());
         rows.insert("partitions".into(), self.partitions(&leaders));
         let mut nodes = rows.remove("nodes").unwrap_or_default();
-        for node in self
-            .config
-            .nodes
-            .iter()
-            .filter(|n| !statuses.contains_key(&n.id))
-        {
+        let known = self.placement.nodes();
+        for node in known.iter().filter(|n| !statuses.contains_key(&n.id)) {
             nodes.push(self.node_row(node, false));
         }
         nodes.sort_by_key(|r| number(&r[0]));
@@ -128,7 +131,7 @@ impl Gateway {
 
     /// partition_id, leader, term, schema_version, and whether it says so of itself.
     fn leader_row(&self, status: &ReplicaStatus) -> Vec<Value> {
-        let store = self.core.groups().get(&status.group).map(|g| &g.store);
+        let store = self.core.group(status.group).map(|g| Arc::clone(&g.store));
         let version = store
             .and_then(|s| s.get(&schema_version_key()).ok().flatten())
             .and_then(|v| Some(u64::from_be_bytes(v.value[..].try_into().ok()?)));

@@ -12,7 +12,9 @@ use raft::eraftpb::Message;
 use super::super::Transaction;
 use super::super::apply::{AppliedReport, ApplyJob};
 use crate::error::Result;
-use crate::storage::LogWrite;
+use crate::planted::Planted;
+use crate::storage::{Checkpoint, LogWrite};
+use crate::txn::messages::{TxnId, Work};
 
 /// What "committed" means to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +52,8 @@ pub struct ReplicaConfig {
     pub batches_in_flight_max: usize,
     /// Requests that are waiting for execution, commit or a lease; busy past it.
     pub queue_max: usize,
-    /// Bytes of log held for the slowest member; 53100 past it (I10).
+    /// Bytes of log: past half of it the log is cut although a member still needs it, which then gets a checkpoint; past
+    /// all of it, when what is not flushed here holds the log, requests get 53100 (I10).
     pub log_bytes_max: u64,
     /// Bytes of committed entries handed to apply and not applied yet; nothing more is proposed past it.
     pub apply_backlog_bytes_max: u64,
@@ -58,12 +61,25 @@ pub struct ReplicaConfig {
     pub tip_bytes_max: usize,
     /// Client sessions remembered; the longest unused is evicted past it (I11).
     pub sessions_max: usize,
+    /// Locks of a transaction that is not prepared go when it was silent for this long, in milliseconds.
+    pub lock_lease_ms: u64,
+    /// Keys and ranges locked by transactions that run elsewhere; 53200 past it.
+    pub locks_max: usize,
+    /// Keys of recent changes, in bytes, for transactions that ask at their end whether what they read is still so: one
+    /// that began before what is kept ends with 40001.
+    pub changes_bytes_max: usize,
+    /// A prepared transaction, or a decision, that others do not finish in this time is asked for or told again.
+    pub resolve_after_ms: u64,
     pub durability: Durability,
     /// The log may have lost its tail: the operating system went down while durability was `Memory`. The replica does not
     /// vote until it has caught up with a later leader.
     pub log_tail_lost: bool,
+    /// Ticks for which a member with a checkpoint on its way may show no progress.
+    pub snapshot_patience_ticks: u64,
     /// Seed of election timeouts and of `TxnEnv::seed`.
     pub seed: u64,
+    /// A fault planted by a test.
+    pub planted: Planted,
 }
 
 impl ReplicaConfig {
@@ -87,9 +103,15 @@ impl ReplicaConfig {
             apply_backlog_bytes_max: 64 << 20,
             tip_bytes_max: 256 << 20,
             sessions_max: 4096,
+            lock_lease_ms: 5_000,
+            locks_max: 200_000,
+            changes_bytes_max: 16 << 20,
+            resolve_after_ms: 1_000,
             durability: Durability::Fsync,
             log_tail_lost: false,
+            snapshot_patience_ticks: 200,
             seed: 0,
+            planted: Planted::default(),
         }
     }
 }
@@ -101,12 +123,40 @@ pub struct Now {
     pub wall_us: i64,
 }
 
-/// A transaction to run here.
+/// What a request asks for.
+#[derive(Clone)]
+pub enum Task {
+    /// A transaction of this partition alone, run on the core.
+    Run(Arc<dyn Transaction>),
+    /// Work of a transaction that runs elsewhere. The reply is an encoded `messages::Answer`.
+    Txn(Arc<Work>),
+}
+
+impl Task {
+    /// It may free those who wait: accepted even when they fill the queue, or they would wait for ever. There are no more of
+    /// these than transactions that hold locks.
+    pub fn ends_waits(&self) -> bool {
+        match self {
+            Task::Run(_) => false,
+            Task::Txn(work) => !matches!(**work, Work::Lock(_) | Work::Read(_) | Work::LookUp(_)),
+        }
+    }
+
+    /// True if it is not refused for want of room in the log.
+    pub fn read_only(&self) -> bool {
+        match self {
+            Task::Run(txn) => txn.read_only(),
+            Task::Txn(work) => !matches!(**work, Work::Prepare(_) | Work::Commit(_)),
+        }
+    }
+}
+
+/// Something to do here.
 #[derive(Clone)]
 pub struct Request {
     /// Chosen by the shell, unique while the request is open; comes back in `Output::Reply`.
     pub id: u64,
-    pub txn: Arc<dyn Transaction>,
+    pub task: Task,
     /// (session, number) of a numbered request (I11).
     pub session: Option<(u128, u64)>,
     /// Set to true by a cancel request; checked before execution.
@@ -129,6 +179,24 @@ pub enum Input {
     /// Campaign now (bootstrap, or to take over a preferred leadership).
     Campaign,
     TransferLeader(u64),
+    /// A checkpoint was made (`StateStore::checkpoint`), or could not be.
+    Checkpointed(Result<Checkpoint>),
+    /// The offered checkpoint was removed.
+    CheckpointGone,
+    /// The checkpoint on its way to a member goes on; without this for `snapshot_patience_ticks` it counts as failed.
+    SnapshotProgress {
+        to: u64,
+    },
+    /// The checkpoint has arrived at a member and is installed there, or never will be.
+    SnapshotDone {
+        to: u64,
+        arrived: bool,
+    },
+    /// Makes the group's members these, step by step; answered by `Output::Members` when they are, or cannot be.
+    ChangeMembers {
+        id: u64,
+        change: MemberChange,
+    },
     /// Asks for the latest committed timestamp, under a valid lease; answered by `Output::SnapshotTs`.
     SnapshotTs {
         id: u64,
@@ -164,11 +232,44 @@ pub enum Output {
         id: u64,
         result: Result<()>,
     },
+    /// A change of members is committed; the members are in `ReplicaStatus`.
+    Members {
+        id: u64,
+        result: Result<()>,
+    },
+    /// A member needs a checkpoint: `StateStore::checkpoint` with these members, off the core; answered by
+    /// `Input::Checkpointed`.
+    Checkpoint {
+        members: Bytes,
+    },
     Role(RoleChange),
+    /// A transaction is prepared here for long: ask the coordinator's leader (`Work::Resolve`) and bring its answer here
+    /// (`Work::Settle`). Comes again, more and more rarely, until it is settled.
+    Resolve {
+        txn: TxnId,
+        coordinator: u32,
+        deadline_ts: u64,
+    },
+    /// A transaction was decided here long ago and may not be known everywhere: settle it in the groups `others`, and when
+    /// all have answered, let it be forgotten here (`Work::Forget`). Comes again as `Resolve` does.
+    Finish {
+        txn: TxnId,
+        commit_ts: u64,
+        others: Vec<u32>,
+    },
     /// Entries before `index` are needed by nobody: `LogStore::truncate(group, index)`.
     Truncate {
         index: u64,
     },
+}
+
+/// One step of a change of members. A voter comes in as a learner first, and is made a voter when it has caught up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MemberChange {
+    /// This node copies the group's log and state from now on, without a vote.
+    AddLearner(u64),
+    /// By joint consensus: these are the voters, and everybody else is a member no more.
+    SetVoters(Vec<u64>),
 }
 
 /// Who leads, and whether this replica executes.
@@ -210,6 +311,14 @@ pub struct ReplicaStatus {
     pub last_ts: u64,
     /// The other members, as the leader knows them; empty elsewhere.
     pub followers: Vec<FollowerStatus>,
+    /// Voters, and those who only copy, as this replica knows them.
+    pub voters: Vec<u64>,
+    pub learners: Vec<u64>,
+    /// Members are changing: two majorities are needed now.
+    pub joint: bool,
+    /// Bytes of current rows in memory, and proposed batches that are not committed; 0 unless open.
+    pub tip_bytes: usize,
+    pub batches_in_flight: usize,
     pub sessions: usize,
     /// Requests waiting for execution, commit or a lease.
     pub requests: usize,
@@ -223,6 +332,8 @@ pub struct FollowerStatus {
     pub lag: u64,
     /// Heard of since the last quorum check.
     pub active: bool,
+    /// A checkpoint is on its way to it.
+    pub snapshot: bool,
 }
 
 /// One line of `dbos.sessions`.

@@ -11,10 +11,12 @@
 //! * Ticks that come faster than configured are ignored, so that a burst after a stall elects nobody early.
 
 mod io;
+mod members;
+mod snapshot;
 
 pub use io::{
-    Durability, FollowerStatus, Input, Now, Output, ReplicaConfig, ReplicaStatus, Request, Role,
-    RoleChange, SessionStatus,
+    Durability, FollowerStatus, Input, MemberChange, Now, Output, ReplicaConfig, ReplicaStatus,
+    Request, Role, RoleChange, SessionStatus, Task,
 };
 
 use std::collections::VecDeque;
@@ -25,7 +27,8 @@ use raft::StateRole;
 use super::apply::{AppliedReport, ApplyJob};
 use super::executor::Executor;
 use crate::error::{Error, Result};
-use crate::raft::{Driver, DriverConfig, Effect, Proposed};
+use crate::planted::Mutation;
+use crate::raft::{Driver, DriverConfig, Effect, Proposed, StateEnd};
 use crate::storage::{LogStore, StateStore};
 
 /// A truncation that frees less is not worth it, unless the log's bound is small.
@@ -50,8 +53,14 @@ pub struct Replica<S: StateStore> {
     applying: VecDeque<(u64, u64)>,
     /// A flush came and the batch is not proposed yet.
     flush: bool,
+    snapshots: snapshot::Snapshots,
+    /// Change of members under way: number of the question, term and index of its entry.
+    changing: Option<(u64, u64, u64)>,
     role: RoleChange,
     effects: Vec<Effect>,
+    /// The tip of an earlier leadership (`Mutation::OverlayKept`).
+    #[cfg(test)]
+    kept: Option<super::Tip<S>>,
 }
 
 impl<S: StateStore> Replica<S> {
@@ -68,9 +77,10 @@ impl<S: StateStore> Replica<S> {
                 sync: config.durability == Durability::Fsync,
                 tail_lost: config.log_tail_lost,
                 seed: config.seed,
+                planted: config.planted,
             },
             log,
-            (meta.applied_index, meta.applied_term),
+            &StateEnd::new(&meta, store.origin()),
         )?;
         let term = driver.view().term;
         let durable = store.durable_index();
@@ -87,6 +97,8 @@ impl<S: StateStore> Replica<S> {
             floor: 0,
             applying: VecDeque::new(),
             flush: false,
+            snapshots: snapshot::Snapshots::default(),
+            changing: None,
             role: RoleChange {
                 leader: None,
                 term,
@@ -94,6 +106,8 @@ impl<S: StateStore> Replica<S> {
                 open: false,
             },
             effects: Vec::new(),
+            #[cfg(test)]
+            kept: None,
         })
     }
 
@@ -110,7 +124,11 @@ impl<S: StateStore> Replica<S> {
                 if !self.tick()? {
                     return Ok(());
                 }
+                if let Some(executor) = &mut self.executor {
+                    executor.tick(&self.config, self.now, out)?;
+                }
                 self.truncate(out)?;
+                self.watch_snapshots();
             }
             Input::Message(message) => {
                 let silent = self.is_silent();
@@ -118,6 +136,11 @@ impl<S: StateStore> Replica<S> {
             }
             Input::Persisted { token } => self.driver.persisted(token, &mut self.effects),
             Input::Applied(report) => self.note_applied(report),
+            Input::Checkpointed(result) => self.checkpointed(result)?,
+            Input::CheckpointGone => self.driver.withdraw(),
+            Input::SnapshotProgress { to } => self.snapshots.progress(to),
+            Input::SnapshotDone { to, arrived } => self.snapshot_done(to, arrived),
+            Input::ChangeMembers { id, change } => self.change_members(id, &change, out),
             Input::Flush => self.flush = true,
             Input::Campaign => {
                 if !self.is_silent() {
@@ -149,7 +172,7 @@ impl<S: StateStore> Replica<S> {
     }
 
     fn is_alone(&self) -> bool {
-        self.config.voters == [self.config.node]
+        self.driver.is_alone()
     }
 
     /// False if the tick came too early to count.
@@ -164,6 +187,12 @@ impl<S: StateStore> Replica<S> {
             self.driver.campaign();
         } else if !self.is_silent() || self.driver.is_leader() {
             self.driver.tick();
+        }
+        if self.driver.is_leader() && self.driver.has_left() {
+            self.hand_on();
+        }
+        if let Some(executor) = &mut self.executor {
+            executor.tidy();
         }
         if let Some(executor) = &mut self.executor
             && self.driver.log_bytes() > self.config.log_bytes_max / 2
@@ -193,7 +222,8 @@ impl<S: StateStore> Replica<S> {
     }
 
     fn transfer(&mut self, to: u64) {
-        if self.driver.is_leader() && to != self.config.node {
+        // One at a time: raft-rs gives one that does not succeed up after an election timeout.
+        if self.driver.can_propose() && to != self.config.node {
             if let Some(executor) = &mut self.executor {
                 executor.reads().lease().suspend();
             }
@@ -203,11 +233,7 @@ impl<S: StateStore> Replica<S> {
 
     fn snapshot_ts(&mut self, id: u64, out: &mut Vec<Output>) {
         match &mut self.executor {
-            Some(executor) => {
-                executor
-                    .reads()
-                    .push(super::reads::Answer::SnapshotTs { id });
-            }
+            Some(executor) => executor.snapshot_ts(&self.config, id, out),
             None => out.push(Output::SnapshotTs {
                 id,
                 result: Err(self.not_leader()),
@@ -231,7 +257,7 @@ impl<S: StateStore> Replica<S> {
     fn note_applied(&mut self, report: AppliedReport) {
         if report.index > self.applied {
             self.applied = report.index;
-            self.driver.applied(report.index);
+            self.driver.applied(report.index, &mut self.effects);
             if let Some(executor) = &mut self.executor {
                 executor.applied(report.index);
             }
@@ -247,14 +273,28 @@ impl<S: StateStore> Replica<S> {
         self.floor = self.floor.max(report.floor);
     }
 
-    /// I10: the log goes only behind state that is durable here, and behind the slowest member.
+    /// I10: the log goes only behind state that is durable here, and behind the slowest member as long as it is not too
+    /// large; a member that is cut off gets a checkpoint.
     fn truncate(&mut self, out: &mut Vec<Output>) -> Result<()> {
         let held_by_all = if self.driver.is_leader() {
             self.driver.held_by_all()
         } else {
             self.floor
         };
-        let index = held_by_all.min(self.durable);
+        let excess = self
+            .driver
+            .log_bytes()
+            .saturating_sub(self.config.log_bytes_max / 2);
+        let index = match excess {
+            0 => held_by_all,
+            _ => held_by_all.max(self.driver.index_after(excess)),
+        };
+        let durable = if self.config.planted.is(Mutation::TruncationBeforeFlush) {
+            self.applied
+        } else {
+            self.durable
+        };
+        let index = index.min(durable);
         let worth = TRUNCATE_BYTES_MIN.min(self.config.log_bytes_max / 8);
         if index >= self.driver.view().first && self.driver.bytes_to(index) >= worth {
             let index = self.driver.truncate(index)?;
@@ -273,6 +313,7 @@ impl<S: StateStore> Replica<S> {
                 break;
             }
         }
+        self.answer_change(out);
         self.report_role(begin, out);
         Ok(())
     }
@@ -286,15 +327,26 @@ impl<S: StateStore> Replica<S> {
                 Effect::Write { token, write, sync } => {
                     out.push(Output::Write { token, write, sync });
                 }
-                Effect::Committed(entries) => {
+                Effect::Committed { entries, members } => {
                     let last = entries.last().map_or(0, |entry| entry.index);
                     let bytes = entries.iter().map(|entry| entry.data.len() as u64).sum();
                     self.applying.push_back((last, bytes));
                     out.push(Output::Apply(ApplyJob {
                         group: self.config.group,
                         entries,
+                        members,
+                        ..ApplyJob::default()
                     }));
                 }
+                Effect::Install(checkpoint) => {
+                    self.applying.push_back((checkpoint.index, 0));
+                    out.push(Output::Apply(ApplyJob {
+                        group: self.config.group,
+                        install: Some(checkpoint),
+                        ..ApplyJob::default()
+                    }));
+                }
+                Effect::WantCheckpoint => self.want_checkpoint(out),
                 Effect::ReadConfirmed(round) => {
                     if let Some(executor) = &mut self.executor
                         && self.driver.is_leader()
@@ -307,6 +359,15 @@ impl<S: StateStore> Replica<S> {
         self.effects = effects;
     }
 
+    /// `Mutation::OverlayKept`: the tip stays for the next time.
+    #[cfg(test)]
+    fn keep_tip(&mut self, mut executor: Executor<S>) -> Executor<S> {
+        if self.config.planted.is(Mutation::OverlayKept) {
+            self.kept = Some(executor.take_tip());
+        }
+        executor
+    }
+
     /// Closes an executor whose term is over; opens one when this node's term has begun.
     fn follow_role(&mut self, out: &mut Vec<Output>) -> Result<()> {
         let view = self.driver.view();
@@ -317,11 +378,22 @@ impl<S: StateStore> Replica<S> {
             .is_some_and(|executor| !leads || executor.term() != view.term);
         if over && let Some(executor) = self.executor.take() {
             // I6: the lease, the tip and every speculative write go with it.
+            #[cfg(test)]
+            let executor = self.keep_tip(executor);
             executor.close(&self.not_leader(), out);
         }
         // I2: the last entry of a new leader's log is the empty one of its own term; it and all before it are applied.
         if leads && self.executor.is_none() && self.applied >= view.last {
-            self.executor = Some(Executor::open(&self.config, &self.store, view.term)?);
+            self.executor = Some(Executor::open(
+                &self.config,
+                &self.store,
+                view.term,
+                self.now,
+            )?);
+            #[cfg(test)]
+            if let (Some(executor), Some(tip)) = (&mut self.executor, self.kept.take()) {
+                executor.put_tip(tip);
+            }
         }
         Ok(())
     }
@@ -375,6 +447,9 @@ impl<S: StateStore> Replica<S> {
         self.flush = false;
         let index = self.driver.view().last + 1;
         let data = executor.seal(self.now, index, self.driver.held_by_all());
+        if self.config.planted.is(Mutation::ReplyBeforeCommit) {
+            executor.reply_early(out);
+        }
         // I1: the entry must be the one this executor computed, at the index it computed it for.
         if self.driver.propose(executor.term(), data) != Proposed::At(index)
             && let Some(executor) = self.executor.take()
@@ -413,6 +488,11 @@ impl<S: StateStore> Replica<S> {
         self.driver.may_vote()
     }
 
+    /// For whom this node voted in its term; 0 for nobody.
+    pub fn vote(&self) -> u64 {
+        self.driver.vote()
+    }
+
     pub fn status(&self) -> ReplicaStatus {
         let view = self.driver.view();
         let followers = match view.role {
@@ -444,8 +524,14 @@ impl<S: StateStore> Replica<S> {
                     match_index: member.matched,
                     lag: view.last.saturating_sub(member.matched),
                     active: member.active,
+                    snapshot: member.snapshot,
                 })
                 .collect(),
+            voters: self.driver.conf().voters.clone(),
+            learners: self.driver.conf().learners.clone(),
+            joint: !self.driver.conf().voters_outgoing.is_empty(),
+            tip_bytes: self.executor.as_ref().map_or(0, |e| e.tip_stats().bytes),
+            batches_in_flight: self.executor.as_ref().map_or(0, Executor::in_flight),
             sessions: self.executor.as_ref().map_or(0, |e| e.sessions().len()),
             requests: self.executor.as_ref().map_or(0, Executor::requests),
         }

@@ -11,7 +11,7 @@ use super::{Binder, Typed, name_span, object_name, parse};
 use crate::error::{Error, Result};
 use crate::sql::aggregate::{Aggregate, count_star, is_aggregate, resolve_aggregate};
 use crate::sql::cast::{CastContext, can_cast};
-use crate::sql::catalog::{FunctionDef, Sequence};
+use crate::sql::catalog::{FunctionDef, Lookup, Sequence};
 use crate::sql::functions::{
     Function, does_not_exist, is_function, resolve_function, resolve_operator, resolve_unary,
 };
@@ -84,6 +84,11 @@ pub fn call_name(call: &ast::Function) -> String {
 
 impl Binder<'_> {
     pub(super) fn function(&mut self, call: &ast::Function) -> Result<Typed> {
+        if let FunctionArguments::Subquery(query) = &call.args
+            && call_name(call) == "array"
+        {
+            return self.array_subquery(query);
+        }
         let call_parts = parts(call)?;
         self.call(call_parts)
             .map_err(|e| self.at(e, name_span(&call.name)))
@@ -102,6 +107,11 @@ impl Binder<'_> {
             "greatest" | "least" => return self.extreme(&call),
             "nullif" => return self.null_if(&call),
             "nextval" | "currval" => return self.sequence_call(&call),
+            "setval" | "lastval" => {
+                return Err(Error::unsupported(call.name).hint(
+                    "each partition counts for itself: only nextval and currval can be right",
+                ));
+            }
             "dbos.partition_of" => return self.partition_of(&call),
             "row" => return self.row(&call),
             _ => {}
@@ -112,6 +122,9 @@ impl Binder<'_> {
         }
         if let Some(def) = self.overload(&call.name, &args)? {
             return self.routine(&def, args);
+        }
+        if let Some(lookup) = Lookup::named(&call.name, args.len()) {
+            return self.lookup(lookup, args);
         }
         let types: Vec<DataType> = args.iter().map(|a| a.data_type).collect();
         if !is_function(&call.name) {
@@ -333,10 +346,11 @@ impl Binder<'_> {
     }
 
     fn sequence(&self, name: &str) -> Result<Arc<Sequence>> {
-        let plain = name
-            .trim_start_matches("public.")
-            .trim_matches('"')
-            .to_lowercase();
+        let plain = name.trim_start_matches("public.");
+        let plain = match plain.strip_prefix('"').and_then(|p| p.strip_suffix('"')) {
+            Some(quoted) => quoted.to_string(),
+            None => plain.to_lowercase(),
+        };
         let found = self.catalog.sequence(&plain).cloned();
         found.ok_or_else(|| Error::new("42P01", format!("relation \"{name}\" does not exist")))
     }

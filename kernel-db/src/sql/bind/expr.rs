@@ -48,9 +48,22 @@ impl Binder<'_> {
             E::Subquery(query) => self.scalar_subquery(query),
             E::Function(call) => self.function(call),
             E::Tuple(list) => self.tuple(list),
+            E::Array(list) => self.array(&list.elem),
+            E::CompoundFieldAccess { root, access_chain } => self.subscript(root, access_chain),
+            E::AnyOp {
+                left,
+                compare_op,
+                right,
+                ..
+            } => self.quantified(left, compare_op, right, false),
+            E::AllOp {
+                left,
+                compare_op,
+                right,
+            } => self.quantified(left, compare_op, right, true),
             E::Collate { expr, collation } => {
                 let name = collation.to_string().to_lowercase();
-                match name.trim_matches('"') {
+                match name.trim_start_matches("pg_catalog.").trim_matches('"') {
                     "c" | "posix" | "default" => self.expr(expr),
                     _ => Err(Error::unsupported(format!("collation {collation}"))
                         .hint("text sorts as COLLATE \"C\"")),
@@ -152,6 +165,14 @@ impl Binder<'_> {
         right: &ast::Expr,
     ) -> Result<Typed> {
         let bool_of = |expr| Ok(Typed::new(expr, DataType::Bool));
+        let named;
+        let op = match op {
+            BinaryOperator::PGCustomBinaryOperator(path) => {
+                named = super::system::named_operator(path)?;
+                &named
+            }
+            op => op,
+        };
         match op {
             BinaryOperator::And | BinaryOperator::Or => {
                 let what = if *op == BinaryOperator::And {
@@ -449,7 +470,16 @@ impl Binder<'_> {
     }
 
     fn cast(&mut self, inner: &ast::Expr, to: &ast::DataType) -> Result<Typed> {
+        if let Some(made) = self.name_cast(inner, to)? {
+            return Ok(made);
+        }
         let (to, max_len) = DataType::from_sql(to)?;
+        if let (ast::Expr::Array(list), Some(element)) = (inner, to.element())
+            && list.elem.is_empty()
+        {
+            let empty = crate::sql::array::value(element, Vec::new())?;
+            return Ok(Typed::new(Expr::Const(empty), to));
+        }
         let bound = self.expr(inner)?;
         let from = bound.data_type;
         let Some(expr) = self.coerce(bound, to, CastContext::Explicit)? else {

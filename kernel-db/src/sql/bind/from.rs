@@ -41,9 +41,10 @@ impl Binder<'_> {
     }
 
     fn table_with_joins(&mut self, item: &ast::TableWithJoins, from: &mut From) -> Result<()> {
+        let first = self.scope()?.tables.is_empty();
         self.relation(&item.relation, JoinKind::Inner, from)?;
         for join in &item.joins {
-            self.join(join, from)?;
+            self.join(join, first, from)?;
         }
         Ok(())
     }
@@ -60,7 +61,7 @@ impl Binder<'_> {
             if table_with_joins.joins.is_empty() {
                 return self.relation(&table_with_joins.relation, kind, from);
             }
-            return Err(Error::unsupported("LEFT JOIN of a join in parentheses")
+            return Err(Error::unsupported("an outer join of a join in parentheses")
                 .hint("put the inner join into a subquery: LEFT JOIN (SELECT ...) AS x"));
         }
         let factor = self.factor(relation)?;
@@ -99,23 +100,40 @@ impl Binder<'_> {
             hash: None,
             keep: false,
             site: None,
+            each: None,
+            early: Vec::new(),
         });
         Ok(())
     }
 
-    fn join(&mut self, join: &ast::Join, from: &mut From) -> Result<()> {
+    /// `first`: nothing stands before this chain of joins in FROM.
+    fn join(&mut self, join: &ast::Join, first: bool, from: &mut From) -> Result<()> {
         let (kind, constraint) = match &join.join_operator {
             JoinOperator::Join(c) | JoinOperator::Inner(c) | JoinOperator::CrossJoin(c) => {
                 (JoinKind::Inner, c)
             }
             JoinOperator::Left(c) | JoinOperator::LeftOuter(c) => (JoinKind::Left, c),
-            JoinOperator::Right(_) | JoinOperator::RightOuter(_) => {
-                return Err(Error::unsupported("RIGHT JOIN")
-                    .hint("exchange the tables and write LEFT JOIN"));
-            }
-            JoinOperator::FullOuter(_) => return Err(Error::unsupported("FULL JOIN")),
+            JoinOperator::Right(c) | JoinOperator::RightOuter(c) => (JoinKind::Right, c),
+            JoinOperator::FullOuter(c) => (JoinKind::Full, c),
             _ => return Err(Error::unsupported("this kind of join")),
         };
+        if kind.keeps_right() {
+            if !first {
+                return Err(
+                    Error::unsupported("RIGHT or FULL JOIN after another table of FROM")
+                        .hint("put it first, or into a subquery"),
+                );
+            }
+            if matches!(
+                constraint,
+                JoinConstraint::Using(_) | JoinConstraint::Natural
+            ) {
+                return Err(
+                    Error::unsupported("RIGHT or FULL JOIN with USING or NATURAL")
+                        .hint("write ON a.x = b.x, and COALESCE(a.x, b.x) for the column"),
+                );
+            }
+        }
         let left_tables = self.scope()?.tables.len();
         self.relation(&join.relation, kind, from)?;
         let condition = match constraint {
@@ -141,6 +159,10 @@ impl Binder<'_> {
         };
         match (kind, from.steps.last_mut()) {
             (JoinKind::Left, Some(step)) => step.on = Some(condition),
+            (JoinKind::Right | JoinKind::Full, Some(step)) => {
+                step.on = Some(condition);
+                step.early = std::mem::take(&mut from.conditions);
+            }
             _ => from.conditions.extend(condition.conjuncts()),
         }
         Ok(())
@@ -220,6 +242,17 @@ impl Binder<'_> {
                 alias,
                 ..
             } => self.derived(subquery, *lateral, alias.as_ref()),
+            TableFactor::UNNEST {
+                alias,
+                array_exprs,
+                with_offset: false,
+                with_ordinality: false,
+                ..
+            } => {
+                let arrays: Vec<&ast::Expr> = array_exprs.iter().collect();
+                let factor = self.unnest(&arrays)?;
+                named_function(factor, "unnest", alias.as_ref())
+            }
             other => Err(Error::unsupported(format!("FROM {other}"))),
         }
     }
@@ -337,18 +370,12 @@ impl Binder<'_> {
                 other => return Err(Error::unsupported(format!("argument {other}"))),
             }
         }
-        let mut factor = if plain == "generate_series" {
-            self.series(&exprs)?
-        } else {
-            self.routine_table(name, args)?
+        let factor = match plain.as_str() {
+            "generate_series" => self.series(&exprs)?,
+            "unnest" => self.unnest(&exprs)?,
+            _ => self.routine_table(name, args)?,
         };
-        let scalar = factor.columns.len() == 1;
-        rename(&mut factor, alias)?;
-        // A function with one unnamed column: its column is called like the table.
-        if scalar && alias.is_some_and(|a| a.columns.is_empty()) && factor.columns[0].0 == plain {
-            factor.columns[0].0.clone_from(&factor.alias);
-        }
-        Ok(factor)
+        named_function(factor, &plain, alias)
     }
 
     fn series(&mut self, args: &[&ast::Expr]) -> Result<Factor> {
@@ -396,6 +423,23 @@ impl Binder<'_> {
             source: Source::Series(exprs),
             alias: "generate_series".to_string(),
             columns,
+            visible: 1,
+        })
+    }
+
+    fn unnest(&mut self, args: &[&ast::Expr]) -> Result<Factor> {
+        let [list] = args else {
+            return Err(Error::unsupported("unnest of several arrays"));
+        };
+        let list = self.expr(list)?;
+        let Some(element) = list.data_type.element() else {
+            let types = [list.data_type];
+            return Err(crate::sql::functions::does_not_exist("unnest", &types));
+        };
+        Ok(Factor {
+            source: Source::Unnest(list.expr),
+            alias: "unnest".to_string(),
+            columns: vec![("unnest".to_string(), element)],
             visible: 1,
         })
     }
@@ -476,6 +520,20 @@ impl Binder<'_> {
         }
         Ok(Arc::clone(table))
     }
+}
+
+/// A function as a table under its alias. With one unnamed column, the column is called like the table.
+fn named_function(
+    mut factor: Factor,
+    plain: &str,
+    alias: Option<&ast::TableAlias>,
+) -> Result<Factor> {
+    let scalar = factor.columns.len() == 1;
+    rename(&mut factor, alias)?;
+    if scalar && alias.is_some_and(|a| a.columns.is_empty()) && factor.columns[0].0 == plain {
+        factor.columns[0].0.clone_from(&factor.alias);
+    }
+    Ok(factor)
 }
 
 fn rename(factor: &mut Factor, alias: Option<&ast::TableAlias>) -> Result<()> {

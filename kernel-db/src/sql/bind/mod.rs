@@ -3,6 +3,8 @@
 //! Types follow PostgreSQL: a string literal or an untyped parameter is `Unknown` until its surroundings say what it is.
 //! The binder keeps a stack of scopes, one per query level; a name found further out becomes an `Expr::Outer`.
 
+mod array;
+mod as_of;
 mod call;
 mod coerce;
 mod expr;
@@ -11,16 +13,19 @@ mod group;
 mod names;
 pub mod parse;
 mod query;
+mod rewrite;
+mod row_locks;
 mod scope;
 mod select;
 mod session;
 mod subquery;
+mod system;
 mod write;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sqlparser::ast::{self, Statement};
+use sqlparser::ast::{self, SetExpr, Statement};
 use sqlparser::tokenizer::Span;
 
 use super::catalog::Catalog;
@@ -28,6 +33,7 @@ use super::plan::{AggregateCall, Expr, Plan, Routing, sites};
 use super::prepare::{Column, Kind, ParamScope, Prepared, PreparedExpr};
 use super::{DataType, explain};
 use crate::error::{Error, Result};
+pub use as_of::stamp;
 use scope::Scope;
 
 /// How deep queries and expressions may nest.
@@ -75,7 +81,7 @@ pub fn prepare_text(
     text: &str,
     types: &[Option<DataType>],
 ) -> Result<Prepared> {
-    let mut statements = parse::parse_many(text)?;
+    let mut statements = parse::parse_timed(text)?;
     if statements.len() > 1 {
         return Err(Error::new(
             "42601",
@@ -87,7 +93,22 @@ pub fn prepare_text(
     binder.text = Some(text);
     binder.growable = true;
     match statements.pop() {
-        Some((statement, own_text)) => binder.statement(&statement, &own_text),
+        Some(parsed) => {
+            let as_of = match &parsed.as_of {
+                Some(time) => Some(binder.as_of(time)?),
+                None => None,
+            };
+            let mut prepared = binder.statement(&parsed.statement, &parsed.text)?;
+            let reads = matches!(prepared.kind, Kind::Select | Kind::Explain) && !prepared.writes;
+            if as_of.is_some() && !reads {
+                return Err(Error::new(
+                    "42601",
+                    "AS OF SYSTEM TIME stands in a SELECT that reads only",
+                ));
+            }
+            prepared.as_of = as_of;
+            Ok(prepared)
+        }
         None => Ok(binder.finish(Kind::Empty, Plan::Nothing, Vec::new())),
     }
 }
@@ -201,6 +222,12 @@ impl<'a> Binder<'a> {
     fn statement(mut self, statement: &Statement, own_text: &str) -> Result<Prepared> {
         match statement {
             Statement::Query(query) => {
+                if let SetExpr::Insert(inner) | SetExpr::Update(inner) | SetExpr::Delete(inner) =
+                    query.body.as_ref()
+                {
+                    self.with(query)?;
+                    return self.statement(inner, own_text);
+                }
                 let query = self.query(query)?;
                 let columns = query.columns.clone();
                 Ok(self.finish(Kind::Select, Plan::Query(query), columns))
@@ -260,6 +287,7 @@ impl<'a> Binder<'a> {
             plan: Plan::Explain(lines),
             routing: Routing::Nothing,
             writes: false,
+            as_of: None,
         })
     }
 
@@ -282,6 +310,7 @@ impl<'a> Binder<'a> {
             plan,
             routing,
             writes,
+            as_of: None,
         }
     }
 }

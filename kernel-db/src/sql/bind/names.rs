@@ -15,6 +15,9 @@ fn named(e: &ast::Expr) -> Option<(String, bool)> {
     use ast::Expr as E;
     let strong = |name: &str| Some((name.to_string(), true));
     let type_name = |t: &ast::DataType| {
+        if let Some(name) = super::system::name_type(t) {
+            return Some((name, false));
+        }
         DataType::from_sql(t)
             .ok()
             .map(|(t, _)| (t.internal_name().to_string(), false))
@@ -38,6 +41,8 @@ fn named(e: &ast::Expr) -> Option<(String, bool)> {
                 .filter(|(_, strong)| *strong);
             inner.or_else(|| Some(("case".to_string(), false)))
         }
+        E::Array(_) => strong("array"),
+        E::CompoundFieldAccess { root, .. } => named(root),
         E::Exists { .. } => strong("exists"),
         E::Extract { .. } => strong("extract"),
         E::Ceil { .. } => strong("ceil"),

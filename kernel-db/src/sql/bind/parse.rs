@@ -6,15 +6,26 @@ use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer};
 
+use super::rewrite::{Parsed, Rewritten, rewrite};
 use crate::error::{Error, Result};
 
 /// Longest statement text taken.
 pub const TEXT_BYTES_MAX: usize = 16 << 20;
 
-const DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
+pub(super) const DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
 
-/// Splits `text` into statements, each with its own text.
+/// Splits `text` into statements, each with its own text. A statement AS OF SYSTEM TIME is refused: see [`parse_timed`].
 pub fn parse_many(text: &str) -> Result<Vec<(Statement, String)>> {
+    let one = |parsed: Parsed| match parsed.as_of {
+        None => Ok((parsed.statement, parsed.text)),
+        Some(_) => Err(Error::unsupported("AS OF SYSTEM TIME at this place")
+            .hint("send the SELECT on its own, outside of functions")),
+    };
+    parse_timed(text)?.into_iter().map(one).collect()
+}
+
+/// Splits `text` into statements, each with its own text and the time it reads at.
+pub fn parse_timed(text: &str) -> Result<Vec<Parsed>> {
     if text.len() > TEXT_BYTES_MAX {
         return Err(Error::new(
             "54000",
@@ -32,6 +43,7 @@ pub fn parse_many(text: &str) -> Result<Vec<(Statement, String)>> {
             word.keyword = Keyword::NoKeyword;
         }
     }
+    super::row_locks::rewrite(&mut tokens);
     let mut statements = Vec::new();
     let mut start = 0;
     while start < tokens.len() {
@@ -49,7 +61,11 @@ pub fn parse_many(text: &str) -> Result<Vec<(Statement, String)>> {
         let to = tokens
             .get(end)
             .map_or(text.len(), |t| byte_offset(text, t.span.start));
-        let mut parser = Parser::new(&DIALECT).with_tokens_with_locations(part.to_vec());
+        let Rewritten {
+            tokens: part,
+            as_of,
+        } = rewrite(part)?;
+        let mut parser = Parser::new(&DIALECT).with_tokens_with_locations(part);
         let statement = parser
             .parse_statement()
             .map_err(|e| syntax_error(text, &e))?;
@@ -57,12 +73,16 @@ pub fn parse_many(text: &str) -> Result<Vec<(Statement, String)>> {
         if next.token != Token::EOF {
             return Err(near(text, &next.token.to_string(), Some(next.span.start)));
         }
-        statements.push((statement, text[from..to].trim_end().to_string()));
+        statements.push(Parsed {
+            statement,
+            text: text[from..to].trim_end().to_string(),
+            as_of,
+        });
     }
     Ok(statements)
 }
 
-fn is_blank(token: &TokenWithSpan) -> bool {
+pub(super) fn is_blank(token: &TokenWithSpan) -> bool {
     matches!(token.token, Token::Whitespace(_) | Token::EOF)
 }
 

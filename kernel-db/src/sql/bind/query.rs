@@ -22,7 +22,7 @@ impl Binder<'_> {
         bound
     }
 
-    fn with(&mut self, query: &ast::Query) -> Result<()> {
+    pub(super) fn with(&mut self, query: &ast::Query) -> Result<()> {
         let Some(with) = &query.with else {
             return Ok(());
         };
@@ -85,14 +85,10 @@ impl Binder<'_> {
                 let made = self.set_operation(left, *op, *set_quantifier, right)?;
                 self.sort_output(made, order)?
             }
-            SetExpr::Table(table) => {
-                let name = table.table_name.as_deref().unwrap_or_default();
-                return Err(Error::unsupported(format!("TABLE {name}"))
-                    .hint(format!("write SELECT * FROM {name}")));
-            }
             other => return Err(Error::unsupported(format!("{other} as a query"))),
         };
         self.limits(query, &mut bound)?;
+        self.row_locks(query, &mut bound)?;
         Ok(bound)
     }
 
@@ -274,6 +270,7 @@ fn plain(body: QueryBody, columns: Vec<Column>) -> Query {
         sort: Vec::new(),
         limit: None,
         offset: None,
+        locks: Vec::new(),
     }
 }
 

@@ -137,11 +137,7 @@ impl Binder<'_> {
             mut project,
             columns,
         } = selected;
-        let wanted = if grouped {
-            None
-        } else {
-            wanted_order(&sort, &project)
-        };
+        let wanted = wanted_order(&sort, &project).filter(|_| !grouped);
         let types = self.row_types()?;
         let limited = limited && !grouped;
         let mut planned = choose::plan(
@@ -184,6 +180,7 @@ impl Binder<'_> {
             sort,
             limit: None,
             offset: None,
+            locks: Vec::new(),
         })
     }
 
@@ -200,7 +197,7 @@ impl Binder<'_> {
             .functions_named(&name)
             .iter()
             .any(|f| f.returns.set && f.returns.columns.is_empty());
-        if name != "generate_series" && !returns_set {
+        if name != "generate_series" && name != "unnest" && !returns_set {
             return None;
         }
         let ast::FunctionArguments::List(list) = &call.args else {
@@ -252,7 +249,10 @@ impl Binder<'_> {
                     selected.append(self.wildcard(Some(&table))?);
                 }
                 SelectItem::UnnamedExpr(e) => {
-                    let bound = self.expr(e)?;
+                    let bound = match self.shown_name(e)? {
+                        Some(name) => name,
+                        None => self.expr(e)?,
+                    };
                     self.add_column(&mut selected, bound, column_name(e))?;
                 }
                 SelectItem::ExprWithAlias { expr, alias } => {

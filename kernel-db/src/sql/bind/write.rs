@@ -382,6 +382,8 @@ impl Binder<'_> {
             hash: None,
             keep: false,
             site: None,
+            each: None,
+            early: Vec::new(),
         };
         let rest = self.from(others)?;
         let mut from = From {

@@ -5,6 +5,8 @@
 //! PostgreSQL views. What a function compiles to is cached in the version it was compiled for.
 
 mod function;
+mod lookup;
+mod postgres;
 mod serial;
 mod system;
 mod table;
@@ -17,6 +19,8 @@ use serde::{Deserialize, Serialize};
 pub use function::{
     ArgMode, ColumnType, FunctionArg, FunctionDef, Language, Procedure, Returned, Returns,
 };
+pub use lookup::Lookup;
+pub use postgres::oid;
 pub use system::{SystemTables, rows as system_rows};
 pub use table::{CheckDef, ColumnDef, Index, IndexColumn, IndexState, Sequence, Table};
 
@@ -29,6 +33,7 @@ pub const FIRST_TABLE_ID: u32 = 100;
 pub const META_TABLE_ID: u32 = 0;
 /// Table id of the counters behind sequences and hidden row ids; one row per sequence or table and partition.
 pub const COUNTER_TABLE_ID: u32 = 1;
+// 2 is the table of unfinished transactions (`partition::records`).
 
 /// A dropped table (`index` none) or index, so that partitions can drop its keys when they install `version`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +157,12 @@ impl Catalog {
 
     pub(crate) fn remove_sequence(&mut self, name: &str) -> Option<Arc<Sequence>> {
         self.sequences.remove(&with_schema(name))
+    }
+
+    /// Removes the sequences that go with a table.
+    pub(crate) fn remove_sequences_of(&mut self, table: &str) {
+        self.sequences
+            .retain(|_, s| s.owner.as_deref() != Some(table));
     }
 
     /// Adds `def`, replacing an overload with the same argument types.

@@ -56,7 +56,7 @@ pub mod data_type {
 
     use crate::sql::DataType;
 
-    const NAMES: [(DataType, &str); 15] = [
+    const NAMES: [(DataType, &str); 24] = [
         (DataType::Bool, "bool"),
         (DataType::Int2, "int2"),
         (DataType::Int4, "int4"),
@@ -72,6 +72,15 @@ pub mod data_type {
         (DataType::Unknown, "unknown"),
         (DataType::Void, "void"),
         (DataType::Record, "record"),
+        (DataType::BoolArray, "_bool"),
+        (DataType::Int2Array, "_int2"),
+        (DataType::Int4Array, "_int4"),
+        (DataType::Int8Array, "_int8"),
+        (DataType::Float8Array, "_float8"),
+        (DataType::TextArray, "_text"),
+        (DataType::VarcharArray, "_varchar"),
+        (DataType::TimestamptzArray, "_timestamptz"),
+        (DataType::UuidArray, "_uuid"),
     ];
 
     pub fn serialize<S: Serializer>(value: &DataType, s: S) -> Result<S::Ok, S::Error> {

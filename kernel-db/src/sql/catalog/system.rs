@@ -3,8 +3,8 @@
 
 use std::sync::{Arc, LazyLock};
 
+use super::Catalog;
 use super::table::{ColumnDef, Table};
-use super::{Catalog, FIRST_TABLE_ID};
 use crate::error::{Error, Result};
 use crate::sql::{DataType, Value};
 
@@ -42,6 +42,7 @@ const TABLES: [(&str, &str, &str); 13] = [
         "statements",
         "node_id:int4 session_id:text started:timestamptz query:text",
     ),
+    ("dbos", "clock", "stamp:int8 moment:timestamptz"),
     (
         "dbos",
         "tables",
@@ -68,7 +69,6 @@ const TABLES: [(&str, &str, &str); 13] = [
         "table_catalog:text table_schema:text table_name:text column_name:text ordinal_position:int4 column_default:text \
          is_nullable:text data_type:text character_maximum_length:int4",
     ),
-    ("pg_catalog", "pg_type", "oid:int8 typname:text typlen:int2"),
     (
         "pg_catalog",
         "pg_tables",
@@ -82,7 +82,10 @@ const TABLES: [(&str, &str, &str); 13] = [
 ];
 
 static SYSTEM: LazyLock<Vec<Arc<Table>>> = LazyLock::new(|| {
-    let made = TABLES.iter().enumerate();
+    let postgres = super::postgres::TABLES
+        .iter()
+        .map(|(name, columns)| ("pg_catalog", *name, *columns));
+    let made = TABLES.into_iter().chain(postgres).enumerate();
     made.map(|(i, (schema, name, columns))| Arc::new(make(i, schema, name, columns)))
         .collect()
 });
@@ -90,14 +93,7 @@ static SYSTEM: LazyLock<Vec<Arc<Table>>> = LazyLock::new(|| {
 fn make(position: usize, schema: &str, name: &str, columns: &str) -> Table {
     let columns = columns.split_whitespace().map(|column| {
         let (name, type_name) = column.split_once(':').unwrap_or((column, "text"));
-        let data_type = match type_name {
-            "int2" => DataType::Int2,
-            "int4" => DataType::Int4,
-            "int8" => DataType::Int8,
-            "bool" => DataType::Bool,
-            "timestamptz" => DataType::Timestamptz,
-            _ => DataType::Text,
-        };
+        let data_type = DataType::from_name(type_name).unwrap_or(DataType::Text);
         ColumnDef {
             name: name.to_string(),
             data_type,
@@ -107,7 +103,7 @@ fn make(position: usize, schema: &str, name: &str, columns: &str) -> Table {
         }
     });
     Table {
-        id: u32::try_from(position).unwrap_or(0) + FIRST_TABLE_ID / 2,
+        id: super::postgres::system_id(position, name),
         schema: schema.to_string(),
         name: name.to_string(),
         columns: columns.collect(),
@@ -130,11 +126,11 @@ pub fn table_on_path(name: &str) -> Option<&'static Arc<Table>> {
     table("pg_catalog", name)
 }
 
-fn text(s: impl AsRef<str>) -> Value {
+pub(super) fn text(s: impl AsRef<str>) -> Value {
     Value::Text(s.as_ref().into())
 }
 
-fn opt(s: Option<String>) -> Value {
+pub(super) fn opt(s: Option<String>) -> Value {
     s.map_or(Value::Null, text)
 }
 
@@ -159,7 +155,6 @@ pub fn rows(
         ("information_schema", "columns") => Ok(all_tables(catalog)
             .flat_map(|t| information_columns(t))
             .collect()),
-        ("pg_catalog", "pg_type") => Ok(types()),
         ("pg_catalog", "pg_tables") => Ok(all_tables(catalog)
             .map(|t| vec![text(&t.schema), text(&t.name), text("dbos")])
             .collect()),
@@ -172,13 +167,11 @@ pub fn rows(
             });
             Ok(rows.collect())
         }
-        (schema, name) => Err(Error::internal(format!(
-            "system table {schema}.{name} has no source"
-        ))),
+        _ => super::postgres::rows(catalog, table),
     }
 }
 
-fn all_tables(catalog: &Catalog) -> impl Iterator<Item = &Arc<Table>> {
+pub(super) fn all_tables(catalog: &Catalog) -> impl Iterator<Item = &Arc<Table>> {
     catalog.tables().chain(SYSTEM.iter())
 }
 
@@ -280,30 +273,4 @@ fn information_columns(t: &Table) -> Vec<Vec<Value>> {
         ]
     };
     t.visible_columns().iter().enumerate().map(one).collect()
-}
-
-fn types() -> Vec<Vec<Value>> {
-    const LISTED: [(DataType, &str); 11] = [
-        (DataType::Bool, "bool"),
-        (DataType::Int2, "int2"),
-        (DataType::Int4, "int4"),
-        (DataType::Int8, "int8"),
-        (DataType::Float8, "float8"),
-        (DataType::Text, "text"),
-        (DataType::Varchar, "varchar"),
-        (DataType::Bytea, "bytea"),
-        (DataType::Timestamptz, "timestamptz"),
-        (DataType::Uuid, "uuid"),
-        (DataType::Numeric, "numeric"),
-    ];
-    LISTED
-        .iter()
-        .map(|(t, name)| {
-            vec![
-                Value::Int8(i64::from(t.oid())),
-                text(name),
-                Value::Int2(t.typlen()),
-            ]
-        })
-        .collect()
 }

@@ -82,6 +82,13 @@ impl Table {
         self.primary_key.first().copied()
     }
 
+    /// True for a unique index without the partition key. Its entries are not with their rows but where the hash of the
+    /// indexed values says, so that equal values meet in one partition.
+    pub fn is_global(&self, index: &Index) -> bool {
+        let key = self.partition_column();
+        index.unique && !index.columns.iter().any(|c| Some(c.column) == key)
+    }
+
     pub fn types(&self) -> Vec<DataType> {
         self.columns.iter().map(|c| c.data_type).collect()
     }
@@ -96,4 +103,7 @@ pub struct Sequence {
     pub increment: i64,
     pub min: i64,
     pub max: i64,
+    /// The table it goes with.
+    #[serde(default)]
+    pub owner: Option<String>,
 }

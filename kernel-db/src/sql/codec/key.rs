@@ -66,7 +66,7 @@ fn encode_present(out: &mut Vec<u8>, value: &Value) {
             let length = interval::length(*months, *days, *micros);
             out.extend_from_slice(&(length as u128 ^ 1 << 127).to_be_bytes());
         }
-        Value::Record(fields) => {
+        Value::Record(fields) | Value::Array { items: fields, .. } => {
             for field in fields.iter() {
                 encode_value(out, field, false);
             }
@@ -183,11 +183,7 @@ pub fn decode_value(rest: &mut &[u8], data_type: DataType, descending: bool) -> 
         }
         DataType::Bytea => Value::Bytea(Bytes::from(take_bytes(rest, mask)?)),
         DataType::Uuid => Value::Uuid(take(rest, mask)?),
-        DataType::Numeric
-        | DataType::Interval
-        | DataType::Unknown
-        | DataType::Void
-        | DataType::Record => {
+        _ => {
             return Err(Error::internal(format!(
                 "keys of type {data_type} are not read back"
             )));

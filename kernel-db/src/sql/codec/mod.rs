@@ -4,4 +4,4 @@ pub mod key;
 pub mod row;
 mod slot;
 
-pub use slot::slot;
+pub use slot::{slot, slot_of_entry};

@@ -51,7 +51,7 @@ pub fn encode_into(out: &mut Vec<u8>, values: &[Value]) -> Result<()> {
                 out.push(tag::UUID);
                 out.extend_from_slice(bytes);
             }
-            Value::Numeric(_) | Value::Interval { .. } | Value::Record(_) => {
+            Value::Numeric(_) | Value::Interval { .. } | Value::Record(_) | Value::Array { .. } => {
                 return Err(Error::unsupported(format!(
                     "storing type {}",
                     value.data_type()

@@ -20,10 +20,15 @@ pub fn slot(value: &Value) -> Slot {
         Value::Uuid(bytes) => of_bytes(bytes),
         Value::Float8(number) => of_bytes(&key::canonical_bits(*number).to_be_bytes()),
         Value::Timestamptz(micros) => of_bytes(&micros.to_be_bytes()),
-        Value::Numeric(_) | Value::Interval { .. } | Value::Record(_) => {
+        Value::Numeric(_) | Value::Interval { .. } | Value::Record(_) | Value::Array { .. } => {
             of_bytes(&key::encode(std::slice::from_ref(value), &[]))
         }
     }
+}
+
+/// The slot of a global index's entry: of its indexed columns as they are encoded.
+pub fn slot_of_entry(columns: &[u8]) -> Slot {
+    of_bytes(columns)
 }
 
 fn of_int(int: i64) -> Slot {

@@ -3,7 +3,6 @@
 use sqlparser::ast;
 
 use super::Change;
-use super::table::check_unique;
 use crate::error::{Error, Result};
 use crate::sql::bind::{ident, object_name};
 use crate::sql::catalog::{Dropped, Index, IndexColumn, IndexState, Table};
@@ -37,10 +36,6 @@ impl Change {
             return Ok(());
         }
         self.check_free(&name)?;
-        if create.unique {
-            let places: Vec<usize> = columns.iter().map(|c| c.column).collect();
-            check_unique(&table, &places)?;
-        }
         // A table made by the same change is empty: nothing to fill.
         let state = if self.fresh.contains(&table.id) {
             IndexState::Ready
@@ -52,13 +47,20 @@ impl Change {
         table.next_index_id = id
             .checked_add(1)
             .ok_or_else(|| Error::new("54000", "too many indexes"))?;
-        table.indexes.push(Index {
+        let index = Index {
             id,
             name,
             columns,
             unique: create.unique,
             state,
-        });
+        };
+        if table.is_global(&index) && state != IndexState::Ready {
+            return Err(Error::unsupported(
+                "a unique index without the partition key on a table that is there already",
+            )
+            .hint("say UNIQUE in CREATE TABLE, or add the table's partition key to the index"));
+        }
+        table.indexes.push(index);
         self.catalog.put_table(table);
         self.changed = true;
         Ok(())

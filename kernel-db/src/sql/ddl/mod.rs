@@ -14,6 +14,8 @@ use sqlparser::ast::{ObjectName, ObjectType, Statement};
 
 use super::bind::{object_name, parse};
 use super::catalog::{Catalog, Dropped, IndexState, Table};
+use sequence::largest_value;
+
 use crate::error::{Error, Result};
 
 /// True for statements that change the catalogue.
@@ -77,12 +79,15 @@ impl Change {
                 if_not_exists,
                 name,
                 sequence_options,
-                ..
+                data_type,
+                owned_by,
             } => {
                 if *temporary {
                     return Err(Error::unsupported("a temporary sequence"));
                 }
-                self.create_sequence(name, *if_not_exists, sequence_options)
+                let owner = self.sequence_owner(owned_by.as_ref())?;
+                let largest = largest_value(data_type.as_ref())?;
+                self.create_sequence(name, *if_not_exists, sequence_options, largest, owner)
                     .map(|()| "CREATE SEQUENCE")
             }
             Statement::CreateFunction(create) => {
@@ -164,7 +169,13 @@ impl Change {
         for name in names {
             let name = Self::own_name(name)?;
             let (what, dropped) = match object_type {
-                ObjectType::Table => ("table", self.drop_table(&name)),
+                ObjectType::Table => {
+                    let dropped = self.drop_table(&name);
+                    if dropped {
+                        self.catalog.remove_sequences_of(&name);
+                    }
+                    ("table", dropped)
+                }
                 ObjectType::Index => ("index", self.drop_index(&name)?),
                 ObjectType::Sequence => ("sequence", self.catalog.remove_sequence(&name).is_some()),
                 other => return Err(Error::unsupported(format!("DROP {other}"))),

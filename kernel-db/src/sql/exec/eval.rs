@@ -8,7 +8,7 @@ use crate::sql::cast::{self, CastContext};
 use crate::sql::catalog::{Returned, Sequence};
 use crate::sql::compare::{compare, sql_compare};
 use crate::sql::plan::{Expr, RoutineCall, SubqueryKind};
-use crate::sql::{DataType, Value, codec};
+use crate::sql::{DataType, Value, array, codec};
 
 /// A value that is already there, without copying it.
 #[inline]
@@ -72,6 +72,7 @@ pub fn eval(expr: &Expr, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Val
         | Expr::IsBool { .. }
         | Expr::Distinct { .. }
         | Expr::In(_)
+        | Expr::Any(_)
         | Expr::Like { .. }
         | Expr::Subquery {
             kind: SubqueryKind::Exists | SubqueryKind::In { .. },
@@ -121,6 +122,13 @@ fn eval_rare(expr: &Expr, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Va
             value!(v, expr, frame, ctx);
             cast_value(v, *to, *explicit, *max_len)
         }
+        Expr::Array { .. }
+        | Expr::Element { .. }
+        | Expr::Lookup { .. }
+        | Expr::Subquery {
+            kind: SubqueryKind::Array(_),
+            ..
+        } => eval_array(expr, frame, ctx),
         Expr::Subquery { query, .. } => scalar(query, frame, ctx),
         Expr::Routine(call) => match routine(call, frame, ctx)? {
             Returned::One(value) => Ok(value),
@@ -142,6 +150,29 @@ fn eval_rare(expr: &Expr, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Va
         other => Err(Error::internal(format!(
             "expression {other:?} has no value"
         ))),
+    }
+}
+
+/// Arrays, their elements, and what is looked up in the catalogue.
+fn eval_array(expr: &Expr, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Value> {
+    match expr {
+        Expr::Subquery {
+            kind: SubqueryKind::Array(element),
+            query,
+        } => array_of(*element, query, frame, ctx),
+        Expr::Array { element, items } => array::value(*element, eval_all(items, frame, ctx)?),
+        Expr::Element { array, index } => {
+            value!(list, array, frame, ctx);
+            value!(index, index, frame, ctx);
+            let place = index.as_int().and_then(|i| usize::try_from(i - 1).ok());
+            let found = array::items(list).zip(place).and_then(|(l, i)| l.get(i));
+            Ok(found.cloned().unwrap_or(Value::Null))
+        }
+        Expr::Lookup { lookup, args } => {
+            let values = eval_all(args, frame, ctx)?;
+            lookup.eval(&values, ctx.catalog)
+        }
+        other => Err(Error::internal(format!("expression {other:?} is no array"))),
     }
 }
 
@@ -207,6 +238,31 @@ fn scalar(
         Ok(true)
     })?;
     Ok(result.unwrap_or(Value::Null))
+}
+
+/// The only column of all rows.
+fn array_of(
+    element: DataType,
+    query: &crate::sql::plan::Query,
+    frame: &Frame<'_>,
+    ctx: &mut ExecCtx<'_>,
+) -> Result<Value> {
+    let mut items = Vec::new();
+    let inner = Frame {
+        params: frame.params,
+        row: &[],
+        outer: Some(frame),
+    };
+    query::run(query, &inner, ctx, &mut |_, mut row| {
+        items.push(if row.is_empty() {
+            Value::Null
+        } else {
+            row.swap_remove(0)
+        });
+        // One more than may be kept, so that it is noticed.
+        Ok(items.len() <= array::ELEMENTS_MAX)
+    })?;
+    array::value(element, items)
 }
 
 fn extreme(

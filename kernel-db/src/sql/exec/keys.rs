@@ -12,10 +12,12 @@ use crate::sql::catalog::{COUNTER_TABLE_ID, Index, Table};
 use crate::sql::codec::{self, key};
 
 pub const PREFIX: usize = 6;
+/// Room for most keys, and for most rows behind theirs.
+const KEY_BYTES: usize = 64;
 
 /// A key with its table and index, room for columns.
 pub fn start(table: u32, index: u16) -> Vec<u8> {
-    let mut key = Vec::with_capacity(48);
+    let mut key = Vec::with_capacity(KEY_BYTES);
     key.extend_from_slice(&table.to_be_bytes());
     key.extend_from_slice(&index.to_be_bytes());
     key
@@ -53,6 +55,14 @@ pub fn slot_of(table: &Table, row: &[Value]) -> Option<Slot> {
     table.partition_column().map(|c| codec::slot(&row[c]))
 }
 
+/// Slot of the row with this key, which `row_key` made.
+pub fn slot_of_key(table: &Table, row_key: &[u8]) -> Option<Slot> {
+    let column = table.partition_column()?;
+    let mut rest = row_key.get(PREFIX..)?;
+    let value = key::decode_value(&mut rest, table.columns[column].data_type, false).ok()?;
+    Some(codec::slot(&value))
+}
+
 /// The index's columns only: what must be unique.
 pub fn index_prefix(table: &Table, index: &Index, row: &[Value]) -> Vec<u8> {
     let mut out = start(table.id, index.id);
@@ -62,13 +72,39 @@ pub fn index_prefix(table: &Table, index: &Index, row: &[Value]) -> Vec<u8> {
     out
 }
 
+/// Slot of a row's entry in an index.
+pub fn slot_of_entry(table: &Table, index: &Index, row: &[Value]) -> Option<Slot> {
+    match table.is_global(index) {
+        true => Some(codec::slot_of_entry(&index_prefix(table, index, row))),
+        false => slot_of(table, row),
+    }
+}
+
 /// Key and value of a row's entry.
 pub fn index_entry(table: &Table, index: &Index, row: &[Value]) -> Result<(Vec<u8>, Bytes)> {
     let mut out = index_prefix(table, index, row);
     let begins =
         u32::try_from(out.len()).map_err(|_| Error::new("54000", "index key is too long"))?;
     append_primary(&mut out, table, row);
-    Ok((out, Bytes::copy_from_slice(&begins.to_le_bytes())))
+    Ok((out, begins_at(begins)))
+}
+
+/// Where nearly all primary keys begin, as the values of index entries: nothing to allocate, nothing to count.
+static BEGINS: [[u8; 4]; 128] = {
+    let mut table = [[0; 4]; 128];
+    let mut at = 0;
+    while at < table.len() {
+        table[at] = (at as u32).to_le_bytes();
+        at += 1;
+    }
+    table
+};
+
+fn begins_at(begins: u32) -> Bytes {
+    match BEGINS.get(begins as usize) {
+        Some(bytes) => Bytes::from_static(bytes),
+        None => Bytes::copy_from_slice(&begins.to_le_bytes()),
+    }
 }
 
 /// Key of the row that an index entry stands for.

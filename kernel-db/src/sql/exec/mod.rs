@@ -10,6 +10,7 @@ pub(super) mod keys;
 mod query;
 pub(super) mod reply;
 mod routine;
+mod row_locks;
 mod scan;
 mod steps;
 mod truth;
@@ -25,6 +26,7 @@ use super::{DataType, Value};
 use crate::error::{Error, Result};
 use crate::partition::{Store, TxnEnv};
 pub use backfill::run as backfill;
+pub use keys::NoStore;
 pub use routine::compile_sql_function;
 
 /// Calls of functions within functions.
@@ -132,6 +134,17 @@ impl<'f> Frame<'f> {
 
 /// Runs a plan; notices stay in `ctx`.
 pub fn run_plan(plan: &Plan, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Outcome> {
+    let done = run_quiet(plan, ctx, params)?;
+    Ok(Outcome {
+        tag: done.tag(),
+        rows: done.rows,
+        count: done.count,
+        notices: Vec::new(),
+    })
+}
+
+/// As `run_plan`, for statements inside of functions: nobody is told their command tags.
+pub fn run_quiet(plan: &Plan, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Done> {
     match plan {
         Plan::Query(query) => {
             let mut rows = Vec::new();
@@ -139,7 +152,7 @@ pub fn run_plan(plan: &Plan, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<
                 rows.push(row);
                 Ok(true)
             })?;
-            Ok(outcome("SELECT", rows.len() as u64, rows))
+            Ok(Done::new("SELECT", rows.len() as u64, rows))
         }
         Plan::Insert(insert) => write::insert(insert, ctx, params),
         Plan::Update(update) => write::update(update, ctx, params),
@@ -149,12 +162,7 @@ pub fn run_plan(plan: &Plan, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<
                 .iter()
                 .map(|l| vec![Value::text(l.as_str())])
                 .collect();
-            Ok(Outcome {
-                count: rows.len() as u64,
-                rows,
-                tag: "EXPLAIN".to_string(),
-                notices: Vec::new(),
-            })
+            Ok(Done::new(EXPLAIN, rows.len() as u64, rows))
         }
         Plan::Nothing => Err(Error::internal(
             "a statement without a plan reached a partition",
@@ -162,12 +170,34 @@ pub fn run_plan(plan: &Plan, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<
     }
 }
 
-fn outcome(verb: &str, count: u64, rows: Vec<Vec<Value>>) -> Outcome {
-    Outcome {
-        tag: format!("{verb} {count}"),
-        count,
-        rows,
-        notices: Vec::new(),
+/// What a statement did.
+pub struct Done {
+    pub rows: Vec<Vec<Value>>,
+    /// Rows returned or changed.
+    pub count: u64,
+    verb: &'static str,
+}
+
+/// The one command whose tag has no count.
+const EXPLAIN: &str = "EXPLAIN";
+
+impl Done {
+    fn new(verb: &'static str, count: u64, rows: Vec<Vec<Value>>) -> Self {
+        Self { rows, count, verb }
+    }
+
+    /// The command tag, such as `INSERT 0 1`.
+    fn tag(&self) -> String {
+        let mut tag = String::with_capacity(self.verb.len() + 4);
+        tag.push_str(self.verb);
+        if self.verb != EXPLAIN {
+            tag.push(' ');
+            match u8::try_from(self.count) {
+                Ok(digit @ 0..=9) => tag.push(char::from(b'0' + digit)),
+                _ => tag.push_str(&self.count.to_string()),
+            }
+        }
+        tag
     }
 }
 

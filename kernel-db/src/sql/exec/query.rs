@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use super::eval::{eval, eval_all};
 use super::truth::truth;
-use super::{ExecCtx, Frame, steps};
+use super::{ExecCtx, Frame, row_locks, steps};
 use crate::error::{Error, Result};
 use crate::sql::Value;
 use crate::sql::aggregate::State;
@@ -19,7 +19,7 @@ pub const ROWS_MAX: usize = 2_000_000;
 /// Receives each result row; false stops the query.
 pub type Sink<'s> = dyn FnMut(&mut ExecCtx<'_>, Vec<Value>) -> Result<bool> + 's;
 
-fn too_many(what: &str) -> Error {
+pub(super) fn too_many(what: &str) -> Error {
     Error::new(
         "54000",
         format!("{what} would keep more than {ROWS_MAX} rows in memory"),
@@ -55,6 +55,9 @@ pub fn run(
         Some(seen) if seen.len() >= ROWS_MAX => Err(too_many("DISTINCT")),
         Some(seen) => Ok(seen.insert(GroupKey::new(row))),
     };
+    if !query.locks.is_empty() && ctx.store.may_be_locked() {
+        return row_locks::body(query, frame, ctx, &mut last);
+    }
     if query.sort.is_empty() {
         return body(query, frame, ctx, &mut |ctx, row| {
             if distinct(&row)? {
@@ -74,7 +77,7 @@ pub fn run(
         }
         Ok(true)
     })?;
-    rows.sort_by(|a, b| order(a, b, &query.sort));
+    sort_rows(&mut rows, &query.sort, |row| row);
     for row in rows {
         if !last(ctx, row)? {
             break;
@@ -97,6 +100,13 @@ fn count(
             Ok(n) => Ok(Some(n)),
             Err(_) => Err(Error::new(code, format!("{what} must not be negative"))),
         },
+    }
+}
+
+/// Puts things in the order of their rows.
+pub(super) fn sort_rows<T>(things: &mut [T], keys: &[SortKey], row: impl Fn(&T) -> &Vec<Value>) {
+    if !keys.is_empty() {
+        things.sort_by(|a, b| order(row(a), row(b), keys));
     }
 }
 

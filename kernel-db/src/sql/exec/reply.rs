@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes};
 
 use super::{Notice, Outcome};
 use crate::error::{Error, Result};
-use crate::sql::Value;
+use crate::sql::{DataType, Value};
 
 fn put_len(out: &mut Vec<u8>, n: u64) {
     let mut n = n;
@@ -62,6 +62,11 @@ fn put_value(out: &mut Vec<u8>, value: &Value) {
         Value::Record(fields) => {
             out.push(13);
             put_row(out, fields);
+        }
+        Value::Array { element, items } => {
+            out.push(14);
+            out.extend_from_slice(&element.oid().to_le_bytes());
+            put_row(out, items);
         }
     }
 }
@@ -178,6 +183,10 @@ fn value(rest: &mut Bytes) -> Result<Value> {
             micros: i64::from_le_bytes(fixed(rest)?),
         },
         13 => Value::Record(row(rest)?.into()),
+        14 => Value::Array {
+            element: DataType::from_oid(u32::from_le_bytes(fixed(rest)?)).ok_or_else(damaged)?,
+            items: row(rest)?.into(),
+        },
         _ => return Err(damaged()),
     })
 }

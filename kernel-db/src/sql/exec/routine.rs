@@ -143,7 +143,7 @@ impl Procedure for SqlFunction {
     fn call(&self, ctx: &mut ExecCtx<'_>, args: &[Value]) -> Result<Returned> {
         let mut rows = Vec::new();
         for statement in &self.statements {
-            rows = statement.run(ctx, args)?.rows;
+            rows = statement.run_quiet(ctx, args)?.rows;
         }
         if self.returns.is_empty() {
             return Ok(Returned::One(Value::Null));

@@ -13,8 +13,8 @@ use crate::sql::codec::{self, key};
 use crate::sql::plan::{Access, Bound, KeyPart, RangeAccess};
 use crate::sql::{DataType, Value};
 
-/// Rows fetched at once: few at first if the reader may stop early.
-const CHUNKS: [usize; 4] = [4, 16, 64, 256];
+/// Rows fetched at once: few at first if the reader may stop early. Often the first row is the one.
+const CHUNKS: [usize; 5] = [1, 4, 16, 64, 256];
 
 /// Calls `f` with each stored row that the access path leads to, until it breaks.
 pub fn rows(
@@ -115,6 +115,10 @@ fn bounds(
         }
         key::encode_value(&mut prefix, &value, part.desc);
     }
+    if let Some(i) = range.index.filter(|i| table.is_global(&table.indexes[*i])) {
+        let columns = table.indexes[i].columns.len();
+        slot = (range.equal.len() == columns).then(|| codec::slot_of_entry(&prefix));
+    }
     let desc = range
         .lower
         .as_ref()
@@ -176,6 +180,10 @@ fn range_rows(
     let Some((mut from, mut to, slot)) = bounds(table, range, frame, ctx)? else {
         return Ok(ControlFlow::Continue(()));
     };
+    // Rows are elsewhere than their entries.
+    let scattered = range
+        .index
+        .is_some_and(|i| table.is_global(&table.indexes[i]));
     let mut chunk = if range.stops_early {
         0
     } else {
@@ -201,6 +209,10 @@ fn range_rows(
                 f(ctx, value)?
             } else {
                 let row_key = keys::row_key_of_entry(table.id, key, value)?;
+                let slot = match slot {
+                    Some(slot) if !scattered => Some(slot),
+                    _ => keys::slot_of_key(table, &row_key),
+                };
                 match ctx.store.get(&row_key, slot)? {
                     Some(row) => f(ctx, &row)?,
                     // Deleted by a function called for an earlier row of this chunk.

@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
+use bytes::Bytes;
+
 use super::eval::{eval, routine};
 use super::truth::truth;
 use super::{ExecCtx, Frame, query, scan};
 use crate::error::{Error, Result};
-use crate::sql::Value;
 use crate::sql::catalog::Returned;
-use crate::sql::compare::GroupKey;
-use crate::sql::plan::{Expr, JoinKind, Source, Step};
+use crate::sql::compare::{GroupKey, compare};
+use crate::sql::plan::{Each, Expr, Source, Step};
+use crate::sql::{Value, array};
 
 /// Most rows of one step that are kept in memory.
 pub const KEPT_ROWS_MAX: usize = 1_000_000;
@@ -25,6 +27,9 @@ struct Kept {
 
 type Kepts = Vec<Option<Rc<Kept>>>;
 
+/// For each right or full join, which of its kept rows have met a match.
+type Matches = Vec<Vec<bool>>;
+
 /// Receives each complete row.
 pub type RowSink<'s> = dyn FnMut(&mut ExecCtx<'_>, &[Value]) -> Result<ControlFlow<()>> + 's;
 
@@ -35,21 +40,32 @@ pub fn run(
     ctx: &mut ExecCtx<'_>,
     sink: &mut RowSink<'_>,
 ) -> Result<ControlFlow<()>> {
-    let mut kept: Kepts = vec![None; steps.len()];
+    let keeps = steps.iter().any(|s| s.hash.is_some() || s.keep);
+    let mut kept: Kepts = vec![None; if keeps { steps.len() } else { 0 }];
     let width = steps.last().map_or(0, |s| s.offset + s.width);
     let mut row = Vec::with_capacity(width);
-    Walk {
+    let mut walk = Walk {
         steps,
         outer,
         kept: &mut kept,
+        matches: vec![Vec::new(); steps.len()],
+    };
+    if walk.step(0, &mut row, ctx, sink)?.is_break() {
+        return Ok(ControlFlow::Break(()));
     }
-    .step(0, &mut row, ctx, sink)
+    for (i, step) in steps.iter().enumerate() {
+        if step.kind.keeps_right() && walk.unmatched(i, step, &mut row, ctx, sink)?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
 }
 
 struct Walk<'w> {
     steps: &'w [Step],
     outer: &'w Frame<'w>,
     kept: &'w mut Kepts,
+    matches: Matches,
 }
 
 impl Walk<'_> {
@@ -79,7 +95,7 @@ impl Walk<'_> {
                 },
             )?
         };
-        if flow.is_break() || matched || step.kind == JoinKind::Inner {
+        if flow.is_break() || matched || !step.kind.keeps_left() {
             row.truncate(step.offset);
             return Ok(flow);
         }
@@ -134,14 +150,7 @@ impl Walk<'_> {
         matched: &mut bool,
         sink: &mut RowSink<'_>,
     ) -> Result<ControlFlow<()>> {
-        let kept = match &self.kept[i] {
-            Some(kept) => Rc::clone(kept),
-            None => {
-                let kept = Rc::new(keep(step, self.outer, ctx)?);
-                self.kept[i] = Some(Rc::clone(&kept));
-                kept
-            }
-        };
+        let kept = self.kept(i, step, ctx)?;
         let chosen = match (&step.hash, &kept.index) {
             (Some(hash), Some(index)) => {
                 let mut probe = Vec::with_capacity(hash.probe.len());
@@ -165,7 +174,47 @@ impl Walk<'_> {
             ctx.step()?;
             row.truncate(step.offset);
             row.extend_from_slice(own);
-            if self.candidate(i, step, row, ctx, matched, sink)?.is_break() {
+            let mut this = false;
+            let flow = self.candidate(i, step, row, ctx, &mut this, sink)?;
+            *matched |= this;
+            if this && step.kind.keeps_right() {
+                self.matches[i][chosen.map_or(n, |c| c[n])] = true;
+            }
+            if flow.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// The step's rows, read at the first call.
+    fn kept(&mut self, i: usize, step: &Step, ctx: &mut ExecCtx<'_>) -> Result<Rc<Kept>> {
+        if let Some(kept) = &self.kept[i] {
+            return Ok(Rc::clone(kept));
+        }
+        let kept = Rc::new(keep(step, self.outer, ctx)?);
+        self.kept[i] = Some(Rc::clone(&kept));
+        self.matches[i] = vec![false; kept.rows.len()];
+        Ok(kept)
+    }
+
+    /// Rows of a right or full join that met no match.
+    fn unmatched(
+        &mut self,
+        i: usize,
+        step: &Step,
+        row: &mut Vec<Value>,
+        ctx: &mut ExecCtx<'_>,
+        sink: &mut RowSink<'_>,
+    ) -> Result<ControlFlow<()>> {
+        let kept = self.kept(i, step, ctx)?;
+        let matches = std::mem::take(&mut self.matches[i]);
+        for (own, _) in kept.rows.iter().zip(matches).filter(|(_, m)| !m) {
+            ctx.step()?;
+            row.clear();
+            row.resize(step.offset, Value::Null);
+            row.extend_from_slice(own);
+            if self.after(i, step, row, ctx, sink)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
@@ -219,11 +268,27 @@ fn source_rows(
             access,
             types,
             ..
-        } => scan::rows(table, access, frame, ctx, &mut |ctx, bytes| {
-            f(ctx, &|row| {
-                crate::sql::codec::row::decode_into(bytes, types, row)
-            })
-        }),
+        } => {
+            let mut found = |ctx: &mut ExecCtx<'_>, bytes: &Bytes| {
+                f(ctx, &|row| {
+                    crate::sql::codec::row::decode_into(bytes, types, row)
+                })
+            };
+            let Some(list) = &step.each else {
+                return scan::rows(table, access, frame, ctx, &mut found);
+            };
+            let mut prefix = frame.row.to_vec();
+            prefix.resize(step.offset, Value::Null);
+            for value in each_value(list, frame, ctx)? {
+                prefix.truncate(step.offset);
+                prefix.push(value);
+                let frame = frame.with_row(&prefix);
+                if scan::rows(table, access, &frame, ctx, &mut found)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        }
         Source::System { table } => {
             let rows = crate::sql::catalog::system_rows(ctx.catalog, ctx.system, table)?;
             each(rows, ctx, f)
@@ -245,11 +310,31 @@ fn source_rows(
             Ok(flow)
         }
         Source::Series(args) => series(args, frame, ctx, f),
+        Source::Unnest(list) => {
+            let list = eval(list, frame, ctx)?;
+            let items = array::items(&list).map_or(&[][..], |i| &i[..]);
+            each(items.iter().map(|i| vec![i.clone()]).collect(), ctx, f)
+        }
         Source::Routine { call, columns } => {
             let rows = routine_rows(call, *columns, frame, ctx)?;
             each(rows, ctx, f)
         }
     }
+}
+
+/// The distinct values that an access path is walked for, in order, without NULL.
+fn each_value(list: &Each, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Vec<Value>> {
+    let mut values = match list {
+        Each::List(list) => super::eval::eval_all(list, frame, ctx)?,
+        Each::Elements(list) => {
+            let list = eval(list, frame, ctx)?;
+            array::items(&list).map_or_else(Vec::new, |items| items.to_vec())
+        }
+    };
+    values.retain(|v| !v.is_null());
+    values.sort_by(compare);
+    values.dedup_by(|a, b| compare(a, b).is_eq());
+    Ok(values)
 }
 
 fn each(

@@ -4,8 +4,8 @@ use super::eval::{eval, peek, value};
 use super::{ExecCtx, Frame, query};
 use crate::error::{Error, Result};
 use crate::sql::compare::{not_distinct, sql_compare};
-use crate::sql::plan::{CompareOp, Expr, InList, Query, SubqueryKind};
-use crate::sql::{Value, like};
+use crate::sql::plan::{AnyOf, CompareOp, Expr, InList, Query, SubqueryKind};
+use crate::sql::{Value, array, like};
 
 /// A condition's truth; none is SQL's unknown.
 pub fn truth(expr: &Expr, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Option<bool>> {
@@ -37,6 +37,7 @@ pub fn truth(expr: &Expr, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Op
             Ok(Some(not_distinct(l, r) == *negated))
         }
         Expr::In(list) => in_list(list, frame, ctx),
+        Expr::Any(any) => any_of(any, frame, ctx),
         Expr::Like {
             expr,
             pattern,
@@ -111,6 +112,24 @@ fn in_list(list: &InList, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Op
         }
     }
     Ok(if unknown { None } else { Some(list.negated) })
+}
+
+/// ANY is true if one element is, ALL if every one is; unknown counts only if nothing decided.
+fn any_of(any: &AnyOf, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Option<bool>> {
+    value!(wanted, &any.expr, frame, ctx);
+    value!(list, &any.array, frame, ctx);
+    let Some(items) = array::items(list) else {
+        return Ok(None);
+    };
+    let mut unknown = false;
+    for item in items.iter() {
+        match sql_compare(wanted, item).map(|o| holds(any.op, o)) {
+            Some(truth) if truth != any.all => return Ok(Some(truth)),
+            Some(_) => {}
+            None => unknown = true,
+        }
+    }
+    Ok((!unknown).then_some(any.all))
 }
 
 fn in_query(

@@ -10,9 +10,9 @@ use bytes::Bytes;
 
 use super::eval::{eval, eval_all};
 use super::truth::truth;
-use super::{ExecCtx, Frame, Outcome, keys, outcome, query, steps};
+use super::{Done, ExecCtx, Frame, keys, query, steps};
 use crate::error::{Error, Result};
-use crate::partition::{SLOTS, Scan};
+use crate::partition::{RowLock, SLOTS, Scan, Slot};
 use crate::sql::Value;
 use crate::sql::catalog::{Index, Table};
 use crate::sql::codec;
@@ -22,14 +22,25 @@ use crate::sql::plan::{
     Update,
 };
 use crate::sql::text;
+use crate::txn::messages::{LockMode, WaitPolicy};
 
 /// Largest encoded row.
 pub const ROW_BYTES_MAX: usize = 8 << 20;
+/// Rows up to this size share an allocation with their key.
+const SHARED_BYTES_MAX: usize = 256;
+
+/// What DELETE and ON CONFLICT DO UPDATE take.
+const WRITE_LOCK: RowLock = RowLock {
+    mode: LockMode::Update,
+    wait: WaitPolicy::Wait,
+};
 
 /// The next number (from 1) of a counter of this partition.
 pub fn next_counter(id: u32, ctx: &mut ExecCtx<'_>) -> Result<u64> {
     let key = keys::counter_key(id);
-    let last = match ctx.store.get(&key, None)? {
+    // Every partition has a counter of its own under this key.
+    let slot = Slot::try_from(ctx.env.partition).ok();
+    let last = match ctx.store.get_to_write(&key, slot)? {
         None => 0,
         Some(bytes) => {
             let bytes: [u8; 8] = bytes[..]
@@ -39,8 +50,8 @@ pub fn next_counter(id: u32, ctx: &mut ExecCtx<'_>) -> Result<u64> {
         }
     };
     ctx.step()?;
-    ctx.store
-        .put(key, Bytes::copy_from_slice(&(last + 1).to_be_bytes()))?;
+    let next = Bytes::copy_from_slice(&(last + 1).to_be_bytes());
+    ctx.store.put_at(key, next, slot)?;
     Ok(last + 1)
 }
 
@@ -59,7 +70,7 @@ fn new_row_id(table: &Table, ctx: &mut ExecCtx<'_>) -> Result<Value> {
     })
 }
 
-pub fn insert(insert: &Insert, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Outcome> {
+pub fn insert(insert: &Insert, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Done> {
     let mut returned = Vec::new();
     let mut count = 0;
     let frame = Frame::new(params);
@@ -84,6 +95,15 @@ pub fn insert(insert: &Insert, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Resul
     };
     let mut updated = HashSet::new();
     match &insert.source {
+        // Beside other transactions each key is locked, at another node perhaps: all of them at once.
+        InsertSource::Values(rows) if rows.len() > 1 && ctx.store.takes_locks() => {
+            let made: Result<Vec<_>> = rows.iter().map(|e| eval_all(e, &frame, ctx)).collect();
+            let made = made?;
+            expect(&insert.rules.table, &made, ctx)?;
+            for row in made {
+                put(ctx, row, &mut updated)?;
+            }
+        }
         InsertSource::Values(rows) => {
             for exprs in rows {
                 let row = eval_all(exprs, &frame, ctx)?;
@@ -97,13 +117,32 @@ pub fn insert(insert: &Insert, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Resul
                 rows.push(row);
                 Ok(true)
             })?;
-            for row in rows {
-                let row = eval_all(columns, &frame.with_row(&row), ctx)?;
-                put(ctx, row, &mut updated)?;
+            if ctx.store.takes_locks() {
+                for row in &mut rows {
+                    *row = eval_all(columns, &frame.with_row(row), ctx)?;
+                }
+                expect(&insert.rules.table, &rows, ctx)?;
+                for row in rows {
+                    put(ctx, row, &mut updated)?;
+                }
+            } else {
+                for row in rows {
+                    let row = eval_all(columns, &frame.with_row(&row), ctx)?;
+                    put(ctx, row, &mut updated)?;
+                }
             }
         }
     }
-    Ok(outcome("INSERT 0", count, returned))
+    Ok(Done::new("INSERT 0", count, returned))
+}
+
+fn expect(table: &Table, rows: &[Vec<Value>], ctx: &mut ExecCtx<'_>) -> Result<()> {
+    // A hidden row id is not known yet, and nobody else's.
+    if table.hidden_row_id {
+        return Ok(());
+    }
+    let keys: Vec<_> = rows.iter().map(|row| lock_of(table, row)).collect();
+    ctx.store.expect(&keys)
 }
 
 /// The row written; none if a conflict left everything as it was.
@@ -144,6 +183,9 @@ fn insert_row(
         return Ok(None);
     };
     let old = codec::row::decode(&existing, &rules.types)?;
+    if ctx.store.takes_locks() {
+        ctx.store.lock_rows(&[lock_of(table, &old)], WRITE_LOCK)?;
+    }
     let old_key = keys::row_key(table, &old);
     if updated.contains(&old_key) {
         return Err(Error::new("21000", "ON CONFLICT DO UPDATE command cannot affect row a second time")
@@ -172,7 +214,7 @@ fn conflict_of(
 ) -> Result<Option<(Bytes, ConflictTarget)>> {
     let table = &rules.table;
     if !table.hidden_row_id
-        && let Some(found) = ctx.store.get(key, keys::slot_of(table, row))?
+        && let Some(found) = ctx.store.get_to_write(key, keys::slot_of(table, row))?
     {
         return Ok(Some((found, ConflictTarget::PrimaryKey)));
     }
@@ -191,14 +233,35 @@ fn unique_row(
     row: &[Value],
     ctx: &mut ExecCtx<'_>,
 ) -> Result<Option<Bytes>> {
+    let Some((key, value)) = entry_of(table, index, row, ctx)? else {
+        return Ok(None);
+    };
+    let row_key = keys::row_key_of_entry(table.id, &key, &value)?;
+    let slot = keys::slot_of_key(table, &row_key);
+    let row = ctx.store.get_to_write(&row_key, slot)?;
+    row.map(Some).ok_or_else(|| {
+        Error::new(
+            "XX001",
+            format!("index \"{}\" names a row that is not there", index.name),
+        )
+    })
+}
+
+/// The entry with the same values in a unique index.
+fn entry_of(
+    table: &Table,
+    index: &Index,
+    row: &[Value],
+    ctx: &mut ExecCtx<'_>,
+) -> Result<Option<(Bytes, Bytes)>> {
     if index.columns.iter().any(|c| row[c.column].is_null()) {
         return Ok(None);
     }
     let from = keys::index_prefix(table, index, row);
     let to = prefix_end(&from).unwrap_or_else(|| vec![0xff; from.len() + 1]);
-    let slot = keys::slot_of(table, row);
+    let slot = keys::slot_of_entry(table, index, row);
     let mut found = Vec::new();
-    ctx.store.scan(
+    ctx.store.scan_to_write(
         Scan {
             from: &from,
             to: &to,
@@ -208,17 +271,15 @@ fn unique_row(
         },
         &mut found,
     )?;
-    let Some((key, value)) = found.first() else {
-        return Ok(None);
-    };
-    let row_key = keys::row_key_of_entry(table.id, key, value)?;
-    let row = ctx.store.get(&row_key, slot)?;
-    row.map(Some).ok_or_else(|| {
-        Error::new(
-            "XX001",
-            format!("index \"{}\" names a row that is not there", index.name),
-        )
-    })
+    Ok(found.pop())
+}
+
+/// Makes others that want the values of this entry wait until it is decided whether they are free.
+fn hold_unique(table: &Table, index: &Index, row: &[Value], ctx: &mut ExecCtx<'_>) -> Result<()> {
+    if index.unique && ctx.store.takes_locks() {
+        entry_of(table, index, row, ctx)?;
+    }
+    Ok(())
 }
 
 fn duplicate(table: &Table, target: ConflictTarget, row: &[Value]) -> Error {
@@ -293,40 +354,58 @@ fn failing_row(table: &Table, row: &[Value]) -> String {
     format!("Failing row contains ({}).", values.join(", "))
 }
 
-fn encode_row(table: &Table, row: &[Value]) -> Result<Bytes> {
-    let bytes = codec::row::encode(row)?;
-    if bytes.len() > ROW_BYTES_MAX {
+/// Key and value of a row. Small ones share one allocation: the store keeps keys longer than values, and may so keep the
+/// first value of a key for as long as the key.
+fn row_record(table: &Table, mut key: Vec<u8>, row: &[Value]) -> Result<(Bytes, Bytes)> {
+    let begins = key.len();
+    codec::row::encode_into(&mut key, row)?;
+    let length = key.len() - begins;
+    if length > ROW_BYTES_MAX {
         return Err(Error::new(
             "54000",
             format!(
-                "row of \"{}\" is {} bytes long; at most {ROW_BYTES_MAX} are allowed",
+                "row of \"{}\" is {length} bytes long; at most {ROW_BYTES_MAX} are allowed",
                 table.name,
-                bytes.len()
             ),
         )
         .hint("split large values over several rows"));
     }
-    Ok(bytes.into())
+    if length > SHARED_BYTES_MAX {
+        let value = Bytes::copy_from_slice(&key[begins..]);
+        key.truncate(begins);
+        key.shrink_to_fit();
+        return Ok((key.into(), value));
+    }
+    let mut key = Bytes::from(key);
+    let value = key.split_off(begins);
+    Ok((key, value))
 }
 
 /// Writes a row that is known to be new.
 fn store_row(rules: &RowRules, row: &[Value], key: Vec<u8>, ctx: &mut ExecCtx<'_>) -> Result<()> {
     let table = &rules.table;
     ctx.step()?;
-    ctx.store.put(key.into(), encode_row(table, row)?)?;
+    let slot = keys::slot_of(table, row);
+    let (key, value) = row_record(table, key, row)?;
+    ctx.store.put_new_at(key, value, slot)?;
     for index in &table.indexes {
+        // An entry ends with its row's primary key: as the row was absent, so is the entry.
         let (key, value) = keys::index_entry(table, index, row)?;
-        ctx.store.put(key.into(), value)?;
+        let slot = keys::slot_of_entry(table, index, row);
+        ctx.store.put_new_at(key.into(), value, slot)?;
     }
     Ok(())
 }
 
 fn remove_row(table: &Table, row: &[Value], ctx: &mut ExecCtx<'_>) -> Result<()> {
     ctx.step()?;
-    ctx.store.delete(&keys::row_key(table, row))?;
+    let slot = keys::slot_of(table, row);
+    ctx.store.delete_at(&keys::row_key(table, row), slot)?;
     for index in &table.indexes {
+        hold_unique(table, index, row, ctx)?;
         let (key, _) = keys::index_entry(table, index, row)?;
-        ctx.store.delete(&key)?;
+        let slot = keys::slot_of_entry(table, index, row);
+        ctx.store.delete_at(&key, slot)?;
     }
     Ok(())
 }
@@ -356,9 +435,9 @@ fn replace_row(
     check_row(rules, new, frame, ctx)?;
     let moved = table.primary_key.iter().any(|c| old[*c] != new[*c]);
     let key = keys::row_key(table, new);
-    let slot = keys::slot_of(table, new);
+    let (slot_before, slot) = (keys::slot_of(table, old), keys::slot_of(table, new));
     let moved = moved && key != keys::row_key(table, old);
-    if moved && ctx.store.get(&key, slot)?.is_some() {
+    if moved && ctx.store.get_to_write(&key, slot)?.is_some() {
         return Err(duplicate(table, ConflictTarget::PrimaryKey, new));
     }
     for (i, index) in table.indexes.iter().enumerate() {
@@ -376,15 +455,41 @@ fn replace_row(
         let (before, _) = keys::index_entry(table, index, old)?;
         let (after, value) = keys::index_entry(table, index, new)?;
         if before != after {
-            ctx.store.delete(&before)?;
-            ctx.store.put(after.into(), value)?;
+            if changed {
+                hold_unique(table, index, old, ctx)?;
+            }
+            let slot_before = keys::slot_of_entry(table, index, old);
+            let slot = keys::slot_of_entry(table, index, new);
+            ctx.store.delete_at(&before, slot_before)?;
+            ctx.store.put_at(after.into(), value, slot)?;
         }
     }
     ctx.step()?;
     if moved {
-        ctx.store.delete(&keys::row_key(table, old))?;
+        ctx.store
+            .delete_at(&keys::row_key(table, old), slot_before)?;
     }
-    ctx.store.put(key.into(), encode_row(table, new)?)
+    let (key, value) = row_record(table, key, new)?;
+    ctx.store.put_at(key, value, slot)
+}
+
+/// As PostgreSQL: an update of other columns than keys leaves FOR KEY SHARE alone.
+fn update_lock(table: &Table, assignments: &[Assignment]) -> RowLock {
+    let in_key = |column: usize| {
+        let mut unique = table.indexes.iter().filter(|i| i.unique);
+        table.primary_key.contains(&column)
+            || unique.any(|i| i.columns.iter().any(|c| c.column == column))
+    };
+    let mode = match assignments.iter().any(|a| in_key(a.column)) {
+        true => LockMode::Update,
+        false => LockMode::NoKeyUpdate,
+    };
+    RowLock { mode, ..WRITE_LOCK }
+}
+
+/// What locks a row: its key and slot.
+pub(super) fn lock_of(table: &Table, row: &[Value]) -> (Bytes, Option<Slot>) {
+    (keys::row_key(table, row).into(), keys::slot_of(table, row))
 }
 
 /// Whether two rows have different keys in an index (0.0 and -0.0 have the same).
@@ -397,6 +502,7 @@ fn targets(
     rules: &RowRules,
     steps: &[Step],
     filter: Option<&crate::sql::plan::Expr>,
+    lock: RowLock,
     frame: &Frame<'_>,
     ctx: &mut ExecCtx<'_>,
 ) -> Result<Vec<Vec<Value>>> {
@@ -408,20 +514,31 @@ fn targets(
     }
     let joined = steps.len() > 1;
     let mut seen: HashSet<Vec<u8>> = HashSet::new();
-    let _ = steps::run(steps, frame, ctx, &mut |_, row| {
+    // The tables of FROM are only read.
+    ctx.store.will_lock((!joined).then_some(lock));
+    let run = steps::run(steps, frame, ctx, &mut |_, row| {
         if !joined || seen.insert(keys::row_key(&rules.table, row)) {
             found.push(row.to_vec());
         }
         Ok(ControlFlow::Continue(()))
-    })?;
+    });
+    ctx.store.will_lock(None);
+    let _ = run?;
+    if ctx.store.takes_locks() {
+        let one = |row: &Vec<Value>| lock_of(&rules.table, row);
+        let locks: Vec<_> = found.iter().map(one).collect();
+        ctx.store.lock_rows(&locks, lock)?;
+    }
     Ok(found)
 }
 
-pub fn update(update: &Update, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Outcome> {
+pub fn update(update: &Update, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Done> {
     let frame = Frame::new(params);
     let rules = &update.rules;
     let width = rules.table.columns.len();
-    let found = targets(rules, &update.steps, update.filter.as_ref(), &frame, ctx)?;
+    let filter = update.filter.as_ref();
+    let lock = update_lock(&rules.table, &update.assignments);
+    let found = targets(rules, &update.steps, filter, lock, &frame, ctx)?;
     let mut returned = Vec::new();
     let count = found.len() as u64;
     for mut row in found {
@@ -437,14 +554,15 @@ pub fn update(update: &Update, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Resul
             returned.push(eval_all(returning, &frame.with_row(&row), ctx)?);
         }
     }
-    Ok(outcome("UPDATE", count, returned))
+    Ok(Done::new("UPDATE", count, returned))
 }
 
-pub fn delete(delete: &Delete, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Outcome> {
+pub fn delete(delete: &Delete, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Done> {
     let frame = Frame::new(params);
     let rules = &delete.rules;
     let width = rules.table.columns.len();
-    let found = targets(rules, &delete.steps, delete.filter.as_ref(), &frame, ctx)?;
+    let filter = delete.filter.as_ref();
+    let found = targets(rules, &delete.steps, filter, WRITE_LOCK, &frame, ctx)?;
     let mut returned = Vec::new();
     let count = found.len() as u64;
     for row in found {
@@ -453,5 +571,5 @@ pub fn delete(delete: &Delete, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Resul
             returned.push(eval_all(returning, &frame.with_row(&row), ctx)?);
         }
     }
-    Ok(outcome("DELETE", count, returned))
+    Ok(Done::new("DELETE", count, returned))
 }

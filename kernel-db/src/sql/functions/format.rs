@@ -22,7 +22,7 @@ fn literal(text: &str) -> String {
 }
 
 /// An identifier, quoted unless it is lower case and no keyword.
-fn identifier(text: &str) -> String {
+pub fn identifier(text: &str) -> String {
     let plain = text.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
         && text
             .bytes()

@@ -127,7 +127,16 @@ type_names!(
     type_interval = "interval",
     type_unknown = "unknown",
     type_void = "void",
-    type_record = "record"
+    type_record = "record",
+    type_bool_array = "boolean[]",
+    type_int2_array = "smallint[]",
+    type_int4_array = "integer[]",
+    type_int8_array = "bigint[]",
+    type_float8_array = "double precision[]",
+    type_text_array = "text[]",
+    type_varchar_array = "character varying[]",
+    type_timestamptz_array = "timestamp with time zone[]",
+    type_uuid_array = "uuid[]"
 );
 
 /// pg_typeof knows its answer when it is resolved: a function per type, since a NULL does not tell its own.
@@ -149,5 +158,14 @@ pub(super) fn pg_typeof(of: crate::sql::DataType) -> super::Eval {
         Unknown => type_unknown,
         Void => type_void,
         Record => type_record,
+        BoolArray => type_bool_array,
+        Int2Array => type_int2_array,
+        Int4Array => type_int4_array,
+        Int8Array => type_int8_array,
+        Float8Array => type_float8_array,
+        TextArray => type_text_array,
+        VarcharArray => type_varchar_array,
+        TimestamptzArray => type_timestamptz_array,
+        UuidArray => type_uuid_array,
     }
 }

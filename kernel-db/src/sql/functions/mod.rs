@@ -6,18 +6,21 @@
 //! since they do not evaluate all their arguments.
 
 mod arithmetic;
+mod array;
 mod bytes;
 mod datetime;
 mod format;
 mod math;
 mod misc;
 mod operators;
+mod regex;
 mod resolve;
 mod string;
 
 #[cfg(test)]
 mod tests;
 
+pub use format::identifier as quoted_identifier;
 pub use operators::{resolve_operator, resolve_unary};
 pub use resolve::{does_not_exist, is_function, resolve_function};
 pub(super) use string::check_size;

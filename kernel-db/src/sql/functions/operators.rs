@@ -5,7 +5,7 @@
 
 use sqlparser::ast::{BinaryOperator as Op, UnaryOperator};
 
-use super::{Eval, Function, Volatility, arithmetic as arith, datetime, math, misc, string};
+use super::{Eval, Function, Volatility, arithmetic as arith, datetime, math, misc, regex, string};
 use crate::error::{Error, Result};
 use crate::sql::{Category, DataType};
 
@@ -61,6 +61,15 @@ pub fn resolve_operator(op: &Op, left: DataType, right: DataType) -> Result<Func
     match op {
         Op::Eq | Op::NotEq | Op::Lt | Op::LtEq | Op::Gt | Op::GtEq => comparison(op, left, right),
         Op::StringConcat => concatenation(op, left, right),
+        Op::PGRegexMatch | Op::PGRegexNotMatch | Op::PGRegexIMatch | Op::PGRegexNotIMatch => {
+            let (name, eval): (_, Eval) = match op {
+                Op::PGRegexMatch => ("~", regex::matching),
+                Op::PGRegexNotMatch => ("!~", regex::not_matching),
+                Op::PGRegexIMatch => ("~*", regex::matching_any_case),
+                _ => ("!~*", regex::not_matching_any_case),
+            };
+            texts(op, name, left, right, DataType::Bool, eval)
+        }
         Op::PGLikeMatch | Op::PGNotLikeMatch | Op::PGILikeMatch | Op::PGNotILikeMatch => {
             let eval = match op {
                 Op::PGLikeMatch => string::like,
@@ -156,6 +165,9 @@ fn comparison(op: &Op, left: DataType, right: DataType) -> Result<Function> {
 }
 
 fn concatenation(op: &Op, left: DataType, right: DataType) -> Result<Function> {
+    if let Some(function) = super::array::concatenation(left, right) {
+        return Ok(function);
+    }
     let text = |data_type: DataType| data_type.is_string() || data_type == DataType::Unknown;
     let bytes = |data_type: DataType| matches!(data_type, DataType::Bytea | DataType::Unknown);
     if bytes(left) && bytes(right) && left != right || left == DataType::Bytea && left == right {

@@ -217,12 +217,19 @@ pub fn is_function(name: &str) -> bool {
     OVERLOADS.iter().any(|overload| overload.name == name)
         || VARIADIC.contains(&name)
         || name == "quote_nullable"
+        || matches!(
+            name,
+            "array_length" | "array_upper" | "array_lower" | "cardinality" | "array_to_string"
+        )
 }
 
 /// Chooses a function by its lower-case name (`pg_catalog.` may stand before it) and its arguments' types. 42883 if there
 /// is none, 42725 if several fit equally well.
 pub fn resolve_function(name: &str, args: &[DataType]) -> Result<Function> {
     let name = name.strip_prefix("pg_catalog.").unwrap_or(name);
+    if let Some(function) = super::array::resolve(name, args) {
+        return Ok(function);
+    }
     if let Some(function) = resolve_special(name, args)? {
         return Ok(function);
     }

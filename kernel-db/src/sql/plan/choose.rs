@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use super::access::{Access, Bound, KeyPart, RangeAccess};
+use super::candidates::{Candidate, candidates, equalities_as_list, from_outside, list_condition};
 use super::expr::{CompareOp, Expr};
-use super::query::{HashKeys, JoinKind, Source, Step};
+use super::query::{Each, HashKeys, JoinKind, SiteKeys, Source, Step};
 use crate::sql::DataType;
 use crate::sql::catalog::{IndexState, Table};
 
@@ -34,32 +35,25 @@ pub fn plan(
     limited: bool,
     types: &[DataType],
 ) -> Planned {
+    let conditions: Vec<Expr> = conditions.into_iter().map(equalities_as_list).collect();
     let mut planned = Planned {
         known: known_places(steps, &conditions, types),
         ..Planned::default()
     };
-    let mut without_row = Vec::new();
-    for condition in conditions {
-        match condition.max_column() {
-            None => without_row.push(condition),
-            Some(place) => {
-                let at = steps
-                    .iter()
-                    .position(|s| place < s.offset + s.width)
-                    .unwrap_or(steps.len() - 1);
-                let step = &mut steps[at];
-                let target = if step.kind == JoinKind::Left {
-                    &mut step.after
-                } else {
-                    &mut step.on
-                };
-                let mut list = target.take().map(Expr::conjuncts).unwrap_or_default();
-                list.push(condition);
-                *target = Expr::all(list);
-            }
+    for i in 0..steps.len() {
+        for condition in std::mem::take(&mut steps[i].early) {
+            give_place(&mut steps[..i], condition);
         }
     }
+    let (with_row, without_row): (Vec<Expr>, Vec<Expr>) = conditions
+        .into_iter()
+        .partition(|c| c.max_column().is_some());
+    for condition in with_row {
+        give_place(steps, condition);
+    }
     planned.filter = Expr::all(without_row);
+    // Rows of a right join without a match come last, whatever the order of the others.
+    let order = order.filter(|_| !steps.iter().any(|s| s.kind.keeps_right()));
     let mut prefix = Before::Empty;
     for (i, step) in steps.iter_mut().enumerate() {
         let wanted = if i == 0 { order } else { None };
@@ -78,12 +72,30 @@ pub fn plan(
     planned
 }
 
+/// Puts a condition where everything it reads is there, and behind every join that makes those columns null.
+fn give_place(steps: &mut [Step], condition: Expr) {
+    let place = condition.max_column().unwrap_or(0);
+    let there = steps.iter().position(|s| place < s.offset + s.width);
+    let outer = steps.iter().rposition(|s| s.kind.keeps_right());
+    let last = steps.len() - 1;
+    let at = there.unwrap_or(last).max(outer.unwrap_or(0));
+    let step = &mut steps[at];
+    let target = match step.kind {
+        JoinKind::Inner => &mut step.on,
+        _ => &mut step.after,
+    };
+    let mut list = target.take().map(Expr::conjuncts).unwrap_or_default();
+    list.push(condition);
+    *target = Expr::all(list);
+}
+
 /// Places bound by equality to something from outside of the row, through chains of equal columns.
 fn known_places(steps: &[Step], conditions: &[Expr], types: &[DataType]) -> Vec<(usize, Expr)> {
     let left_places = |c: usize| {
-        steps
-            .iter()
-            .any(|s| s.kind == JoinKind::Left && (s.offset..s.offset + s.width).contains(&c))
+        steps.iter().any(|s| {
+            let own = (s.offset..s.offset + s.width).contains(&c);
+            s.kind.keeps_left() && own || s.kind.keeps_right() && c < s.offset
+        })
     };
     let mut known: Vec<(usize, Expr)> = Vec::new();
     let mut pairs: Vec<(usize, usize)> = Vec::new();
@@ -130,82 +142,6 @@ fn compatible(a: DataType, b: DataType) -> bool {
     a == b || (a.is_int() && b.is_int()) || (a.is_string() && b.is_string())
 }
 
-/// Does not depend on this level's row, and is cheap and free of effects.
-fn from_outside(expr: &Expr) -> bool {
-    matches!(expr, Expr::Outer { .. }) || expr.is_pure()
-}
-
-/// An equality or range condition on one own column of a step.
-#[derive(Clone)]
-struct Candidate {
-    column: usize,
-    op: CompareOp,
-    value: Expr,
-    /// Position among the step's conditions; none if it only follows from others.
-    condition: Option<usize>,
-}
-
-fn candidates(step: &Step, conditions: &[Expr], known: &[(usize, Expr)]) -> Vec<Candidate> {
-    let own = step.offset..step.offset + step.width;
-    let mut found = Vec::new();
-    for (i, condition) in conditions.iter().enumerate() {
-        let Expr::Compare { op, left, right } = condition else {
-            continue;
-        };
-        for (side, other, op) in [(left, right, *op), (right, left, op.flip())] {
-            if let Expr::Column(c) = side.as_ref()
-                && own.contains(c)
-                && op != CompareOp::Ne
-                && reads_prefix_only(other, step.offset)
-            {
-                found.push(Candidate {
-                    column: c - step.offset,
-                    op,
-                    value: other.as_ref().clone(),
-                    condition: Some(i),
-                });
-            }
-        }
-    }
-    if step.kind == JoinKind::Inner {
-        for (place, value) in known.iter().filter(|(c, _)| own.contains(c)) {
-            let column = place - step.offset;
-            if !found
-                .iter()
-                .any(|f| f.column == column && f.op == CompareOp::Eq)
-            {
-                found.push(Candidate {
-                    column,
-                    op: CompareOp::Eq,
-                    value: value.clone(),
-                    condition: None,
-                });
-            }
-        }
-    }
-    // A constant beats a column of another table: it makes the partition known.
-    found.sort_by_key(|c| c.value.max_column().is_some());
-    found
-}
-
-fn reads_prefix_only(expr: &Expr, offset: usize) -> bool {
-    let mut fine = expr.max_column().is_none_or(|c| c < offset);
-    expr.walk(&mut |e| {
-        fine &= !matches!(
-            e,
-            Expr::Subquery { .. }
-                | Expr::Routine(_)
-                | Expr::NextVal(_)
-                | Expr::CurrVal(_)
-                | Expr::Aggregate(_)
-        );
-        if let Expr::Function { function, .. } = e {
-            fine &= function.volatility != crate::sql::functions::Volatility::Volatile;
-        }
-    });
-    fine
-}
-
 /// The steps before one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Before {
@@ -228,22 +164,39 @@ fn plan_step(
     let found = candidates(step, &conditions, known);
     let mut sorted = order.is_some_and(Vec::is_empty);
     let mut used = Vec::new();
+    if step.kind.keeps_right() {
+        // All its rows are wanted: conditions decide only what matches.
+        step.hash = hash_keys(&found, step.offset, types);
+        step.keep = step.hash.is_none();
+        step.on = Expr::all(conditions);
+        return sorted;
+    }
     if let Source::Table { table, access, .. } = &mut step.source {
         let table = Arc::clone(table);
         let hashed = prefix == Before::Wide && hash_keys(&found, step.offset, types).is_some();
         let usable: Vec<Candidate> = match hashed {
             true => found
                 .iter()
-                .filter(|c| c.value.max_column().is_none())
+                .filter(|c| !c.reads_columns())
                 .cloned()
                 .collect(),
             false => found.clone(),
         };
-        let best = best_path(&table, step.offset, &usable, order, limited, types);
+        step.site = site(&table, step.offset, &found, &conditions, known);
+        let everywhere = step.site.is_none();
+        let best = best_path(
+            &table,
+            step.offset,
+            &usable,
+            order,
+            limited,
+            everywhere,
+            types,
+        );
         sorted = sorted || best.sorted;
         used.clone_from(&best.used);
         *access = best.access;
-        step.site = site(&table, step.offset, &found, &conditions, known);
+        step.each = best.each;
     }
     if prefix != Before::Empty && !depends_on_prefix(step) {
         step.hash = hash_keys(&found, step.offset, types);
@@ -260,7 +213,7 @@ fn plan_step(
 /// Own columns that equal columns of earlier steps, without a cast.
 fn hash_keys(found: &[Candidate], offset: usize, types: &[DataType]) -> Option<HashKeys> {
     let equal = found.iter().filter(|c| {
-        let Expr::Column(probe) = &c.value else {
+        let (Expr::Column(probe), None) = (&c.value, &c.each) else {
             return false;
         };
         c.op == CompareOp::Eq && types[*probe] == types[offset + c.column]
@@ -271,11 +224,18 @@ fn hash_keys(found: &[Candidate], offset: usize, types: &[DataType]) -> Option<H
 
 fn depends_on_prefix(step: &Step) -> bool {
     let mut depends = false;
-    let mut check = |e: &Expr| depends |= e.max_column().is_some();
+    // The place of the list's value is not one of the prefix.
+    let own = step.each.as_ref().map(|_| step.offset);
+    let mut check = |e: &Expr| {
+        e.columns(&mut |c| depends |= Some(c) != own);
+    };
+    step.each
+        .iter()
+        .for_each(|each| each.expressions(&mut check));
     match &step.source {
         Source::Table { access, .. } => access.expressions(&mut check),
         Source::Series(args) => args.iter().for_each(check),
-        Source::Routine { call, .. } => check(call),
+        Source::Routine { call, .. } | Source::Unnest(call) => check(call),
         Source::Query(query) => query.outer_columns(1, &mut |_| depends = true),
         Source::System { .. } => {}
     }
@@ -289,7 +249,7 @@ fn site(
     found: &[Candidate],
     conditions: &[Expr],
     known: &[(usize, Expr)],
-) -> Option<Vec<Expr>> {
+) -> Option<SiteKeys> {
     let column = table.partition_column()?;
     let resolve = |e: &Expr| match e {
         Expr::Column(c) => known.iter().find(|(k, _)| k == c).map(|(_, v)| v.clone()),
@@ -298,24 +258,27 @@ fn site(
     };
     let equal = found
         .iter()
-        .filter(|c| c.column == column && c.op == CompareOp::Eq);
+        .filter(|c| c.column == column && c.op == CompareOp::Eq && c.each.is_none());
     if let Some(value) = equal.filter_map(|c| resolve(&c.value)).next() {
-        return Some(vec![value]);
+        return Some(SiteKeys::AnyOf(vec![value]));
     }
-    conditions.iter().find_map(|c| match c {
-        Expr::In(list)
-            if !list.negated && matches!(list.expr, Expr::Column(p) if p == offset + column) =>
-        {
-            list.list.iter().map(resolve).collect()
-        }
-        _ => None,
-    })
+    let lists = conditions.iter().filter_map(list_condition);
+    lists
+        .filter(|(place, _)| *place == offset + column)
+        .find_map(|(_, each)| match each {
+            Each::List(list) => {
+                let keys: Option<Vec<Expr>> = list.iter().map(resolve).collect();
+                keys.map(SiteKeys::AnyOf)
+            }
+            Each::Elements(array) => resolve(&array).map(SiteKeys::Elements),
+        })
 }
 
 struct Path {
     access: Access,
     /// Conditions that the access path itself keeps.
     used: Vec<usize>,
+    each: Option<Each>,
     sorted: bool,
     score: (usize, bool, bool),
 }
@@ -326,6 +289,7 @@ fn best_path(
     found: &[Candidate],
     order: Option<&Order>,
     limited: bool,
+    everywhere: bool,
     types: &[DataType],
 ) -> Path {
     let own_types = &types[offset..];
@@ -334,7 +298,8 @@ fn best_path(
         table, None, &primary, offset, found, order, limited, own_types,
     );
     for (i, index) in table.indexes.iter().enumerate() {
-        if index.state != IndexState::Ready {
+        // The entries of a global index are in other partitions than the rows.
+        if index.state != IndexState::Ready || (table.is_global(index) && !everywhere) {
             continue;
         }
         // Rows of one index key follow in primary key order: its columns are part of the key.
@@ -377,6 +342,7 @@ fn path(
         equal,
         equal_columns,
         slot_from,
+        each,
         mut used,
     } = equal_prefix(table, columns, found, types);
     let indexed = index.map_or(columns.len(), |i| table.indexes[i].columns.len());
@@ -384,10 +350,13 @@ fn path(
         return Path {
             access: Access::Point { key: equal },
             used,
-            sorted: true,
+            sorted: each.is_none(),
+            each,
             score: (usize::MAX, true, true),
         };
     }
+    // Rows of one value after another's are in no index's order.
+    let order = order.filter(|_| each.is_none());
     let (sorted, reverse) = order.map_or((false, false), |o| {
         delivers(columns, &equal_columns, offset, o)
     });
@@ -411,6 +380,7 @@ fn path(
     Path {
         access: Access::Range(range),
         used,
+        each,
         sorted,
         score,
     }
@@ -421,6 +391,7 @@ struct Prefix {
     equal: Vec<KeyPart>,
     equal_columns: Vec<usize>,
     slot_from: Option<usize>,
+    each: Option<Each>,
     /// Conditions that the prefix keeps.
     used: Vec<usize>,
 }
@@ -435,10 +406,14 @@ fn equal_prefix(
         equal: Vec::new(),
         equal_columns: Vec::new(),
         slot_from: None,
+        each: None,
         used: Vec::new(),
     };
     for (column, desc) in columns {
-        let fits = |c: &&Candidate| c.column == *column && c.op == CompareOp::Eq;
+        let taken = prefix.each.is_some();
+        let fits = |c: &&Candidate| {
+            c.column == *column && c.op == CompareOp::Eq && (c.each.is_none() || !taken)
+        };
         let candidate = found
             .iter()
             .find(fits)
@@ -448,6 +423,9 @@ fn equal_prefix(
             prefix.slot_from = Some(prefix.equal.len());
         }
         prefix.used.extend(candidate.condition);
+        if let Some(each) = &candidate.each {
+            prefix.each = Some(each.clone());
+        }
         prefix.equal_columns.push(*column);
         prefix.equal.push(KeyPart {
             expr: candidate.value.clone(),

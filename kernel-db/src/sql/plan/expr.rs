@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::query::Query;
 use crate::sql::aggregate::Aggregate;
-use crate::sql::catalog::{FunctionDef, Sequence};
+use crate::sql::catalog::{FunctionDef, Lookup, Sequence};
 use crate::sql::functions::Function;
 use crate::sql::{DataType, Value};
 
@@ -122,6 +122,32 @@ pub enum Expr {
     /// dbos.partition_of(table, key): slot of the key, then the partition.
     PartitionOf(Box<Expr>),
     Row(Vec<Expr>),
+    /// ARRAY[...].
+    Array {
+        element: DataType,
+        items: Vec<Expr>,
+    },
+    /// An element of an array, counted from 1.
+    Element {
+        array: Box<Expr>,
+        index: Box<Expr>,
+    },
+    /// op ANY (array), op ALL (array).
+    Any(Box<AnyOf>),
+    /// A function that looks things up in the catalogue.
+    Lookup {
+        lookup: Lookup,
+        args: Vec<Expr>,
+    },
+}
+
+/// A comparison with each element of an array.
+#[derive(Clone, Debug)]
+pub struct AnyOf {
+    pub op: CompareOp,
+    pub expr: Expr,
+    pub array: Expr,
+    pub all: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -136,6 +162,8 @@ pub enum SubqueryKind {
     /// At most one row, one column.
     Scalar,
     Exists,
+    /// All rows of one column, of this type.
+    Array(DataType),
     In {
         expr: Box<Expr>,
         negated: bool,
@@ -203,10 +231,22 @@ impl Expr {
                 f(left);
                 f(right);
             }
-            Self::And(list) | Self::Or(list) | Self::Coalesce(list) | Self::Row(list) => {
-                list.iter().for_each(f)
+            Self::And(list)
+            | Self::Or(list)
+            | Self::Coalesce(list)
+            | Self::Row(list)
+            | Self::Array { items: list, .. } => list.iter().for_each(f),
+            Self::Extreme { args, .. }
+            | Self::Function { args, .. }
+            | Self::Lookup { args, .. } => args.iter().for_each(f),
+            Self::Element { array, index } => {
+                f(array);
+                f(index);
             }
-            Self::Extreme { args, .. } | Self::Function { args, .. } => args.iter().for_each(f),
+            Self::Any(any) => {
+                f(&any.expr);
+                f(&any.array);
+            }
             Self::Not(e) | Self::PartitionOf(e) => f(e),
             Self::IsNull { expr, .. } | Self::IsBool { expr, .. } | Self::Cast { expr, .. } => {
                 f(expr)
@@ -253,10 +293,22 @@ impl Expr {
                 f(left);
                 f(right);
             }
-            Self::And(list) | Self::Or(list) | Self::Coalesce(list) | Self::Row(list) => {
-                list.iter_mut().for_each(f)
+            Self::And(list)
+            | Self::Or(list)
+            | Self::Coalesce(list)
+            | Self::Row(list)
+            | Self::Array { items: list, .. } => list.iter_mut().for_each(f),
+            Self::Extreme { args, .. }
+            | Self::Function { args, .. }
+            | Self::Lookup { args, .. } => args.iter_mut().for_each(f),
+            Self::Element { array, index } => {
+                f(array);
+                f(index);
             }
-            Self::Extreme { args, .. } | Self::Function { args, .. } => args.iter_mut().for_each(f),
+            Self::Any(any) => {
+                f(&mut any.expr);
+                f(&mut any.array);
+            }
             Self::Not(e) | Self::PartitionOf(e) => f(e),
             Self::IsNull { expr, .. } | Self::IsBool { expr, .. } | Self::Cast { expr, .. } => {
                 f(expr)
@@ -320,7 +372,8 @@ impl Expr {
             | Self::Routine(_)
             | Self::NextVal(_)
             | Self::CurrVal(_)
-            | Self::PartitionOf(_) => pure = false,
+            | Self::PartitionOf(_)
+            | Self::Lookup { .. } => pure = false,
             Self::Function { function, .. } => {
                 pure &= function.volatility == crate::sql::functions::Volatility::Immutable
             }

@@ -4,6 +4,7 @@
 //! expression of the query sees one flat row: column i of the query is place i of the row.
 
 mod access;
+mod candidates;
 pub mod choose;
 mod expr;
 mod query;
@@ -12,8 +13,11 @@ pub mod sites;
 mod write;
 
 pub use access::{Access, Bound, KeyPart, RangeAccess};
-pub use expr::{AggregateCall, CompareOp, Expr, InList, RoutineCall, SubqueryKind};
-pub use query::{Grouping, HashKeys, JoinKind, Query, QueryBody, SetKind, SortKey, Source, Step};
+pub use expr::{AggregateCall, AnyOf, CompareOp, Expr, InList, RoutineCall, SubqueryKind};
+pub use query::{
+    Each, Grouping, HashKeys, JoinKind, Query, QueryBody, SetKind, SiteKeys, SortKey, Source, Step,
+    TableLock,
+};
 pub use route::{Routing, Site};
 pub use write::{
     Assignment, Conflict, ConflictAction, ConflictTarget, Delete, Insert, InsertSource, RowRules,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::access::Access;
 use super::expr::{AggregateCall, Expr, SubqueryKind};
+use crate::partition::RowLock;
 use crate::sql::DataType;
 use crate::sql::catalog::Table;
 use crate::sql::prepare::Column;
@@ -17,6 +18,17 @@ pub struct Query {
     pub sort: Vec<SortKey>,
     pub limit: Option<Expr>,
     pub offset: Option<Expr>,
+    /// FOR UPDATE and the like.
+    pub locks: Vec<TableLock>,
+}
+
+/// A table of FROM whose rows are locked before they are shown.
+#[derive(Clone, Debug)]
+pub struct TableLock {
+    pub table: Arc<Table>,
+    /// First place of its columns in the row.
+    pub offset: usize,
+    pub lock: RowLock,
 }
 
 #[derive(Clone, Debug)]
@@ -67,6 +79,21 @@ pub struct SortKey {
 pub enum JoinKind {
     Inner,
     Left,
+    /// Rows of this step without a match come at the end, with nulls for all steps before it.
+    Right,
+    Full,
+}
+
+impl JoinKind {
+    /// Rows of this step are kept without a match: everything before it can be null.
+    pub fn keeps_right(self) -> bool {
+        matches!(self, Self::Right | Self::Full)
+    }
+
+    /// Rows before this step are kept without a match: its own columns can be null.
+    pub fn keeps_left(self) -> bool {
+        matches!(self, Self::Left | Self::Full)
+    }
 }
 
 /// One table, subquery or function of FROM.
@@ -86,7 +113,42 @@ pub struct Step {
     /// The source does not depend on the prefix and is read again and again: keep its rows.
     pub keep: bool,
     /// A table's possible partition keys, over constants, parameters and outer rows; none if not known.
-    pub site: Option<Vec<Expr>>,
+    pub site: Option<SiteKeys>,
+    /// The table's access path is walked once for each of these values, which it sees as place `offset` of the row.
+    pub each: Option<Each>,
+    /// Of a right or full join: conditions of the inner joins before it, until they are given their places.
+    pub early: Vec<Expr>,
+}
+
+/// Values of a condition `column IN (...)` or `column = ANY (array)` that an access path uses.
+#[derive(Clone, Debug)]
+pub enum Each {
+    List(Vec<Expr>),
+    Elements(Expr),
+}
+
+/// Partition keys that a step may read.
+#[derive(Clone, Debug)]
+pub enum SiteKeys {
+    AnyOf(Vec<Expr>),
+    /// Elements of an array.
+    Elements(Expr),
+}
+
+impl Each {
+    pub fn expressions(&self, f: &mut dyn FnMut(&Expr)) {
+        match self {
+            Self::List(list) => list.iter().for_each(f),
+            Self::Elements(array) => f(array),
+        }
+    }
+
+    fn expressions_mut(&mut self, f: &mut dyn FnMut(&mut Expr)) {
+        match self {
+            Self::List(list) => list.iter_mut().for_each(f),
+            Self::Elements(array) => f(array),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -109,6 +171,8 @@ pub enum Source {
     Query(Box<Query>),
     /// generate_series(from, to [, step]).
     Series(Vec<Expr>),
+    /// unnest(array).
+    Unnest(Expr),
     /// A function of the user's that returns rows, or any scalar expression as a one-row table.
     Routine {
         call: Expr,
@@ -249,9 +313,10 @@ impl Step {
         match &self.source {
             Source::Table { access, .. } => access.expressions(f),
             Source::Series(args) => args.iter().for_each(&mut *f),
-            Source::Routine { call, .. } => f(call),
+            Source::Routine { call, .. } | Source::Unnest(call) => f(call),
             Source::System { .. } | Source::Query(_) => {}
         }
+        self.each.iter().for_each(|each| each.expressions(f));
         self.on.iter().for_each(&mut *f);
         self.after.iter().for_each(&mut *f);
         if let Some(hash) = &self.hash {
@@ -263,9 +328,12 @@ impl Step {
         match &mut self.source {
             Source::Table { access, .. } => access.expressions_mut(f),
             Source::Series(args) => args.iter_mut().for_each(&mut *f),
-            Source::Routine { call, .. } => f(call),
+            Source::Routine { call, .. } | Source::Unnest(call) => f(call),
             Source::System { .. } | Source::Query(_) => {}
         }
+        self.each
+            .iter_mut()
+            .for_each(|each| each.expressions_mut(f));
         self.on.iter_mut().for_each(&mut *f);
         self.after.iter_mut().for_each(&mut *f);
         if let Some(hash) = &mut self.hash {

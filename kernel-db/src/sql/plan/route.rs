@@ -13,6 +13,8 @@ pub enum Site {
     Key(Expr),
     /// By one of several values.
     AnyOf(Vec<Expr>),
+    /// By one of the elements of an array.
+    Elements(Expr),
     /// Not known before it runs.
     Unknown,
 }
@@ -66,6 +68,7 @@ impl Routing {
         for site in sites {
             match site {
                 Site::Key(expr) => add(expr, params, &mut slots)?,
+                Site::Elements(array) => add(array, params, &mut slots)?,
                 Site::AnyOf(list) => list.iter().try_for_each(|e| add(e, params, &mut slots))?,
                 Site::Unknown => return Ok(everywhere),
             }
@@ -89,8 +92,13 @@ fn add(expr: &Expr, params: &[Value], slots: &mut Vec<Slot>) -> Result<()> {
         Expr::Const(value) => value,
         other => &super::super::exec::eval_pure(other, params)?,
     };
-    if *value != Value::Null {
-        slots.push(codec::slot(value));
+    match value {
+        Value::Null => {}
+        // No column is an array: these are its elements.
+        Value::Array { items, .. } => {
+            slots.extend(items.iter().filter(|i| !i.is_null()).map(codec::slot))
+        }
+        value => slots.push(codec::slot(value)),
     }
     Ok(())
 }

@@ -3,11 +3,16 @@
 use std::sync::Arc;
 
 use super::expr::{Expr, RoutineCall};
-use super::query::{Query, QueryBody, Source, Step};
+use super::query::{Query, QueryBody, SiteKeys, Source, Step};
 use super::route::{Routing, Site};
-use super::write::{Insert, InsertSource};
+use super::write::{Assignment, Insert, InsertSource};
 use super::{ConflictAction, Plan};
-use crate::sql::catalog::Catalog;
+use crate::sql::catalog::{Catalog, Table};
+
+/// True if rows and the entries that stand for them may be in different partitions.
+fn table_is_scattered(table: &Table) -> bool {
+    table.indexes.iter().any(|i| table.is_global(i))
+}
 
 pub struct Found<'a> {
     catalog: &'a Arc<Catalog>,
@@ -42,6 +47,15 @@ impl<'a> Found<'a> {
                 update.assignments.iter().for_each(|a| self.expr(&a.value));
                 update.returning.iter().flatten().for_each(|e| self.expr(e));
                 update.rules.checks.iter().for_each(|(_, e)| self.expr(e));
+                let table = &update.rules.table;
+                let moves = |a: &Assignment| {
+                    let mut global = table.indexes.iter().filter(|i| table.is_global(i));
+                    table.primary_key.contains(&a.column)
+                        || global.any(|i| i.columns.iter().any(|c| c.column == a.column))
+                };
+                if table_is_scattered(table) && update.assignments.iter().any(moves) {
+                    self.sites.push(Site::Unknown);
+                }
                 let key = update.rules.table.partition_column();
                 for moved in update.assignments.iter().filter(|a| Some(a.column) == key) {
                     self.key_site(&moved.value);
@@ -49,6 +63,9 @@ impl<'a> Found<'a> {
                 self.levels.pop();
             }
             Plan::Delete(delete) => {
+                if table_is_scattered(&delete.rules.table) {
+                    self.sites.push(Site::Unknown);
+                }
                 self.levels.push(delete.known.clone());
                 self.steps(&delete.steps);
                 delete.filter.iter().for_each(|e| self.expr(e));
@@ -60,6 +77,7 @@ impl<'a> Found<'a> {
     }
 
     fn query(&mut self, query: &Query) {
+        self.writes |= !query.locks.is_empty();
         match &query.body {
             QueryBody::SetOperation { left, right, .. } => {
                 self.query(left);
@@ -95,14 +113,21 @@ impl<'a> Found<'a> {
                     self.sites.push(site);
                 }
                 Source::Query(query) => self.query(query),
-                Source::System { .. } | Source::Series(_) | Source::Routine { .. } => {}
+                Source::System { .. }
+                | Source::Series(_)
+                | Source::Unnest(_)
+                | Source::Routine { .. } => {}
             }
         }
     }
 
     fn step_site(&self, step: &Step) -> Site {
-        let Some(keys) = &step.site else {
-            return Site::Unknown;
+        let keys = match &step.site {
+            None => return Site::Unknown,
+            Some(SiteKeys::Elements(array)) => {
+                return self.resolve(array).map_or(Site::Unknown, Site::Elements);
+            }
+            Some(SiteKeys::AnyOf(keys)) => keys,
         };
         let resolved: Option<Vec<Expr>> = keys.iter().map(|e| self.resolve(e)).collect();
         match resolved {
@@ -146,6 +171,9 @@ impl<'a> Found<'a> {
             for moved in assignments.iter().filter(|a| Some(a.column) == key) {
                 self.key_site(&moved.value);
             }
+        }
+        if table_is_scattered(&insert.rules.table) {
+            self.sites.push(Site::Unknown);
         }
         insert.rules.checks.iter().for_each(|(_, e)| self.expr(e));
         insert.returning.iter().flatten().for_each(|e| self.expr(e));

@@ -162,6 +162,8 @@ pub struct Raise {
     pub arguments: Vec<Fragment>,
     /// From RAISE condition_name or RAISE SQLSTATE '...'.
     pub state: Option<String>,
+    /// The condition as it was named: the message if there is no other.
+    pub name: Option<String>,
     /// USING option = expression.
     pub using: Vec<(String, Fragment)>,
     /// A bare RAISE in a handler: raise again what it handles.

@@ -157,6 +157,7 @@ pub struct RaiseCode {
     pub format: Option<String>,
     pub arguments: Vec<PreparedExpr>,
     pub state: Option<String>,
+    pub name: Option<String>,
     pub using: Vec<(UsingOption, PreparedExpr)>,
     pub again: bool,
 }

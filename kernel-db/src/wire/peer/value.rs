@@ -7,7 +7,7 @@ use bigdecimal::BigDecimal;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::error::{Error, Result};
-use crate::sql::Value;
+use crate::sql::{DataType, Value};
 
 /// Nesting of records at most, so that a broken peer cannot exhaust the stack.
 const DEPTH_MAX: usize = 32;
@@ -88,6 +88,11 @@ fn put(value: &Value, out: &mut BytesMut) {
             out.put_u8(12);
             put_all(fields, out);
         }
+        Value::Array { element, items } => {
+            out.put_u8(13);
+            out.put_u32(element.oid());
+            put_all(items, out);
+        }
     }
 }
 
@@ -139,6 +144,11 @@ fn get(from: &mut Bytes, depth: usize) -> Result<Value> {
             micros: from.try_get_i64().map_err(short)?,
         },
         12 => Value::Record(get_all(from, depth + 1)?.into()),
+        13 => Value::Array {
+            element: DataType::from_oid(from.try_get_u32().map_err(short)?)
+                .ok_or_else(malformed)?,
+            items: get_all(from, depth + 1)?.into(),
+        },
         _ => return Err(malformed()),
     })
 }

@@ -4,8 +4,9 @@
 //! boundary is the implicit transaction: everything up to one Sync, or all of one simple query, is handed over at once.
 //!
 //! What holds: transactions of one connection are submitted in the order of their Syncs; transactions of different lanes
-//! never overlap on one connection, so a client that pipelines sees its own effects in order. Left to the protocol side:
-//! SET, SHOW, RESET, DISCARD, DEALLOCATE, transaction blocks and COPY never reach the backend.
+//! never overlap on one connection, so a client that pipelines sees its own effects in order. Inside a transaction block
+//! (BEGIN) statements are handed over one by one. Left to the protocol side: SET, SHOW, RESET, DISCARD, DEALLOCATE, the
+//! names of savepoints and COPY never reach the backend.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -76,7 +77,9 @@ pub enum Lane {
     /// Stays on this partition: may be submitted while earlier ones of the same partition are not committed yet. The
     /// backend keeps the order of submission.
     Partition(u32),
-    /// Everything earlier must be finished first, and everything later waits: DDL, several partitions.
+    /// Writes in several partitions: in the order of its connection like those of any other partition.
+    Several,
+    /// Everything earlier must be finished first, and everything later waits: DDL, reads of several partitions.
     Alone,
 }
 
@@ -108,6 +111,65 @@ pub struct ConnInfo {
     pub running: RefCell<VecDeque<Running>>,
 }
 
+/// Isolation of a transaction block, as PostgreSQL's levels promise at least. READ UNCOMMITTED is READ COMMITTED.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// Every statement sees what was committed before it began.
+    ReadCommitted,
+    /// Every statement sees what was committed before the first one.
+    RepeatableRead,
+    Serializable,
+}
+
+impl Isolation {
+    /// From its SQL name, in any case.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name.to_ascii_lowercase().as_str() {
+            "serializable" => Self::Serializable,
+            "repeatable read" => Self::RepeatableRead,
+            "read committed" | "read uncommitted" => Self::ReadCommitted,
+            _ => return None,
+        })
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ReadCommitted => "read committed",
+            Self::RepeatableRead => "repeatable read",
+            Self::Serializable => "serializable",
+        }
+    }
+}
+
+/// How a transaction block runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockMode {
+    pub isolation: Isolation,
+    pub read_only: bool,
+}
+
+/// An open transaction block. One call at a time; dropping it rolls it back.
+pub trait Block {
+    /// Runs a statement: its outcome, which nobody else sees yet. After an error the statement has no effect, but the block
+    /// can only be ended, or returned to a savepoint.
+    fn run(&self, statement: Bound) -> LocalBoxFuture<'static, Result<Outcome>>;
+
+    /// A mark to return to.
+    fn savepoint(&self) -> usize;
+
+    /// Undoes what was written since the mark; locks may stay.
+    fn rollback_to(&self, mark: usize);
+
+    /// Nothing of it will be committed, and there is no savepoint to return to: lets go of what others wait for.
+    fn give_up(&self);
+
+    /// The isolation changes only before the first statement.
+    fn set_mode(&self, mode: BlockMode);
+
+    /// Commits: everything or nothing; on an error nothing happened unless its class is Unknown.
+    fn commit(&self) -> LocalBoxFuture<'static, Result<()>>;
+}
+
 /// The node behind the protocol. Everything happens on the core's thread, so futures need not be `Send`.
 pub trait Backend {
     /// Plans one statement. `param_oids` may be shorter than the statement's parameters; 0 means "find out".
@@ -131,6 +193,9 @@ pub trait Backend {
         txn: Vec<Bound>,
         number: Option<(u128, u64)>,
     ) -> LocalBoxFuture<'static, Result<Vec<Outcome>>>;
+
+    /// Opens a transaction block. Everything the connection submitted before is finished.
+    fn begin(&self, conn: &Rc<ConnInfo>, mode: BlockMode) -> Result<Rc<dyn Block>>;
 
     /// Asks to end what the connection is running (57014), if that is still possible. The secret was checked.
     fn cancel(&self, pid: i32);

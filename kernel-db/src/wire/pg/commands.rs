@@ -1,6 +1,7 @@
 //! Executes statements about the connection itself.
 
 use super::backend::Outcome;
+use super::block::{Modes, aborted};
 use super::queue::Reply;
 use super::reader::Reader;
 use super::session::{Command, REQUEST, SESSION};
@@ -10,7 +11,13 @@ use crate::sql::Value;
 
 impl Reader {
     /// Takes effect at once, before anything that comes later on the connection is submitted.
-    pub(super) fn command(&mut self, command: &Command) -> Result<Outcome> {
+    pub(super) async fn command(&mut self, command: &Command) -> Result<Outcome> {
+        if let Command::Block(command) = command {
+            return self.block_command(command).await;
+        }
+        if self.block_failed() {
+            return Err(aborted());
+        }
         let mut rows = Vec::new();
         match command {
             Command::Set { name, value } if name == REQUEST => {
@@ -34,11 +41,16 @@ impl Reader {
             Command::Show { name } => rows.push(vec![self.show(name)?]),
             Command::ShowAll => rows = self.show_all(),
             Command::DiscardAll => {
+                if self.block.is_some() {
+                    let message = "DISCARD ALL cannot run inside a transaction block";
+                    return Err(Error::new("25001", message));
+                }
                 self.reset_all();
                 self.deallocate(None)?;
             }
             Command::Deallocate { name } => self.deallocate(name.as_deref())?,
-            Command::DiscardNothing { .. } | Command::Characteristics => {}
+            Command::Characteristics(modes) => self.characteristics(*modes)?,
+            Command::DiscardNothing { .. } | Command::Block(_) => {}
         }
         Ok(Outcome {
             rows,
@@ -64,9 +76,29 @@ impl Reader {
                 .session
                 .map_or(String::new(), |session| format!("{session:032x}")),
             REQUEST => self.next_request.to_string(),
+            "transaction_isolation" => self.isolation().to_owned(),
+            "transaction_read_only" if self.read_only() => "on".to_owned(),
             name => self.settings.get(name)?.to_owned(),
         };
         Ok(Value::Text(value.into()))
+    }
+
+    fn read_only(&self) -> bool {
+        self.block.as_ref().is_some_and(|open| open.mode.read_only)
+    }
+
+    /// Defaults of later blocks.
+    fn characteristics(&mut self, modes: Modes) -> Result<()> {
+        if modes.read_only == Some(true) {
+            return Err(Error::unsupported("READ ONLY for a whole session")
+                .hint("BEGIN READ ONLY is supported"));
+        }
+        if let Some(isolation) = modes.isolation {
+            let name = "default_transaction_isolation";
+            let changed = self.settings.set(name, Some(isolation.name()))?;
+            self.took_effect(&changed);
+        }
+        Ok(())
     }
 
     fn show_all(&self) -> Vec<Vec<Value>> {

@@ -95,11 +95,25 @@ async fn read(
             input = BytesMut::new();
         }
         input.reserve(READ_BYTES);
-        match socket.read_buf(&mut input).await {
-            Ok(n) if n > 0 => {}
-            _ => return,
+        let reading = socket.read_buf(&mut input);
+        let got = match reader.idle_limit() {
+            None => reading.await,
+            Some(limit) => match tokio::time::timeout(limit, reading).await {
+                Ok(got) => got,
+                Err(_) => return reader.fatal(idle_too_long()),
+            },
+        };
+        if !matches!(got, Ok(n) if n > 0) {
+            return;
         }
     }
+}
+
+fn idle_too_long() -> Error {
+    Error::new(
+        "25P03",
+        "terminating connection due to idle-in-transaction timeout",
+    )
 }
 
 async fn write(mut socket: WriteHalf<'_>, info: Rc<ConnInfo>, queue: Rc<Queue>) {

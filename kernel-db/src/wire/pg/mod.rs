@@ -4,9 +4,11 @@
 //! before it reads the next. A connection is one task on the core's thread: `reader` collects what comes up to one Sync
 //! into one transaction, hands it to the [`Backend`] and reads on; `queue` sends replies in order as transactions commit.
 //!
-//! Left out: encryption and passwords (listeners are on loopback), COPY, transaction blocks, FunctionCall, LISTEN.
+//! Left out: encryption and passwords (listeners are on loopback), COPY, FunctionCall, LISTEN.
 
 pub mod backend;
+mod block;
+mod block_commands;
 mod commands;
 mod connection;
 mod format;
@@ -20,6 +22,9 @@ mod settings;
 mod split;
 mod startup;
 
-pub use backend::{Backend, Bound, Column, ConnInfo, Lane, Notice, Outcome, Running, Statement};
+pub use backend::{
+    Backend, Block, BlockMode, Bound, Column, ConnInfo, Isolation, Lane, Notice, Outcome, Running,
+    Statement,
+};
 pub use server::{Limits, serve};
 pub use settings::SERVER_VERSION;

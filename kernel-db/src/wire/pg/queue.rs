@@ -17,7 +17,7 @@ use futures::stream::FuturesOrdered;
 use pgwire::messages::extendedquery::{
     BindComplete, CloseComplete, ParseComplete, PortalSuspended,
 };
-use pgwire::messages::response::EmptyQueryResponse;
+use pgwire::messages::response::{EmptyQueryResponse, TransactionStatus};
 
 use super::backend::{Column, ConnInfo, Lane, Notice, Outcome, Statement};
 use super::format::Formats;
@@ -53,7 +53,7 @@ impl Cursor {
         cursor
     }
 
-    fn fill(&self, outcome: Outcome) {
+    pub(super) fn fill(&self, outcome: Outcome) {
         let Outcome { rows, tag, notices } = outcome;
         *self.0.borrow_mut() = CursorState::Open {
             rows: rows.into_iter(),
@@ -89,7 +89,7 @@ pub enum Reply {
     },
     Error(Error),
     Fatal(Error),
-    Ready,
+    Ready(TransactionStatus),
 }
 
 /// Replies that go out together once the transaction they wait for, if any, is finished.
@@ -163,6 +163,7 @@ impl Queue {
             _ if self.running.borrow().is_empty() => true,
             (Lane::Alone, _) | (_, Lane::Alone) => false,
             (Lane::Partition(a), Lane::Partition(b)) => a == b || !strict,
+            (Lane::Several, _) | (_, Lane::Several) => !strict,
             _ => true,
         }
     }
@@ -256,7 +257,7 @@ impl Queue {
                 reply::error(out, &error, false)?;
             }
             if n < part.first_result
-                || matches!(reply, Reply::Ready | Reply::ParameterStatus { .. })
+                || matches!(reply, Reply::Ready(_) | Reply::ParameterStatus { .. })
             {
                 self.encode(reply, out)?;
             }
@@ -287,7 +288,7 @@ impl Queue {
             Reply::ParameterStatus { name, value } => reply::parameter_status(out, name, &value),
             Reply::Error(error) => reply::error(out, &error, false),
             Reply::Fatal(error) => reply::error(out, &error, true),
-            Reply::Ready => reply::ready(out),
+            Reply::Ready(status) => reply::ready(out, status),
         }
     }
 

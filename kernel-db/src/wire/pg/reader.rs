@@ -3,8 +3,9 @@
 //! Statements up to one Sync, or in one simple query, become one transaction that is submitted at the Sync; the reader goes
 //! on with the next messages while it runs. What holds: transactions are submitted in the order of their Syncs; lanes (see
 //! `backend`) never overlap; after an error everything up to the next Sync is skipped; request numbers are given out in
-//! the order of Syncs (I11). A portal ends at Sync, because there are no transaction blocks yet; Flush may run what was
-//! executed before it only if nothing there writes, because it would end the transaction early.
+//! the order of Syncs (I11). Outside a block a portal ends at Sync, and Flush may run what was executed before it only if
+//! nothing there writes, because it would end the transaction early. Inside a block (`block_commands`) every statement runs
+//! when it is executed.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -16,6 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use pgwire::messages::extendedquery::{Bind, Close, Describe, Execute, Parse};
 
 use super::backend::{Backend, Bound, ConnInfo, Lane, Running, Statement};
+use super::block::{OpenBlock, aborted};
 use super::format::{self, Formats};
 use super::frame::{Frontend, protocol};
 use super::queue::{Cursor, Part, Queue, Reply, Shape};
@@ -60,7 +62,7 @@ pub enum Next {
 
 /// The state of one connection's request side.
 pub struct Reader {
-    backend: Rc<dyn Backend>,
+    pub(super) backend: Rc<dyn Backend>,
     pub(super) info: Rc<ConnInfo>,
     pub(super) queue: Rc<Queue>,
     pub(super) settings: Settings,
@@ -71,7 +73,9 @@ pub struct Reader {
     prepared: HashMap<String, Rc<Prepared>>,
     portals: HashMap<String, Portal>,
     pub(super) part: Part,
-    txn: Vec<Bound>,
+    pub(super) txn: Vec<Bound>,
+    /// The open transaction block.
+    pub(super) block: Option<OpenBlock>,
     /// Text of the transaction's first statement.
     text: Option<Arc<str>>,
     /// An error was reported: ignore everything up to Sync.
@@ -97,6 +101,7 @@ impl Reader {
             portals: HashMap::new(),
             part: Part::default(),
             txn: Vec::new(),
+            block: None,
             text: None,
             skipping: false,
         }
@@ -135,7 +140,7 @@ impl Reader {
             Frontend::Parse(parse) => self.parse(parse).await,
             Frontend::Bind(bind) => self.bind(bind),
             Frontend::Describe(describe) => self.describe(describe),
-            Frontend::Execute(execute) => self.execute(execute),
+            Frontend::Execute(execute) => self.execute(execute).await,
             Frontend::Close(close) => self.close(close),
             Frontend::Flush => self.flush().await,
             Frontend::Refused { error, .. } => Err(error),
@@ -180,7 +185,12 @@ impl Reader {
 
     /// Plans one statement; waits for what must run alone, because it may change what names mean.
     async fn prepare(&mut self, sql: &str, oids: &[u32]) -> Result<Prepared> {
-        if let Some(command) = session::parse(sql)? {
+        let command = session::parse(sql)?;
+        let ends = matches!(&command, Some(Command::Block(c)) if c.ends_failure());
+        if self.block_failed() && !ends {
+            return Err(aborted());
+        }
+        if let Some(command) = command {
             let shape = Shape {
                 params: Rc::default(),
                 columns: command.columns().into(),
@@ -273,7 +283,7 @@ impl Reader {
         Ok(())
     }
 
-    fn execute(&mut self, execute: Execute) -> Result<()> {
+    async fn execute(&mut self, execute: Execute) -> Result<()> {
         let name = execute.name.unwrap_or_default();
         let max_rows = usize::try_from(execute.max_rows).unwrap_or(0);
         let portal = self
@@ -293,7 +303,7 @@ impl Reader {
             return Ok(());
         }
         let params = std::mem::take(&mut portal.params);
-        let cursor = self.run(&prepared, params)?;
+        let cursor = self.run(&prepared, params).await?;
         if let (Some(cursor), Some(portal)) = (&cursor, self.portals.get_mut(&name)) {
             portal.cursor = Some(cursor.clone());
         }
@@ -323,12 +333,21 @@ impl Reader {
     }
 
     /// Adds a statement to the transaction, or does it at once if it is about the connection. `None`: empty statement.
-    fn run(&mut self, prepared: &Prepared, params: Vec<Value>) -> Result<Option<Rc<Cursor>>> {
+    async fn run(&mut self, prepared: &Prepared, params: Vec<Value>) -> Result<Option<Rc<Cursor>>> {
         match &prepared.plan {
             Plan::Empty => Ok(None),
-            Plan::Session(command) => self
-                .command(command)
-                .map(|outcome| Some(Cursor::done(outcome))),
+            Plan::Session(command) => {
+                let outcome = self.command(command).await?;
+                Ok(Some(Cursor::done(outcome)))
+            }
+            Plan::Query(statement) if self.block.is_some() => {
+                let bound = Bound {
+                    statement: statement.clone(),
+                    params,
+                };
+                let outcome = self.in_block_run(bound, prepared.sql.clone()).await?;
+                Ok(Some(Cursor::done(outcome)))
+            }
             Plan::Query(statement) => {
                 if self.txn.len() >= TRANSACTION_STATEMENTS_MAX {
                     let message = format!(
@@ -404,7 +423,7 @@ impl Reader {
             return Err(Error::new("42P02", "there is no parameter $1")
                 .hint("use the extended query protocol"));
         }
-        if let Some(cursor) = self.run(&prepared, Vec::new())? {
+        if let Some(cursor) = self.run(&prepared, Vec::new()).await? {
             self.result(&prepared, cursor, Formats::TEXT, 0, true);
         }
         Ok(())
@@ -430,6 +449,9 @@ impl Reader {
             self.prepared.remove(&name);
         }
         self.txn.clear();
+        if let Some(open) = &mut self.block {
+            open.fail();
+        }
         part.replies.push(Reply::Error(error));
     }
 
@@ -437,8 +459,10 @@ impl Reader {
     async fn finish(&mut self, ready: bool) {
         let queue = self.queue.clone();
         if ready {
-            self.portals.clear();
-            self.part.replies.push(Reply::Ready);
+            if self.block.is_none() {
+                self.portals.clear();
+            }
+            self.part.replies.push(Reply::Ready(self.status()));
         }
         wait(|| queue.has_room()).await;
         let part = std::mem::take(&mut self.part);
@@ -477,7 +501,7 @@ impl Reader {
         self.queue.push_running(part, lane, submitted);
     }
 
-    async fn flush_part(&mut self) {
+    pub(super) async fn flush_part(&mut self) {
         if self.part.replies.is_empty() {
             return;
         }
@@ -516,7 +540,7 @@ impl Reader {
 }
 
 /// Waits without a waker: the connection polls its reader again whenever its writer made progress.
-async fn wait(condition: impl Fn() -> bool) {
+pub(super) async fn wait(condition: impl Fn() -> bool) {
     poll_fn(|_| {
         if condition() {
             Poll::Ready(())

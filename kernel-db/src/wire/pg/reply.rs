@@ -71,8 +71,8 @@ fn fields(
     fields
 }
 
-pub fn ready(out: &mut BytesMut) -> Result<()> {
-    put(out, &ReadyForQuery::new(TransactionStatus::Idle))
+pub fn ready(out: &mut BytesMut, status: TransactionStatus) -> Result<()> {
+    put(out, &ReadyForQuery::new(status))
 }
 
 pub fn complete(out: &mut BytesMut, tag: String) -> Result<()> {

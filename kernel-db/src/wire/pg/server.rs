@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use pgwire::messages::response::TransactionStatus;
 use pgwire::messages::startup::{Authentication, BackendKeyData, SecretKey};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -197,7 +198,7 @@ fn greeting(hello: &Hello, key: BackendKeyData) -> Result<BytesMut> {
     for warning in &hello.warnings {
         reply::notice(&mut out, warning)?;
     }
-    reply::ready(&mut out)?;
+    reply::ready(&mut out, TransactionStatus::Idle)?;
     Ok(out)
 }
 

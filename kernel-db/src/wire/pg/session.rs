@@ -1,9 +1,10 @@
 //! Statements about the connection itself, which never reach a partition.
 //!
-//! SET, SHOW, RESET, DISCARD and DEALLOCATE work on the connection. Transaction blocks and COPY are recognised here to be
-//! refused with a hint: until they are built nothing may look as if it were inside a transaction that it is not in.
+//! SET, SHOW, RESET, DISCARD and DEALLOCATE work on the connection; BEGIN and what belongs to it on its transaction block
+//! (`block`). COPY is recognised here to be refused with a hint.
 
 use super::backend::Column;
+use super::block::{self, BlockCommand, Modes};
 use super::settings::Settings;
 use super::split;
 use crate::error::{Error, Result};
@@ -39,8 +40,9 @@ pub enum Command {
     Deallocate {
         name: Option<String>,
     },
-    /// SET SESSION CHARACTERISTICS: every transaction here satisfies any of them.
-    Characteristics,
+    /// SET SESSION CHARACTERISTICS: of later transaction blocks.
+    Characteristics(Modes),
+    Block(BlockCommand),
 }
 
 impl Command {
@@ -59,13 +61,14 @@ impl Command {
 
     pub fn tag(&self) -> &'static str {
         match self {
-            Command::Set { .. } | Command::Characteristics => "SET",
+            Command::Set { .. } | Command::Characteristics(_) => "SET",
             Command::Show { .. } | Command::ShowAll => "SHOW",
             Command::Reset { .. } | Command::ResetAll => "RESET",
             Command::DiscardAll => "DISCARD ALL",
             Command::DiscardNothing { tag } => tag,
             Command::Deallocate { name: Some(_) } => "DEALLOCATE",
             Command::Deallocate { name: None } => "DEALLOCATE ALL",
+            Command::Block(command) => command.tag(),
         }
     }
 }
@@ -82,21 +85,11 @@ pub fn parse(sql: &str) -> Result<Option<Command>> {
         "RESET" => reset(&mut words)?,
         "DISCARD" => discard(&mut words)?,
         "DEALLOCATE" => deallocate(&mut words)?,
-        word @ ("BEGIN" | "START" | "COMMIT" | "END" | "ROLLBACK" | "ABORT" | "SAVEPOINT"
-        | "RELEASE" | "PREPARE") => {
-            // PREPARE TRANSACTION is a block's end; PREPARE name AS is the parser's.
-            if word == "PREPARE"
-                && !words
-                    .next()
-                    .is_some_and(|w| w.eq_ignore_ascii_case("TRANSACTION"))
-            {
-                return Ok(None);
-            }
-            return Err(Error::unsupported(format_args!("{word} (a transaction block)"))
-                .hint("send the statements as one simple query, or pipeline them before one Sync: they run as one transaction; or write a function"));
-        }
         "COPY" => return Err(Error::unsupported("COPY").hint("use INSERT with several rows")),
-        _ => return Ok(None),
+        word => match block::parse(word, &mut words)? {
+            Some(command) => Command::Block(command),
+            None => return Ok(None),
+        },
     };
     match words.next() {
         Some(extra) => Err(syntax(extra)),
@@ -115,8 +108,10 @@ fn set(words: &mut Words<'_>) -> Result<Command> {
             );
         }
         if name == "characteristics" {
-            words.rest();
-            return Ok(Command::Characteristics);
+            words.expect("AS")?;
+            words.expect("TRANSACTION")?;
+            let next = words.upper();
+            return block::modes(words, next).map(Command::Characteristics);
         }
     }
     match name.as_str() {
@@ -126,9 +121,9 @@ fn set(words: &mut Words<'_>) -> Result<Command> {
         }
         "names" => name = "client_encoding".to_owned(),
         "transaction" => {
-            return Err(
-                Error::unsupported("SET TRANSACTION").hint("every transaction is serializable")
-            );
+            let next = words.upper();
+            let modes = block::modes(words, next)?;
+            return Ok(Command::Block(BlockCommand::SetTransaction(modes)));
         }
         "authorization" | "role" => return Err(Error::unsupported("changing the role")),
         _ => match words.next() {
@@ -204,16 +199,16 @@ fn deallocate(words: &mut Words<'_>) -> Result<Command> {
     })
 }
 
-fn syntax(near: &str) -> Error {
+pub(super) fn syntax(near: &str) -> Error {
     Error::new("42601", format!("syntax error at or near \"{near}\""))
 }
 
-fn end() -> Error {
+pub(super) fn end() -> Error {
     Error::new("42601", "syntax error at end of input")
 }
 
 /// The tokens of one statement.
-struct Words<'a> {
+pub(super) struct Words<'a> {
     text: &'a str,
     at: usize,
 }
@@ -234,11 +229,34 @@ impl<'a> Words<'a> {
         Some(&self.text[start..self.at])
     }
 
-    fn rest(&mut self) {
-        while self.next().is_some() {}
+    /// The next word in upper case.
+    pub(super) fn upper(&mut self) -> Option<String> {
+        self.next().map(str::to_ascii_uppercase)
     }
 
-    fn expect(&mut self, keyword: &str) -> Result<()> {
+    /// The word after an optional WORK or TRANSACTION.
+    pub(super) fn work(&mut self) -> Option<String> {
+        match self.upper() {
+            Some(word) if word == "WORK" || word == "TRANSACTION" => self.upper(),
+            next => next,
+        }
+    }
+
+    /// A savepoint's name after an optional SAVEPOINT.
+    pub(super) fn savepoint(&mut self) -> Result<String> {
+        let name = self.identifier()?;
+        if name == "savepoint" && self.peek().is_some() {
+            return self.identifier();
+        }
+        Ok(name)
+    }
+
+    fn peek(&self) -> Option<&'a str> {
+        let mut ahead = Words { ..*self };
+        ahead.next()
+    }
+
+    pub(super) fn expect(&mut self, keyword: &str) -> Result<()> {
         match self.next() {
             Some(word) if word.eq_ignore_ascii_case(keyword) => Ok(()),
             Some(word) => Err(syntax(word)),
@@ -247,7 +265,7 @@ impl<'a> Words<'a> {
     }
 
     /// An identifier, possibly dotted, as PostgreSQL folds it.
-    fn name(&mut self) -> Result<String> {
+    pub(super) fn name(&mut self) -> Result<String> {
         let mut name = self.identifier()?;
         while self.text.as_bytes().get(self.at) == Some(&b'.') {
             self.at += 1;
@@ -304,6 +322,7 @@ fn unquoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::pg::backend::Isolation;
 
     fn set_to(name: &str, value: &str) -> Option<Command> {
         Some(Command::Set {
@@ -352,7 +371,10 @@ mod tests {
         assert_eq!(
             parse("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED")
                 .unwrap(),
-            Some(Command::Characteristics)
+            Some(Command::Characteristics(Modes {
+                isolation: Some(Isolation::ReadCommitted),
+                read_only: None,
+            }))
         );
         assert_eq!(
             parse("deallocate \"S_1\"").unwrap(),
@@ -371,19 +393,61 @@ mod tests {
     }
 
     #[test]
-    fn transaction_blocks_and_copy_are_refused_with_a_hint() {
+    fn what_is_not_there_is_refused_with_a_hint() {
         for sql in [
-            "BEGIN",
-            "start transaction",
-            "COMMIT;",
-            "rollback",
-            "SAVEPOINT a",
+            "PREPARE TRANSACTION 'x'",
+            "COMMIT PREPARED 'x'",
             "copy t from stdin",
             "SET LOCAL a = 1",
         ] {
             let error = parse(sql).unwrap_err();
             assert_eq!(error.sqlstate(), "0A000", "{sql}");
             assert!(error.get_hint().is_some(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn blocks_in_all_spellings() {
+        let begin = |isolation, read_only, tag| {
+            let modes = Modes {
+                isolation,
+                read_only,
+            };
+            BlockCommand::Begin { modes, tag }
+        };
+        let serializable = Some(Isolation::Serializable);
+        for (sql, command) in [
+            ("begin", begin(None, None, "BEGIN")),
+            ("BEGIN WORK;", begin(None, None, "BEGIN")),
+            (
+                "begin isolation level serializable, read only, not deferrable",
+                begin(serializable, Some(true), "BEGIN"),
+            ),
+            (
+                "START TRANSACTION READ WRITE ISOLATION LEVEL READ UNCOMMITTED",
+                begin(
+                    Some(Isolation::ReadCommitted),
+                    Some(false),
+                    "START TRANSACTION",
+                ),
+            ),
+            ("END", BlockCommand::Commit { chain: false }),
+            ("commit and chain", BlockCommand::Commit { chain: true }),
+            ("commit and no chain", BlockCommand::Commit { chain: false }),
+            ("ABORT TRANSACTION", BlockCommand::Rollback { chain: false }),
+            (
+                "rollback to savepoint a",
+                BlockCommand::RollbackTo("a".into()),
+            ),
+            ("ROLLBACK WORK TO B", BlockCommand::RollbackTo("b".into())),
+            ("savepoint \"A\"", BlockCommand::Savepoint("A".into())),
+            (
+                "release savepoint",
+                BlockCommand::Release("savepoint".into()),
+            ),
+            ("release savepoint x", BlockCommand::Release("x".into())),
+        ] {
+            assert_eq!(parse(sql).unwrap(), Some(Command::Block(command)), "{sql}");
         }
         for sql in [
             "SET",
@@ -394,6 +458,11 @@ mod tests {
             "SET x = 1 2",
             "DISCARD x",
             "RESET 'a'",
+            "begin nonsense",
+            "start",
+            "commit and",
+            "begin isolation level x",
+            "end end",
         ] {
             assert_eq!(parse(sql).unwrap_err().sqlstate(), "42601", "{sql}");
         }

@@ -10,7 +10,6 @@ SELECT d.name, e.name FROM dept d LEFT JOIN emp e ON e.dept = d.id ORDER BY d.id
 SELECT d.name, count(e.id) FROM dept d LEFT JOIN emp e ON e.dept = d.id GROUP BY d.name ORDER BY d.name;
 SELECT d.name, e.name FROM dept d LEFT JOIN emp e ON e.dept = d.id AND e.pay > 85 ORDER BY d.id, e.id;
 SELECT d.name, e.name FROM dept d LEFT JOIN emp e ON e.dept = d.id WHERE e.id IS NULL ORDER BY d.id;
--- differs: not built: RIGHT JOIN
 SELECT d.name, e.name FROM emp e RIGHT JOIN dept d ON d.id = e.dept ORDER BY d.id, e.id;
 SELECT count(*) FROM emp, dept;
 SELECT count(*) FROM emp CROSS JOIN dept;

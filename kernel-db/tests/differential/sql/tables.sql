@@ -181,7 +181,5 @@ SELECT t FROM t WHERE k = 999;
 SELECT 1 FROM t WHERE k = 1 FOR UPDATE;
 SELECT 1 FROM t WHERE k = 1 FOR UPDATE NOWAIT;
 SELECT 1 FROM t WHERE k = 1 FOR UPDATE SKIP LOCKED;
--- differs: FOR UPDATE is accepted anywhere: it does nothing in serial execution
 SELECT count(*) FROM t FOR UPDATE;
--- differs: FOR UPDATE is accepted anywhere
 SELECT DISTINCT k FROM t FOR UPDATE;

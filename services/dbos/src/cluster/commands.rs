@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::home::ClusterSpec;
-use super::{process, status, up};
+use super::{members, process, status, up};
 use crate::args::ClusterCommand;
 use crate::exit::{Failure, Result};
 use crate::output::Rows;
@@ -25,12 +25,28 @@ pub async fn run(command: ClusterCommand) -> Result<()> {
             logs(&ClusterSpec::existing(&name.name)?, node, follow).await
         }
         ClusterCommand::Kill { node, name } => kill(&ClusterSpec::existing(&name.name)?, node),
-        ClusterCommand::Restart { node, name } => {
-            restart(&ClusterSpec::existing(&name.name)?, node).await
+        ClusterCommand::Restart { node, name, .. } => {
+            let spec = ClusterSpec::existing(&name.name)?;
+            match node {
+                Some(node) => restart(&spec, node).await,
+                None => members::restart_rolling(&spec).await,
+            }
+        }
+        ClusterCommand::Pause { node, name } => {
+            pause(&ClusterSpec::existing(&name.name)?, node, true)
+        }
+        ClusterCommand::Resume { node, name } => {
+            pause(&ClusterSpec::existing(&name.name)?, node, false)
+        }
+        ClusterCommand::Add { node, name } => {
+            members::add(ClusterSpec::existing(&name.name)?, node).await
+        }
+        ClusterCommand::Remove { node, name } => {
+            members::remove(ClusterSpec::existing(&name.name)?, node).await
         }
         ClusterCommand::Down { name } => {
             let spec = ClusterSpec::existing(&name.name)?;
-            let stopped = process::stop(&spec, 1..=spec.nodes)?;
+            let stopped = process::stop(&spec, spec.ids().into_iter())?;
             println!(
                 "cluster {}: {stopped} nodes stopped; data kept in {}",
                 spec.name,
@@ -46,7 +62,9 @@ pub async fn run(command: ClusterCommand) -> Result<()> {
 fn print_started(started: &up::Started, json: bool) {
     let spec = &started.spec;
     if json {
-        let nodes = (1..=spec.nodes)
+        let nodes = spec
+            .ids()
+            .into_iter()
             .map(|n| json!({"node": n, "url": spec.url(n), "log": spec.log_path(n)}));
         let nodes: Vec<_> = nodes.collect();
         println!(
@@ -61,12 +79,20 @@ fn print_started(started: &up::Started, json: bool) {
         (false, false) => "running again on its data",
     };
     println!(
-        "cluster {} is {what}: {} nodes, {} partitions, {} replicas, durability {:?}",
-        spec.name, spec.nodes, spec.partitions, spec.replicas, spec.durability
+        "cluster {} is {what}: {} nodes, {} partitions, {} replicas, durability {}",
+        spec.name,
+        spec.ids().len(),
+        spec.partitions,
+        spec.replicas,
+        spec.durability()
     );
-    for node in 1..=spec.nodes {
+    for node in spec.ids() {
+        let paused = match process::paused(spec, node) {
+            true => "   paused",
+            false => "",
+        };
         println!(
-            "  node {node}: {}   log {}",
+            "  node {node}: {}   log {}{paused}",
             spec.url(node),
             spec.log_path(node).display()
         );
@@ -114,6 +140,20 @@ fn kill(spec: &ClusterSpec, node: u16) -> Result<()> {
     Ok(())
 }
 
+fn pause(spec: &ClusterSpec, node: u16, stop: bool) -> Result<()> {
+    spec.check_node(node)?;
+    if !process::pause(spec, node, stop)? {
+        return Err(
+            Failure::not_found(format!("node {node} is not running")).hint(format!(
+                "`dbos cluster restart {node} --name {}` starts it",
+                spec.name
+            )),
+        );
+    }
+    println!("node {node} {}", if stop { "paused" } else { "goes on" });
+    Ok(())
+}
+
 async fn restart(spec: &ClusterSpec, node: u16) -> Result<()> {
     spec.check_node(node)?;
     process::stop(spec, [node].into_iter())?;
@@ -125,16 +165,18 @@ async fn restart(spec: &ClusterSpec, node: u16) -> Result<()> {
 
 fn list(json: bool) -> Result<()> {
     let row = |spec: &ClusterSpec| {
-        let running = (1..=spec.nodes)
+        let running = spec
+            .ids()
+            .into_iter()
             .filter(|n| process::running(spec, *n).is_some())
             .count();
         let cells = [
             spec.name.clone(),
-            spec.nodes.to_string(),
+            spec.ids().len().to_string(),
             running.to_string(),
             spec.partitions.to_string(),
             spec.replicas.to_string(),
-            format!("{:?}", spec.durability).to_lowercase(),
+            spec.durability(),
             spec.url(1),
             spec.data.display().to_string(),
         ];
@@ -188,9 +230,10 @@ fn confirmed(spec: &ClusterSpec) -> Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// Kills what runs and removes everything.
+/// Kills what runs and removes everything. Does nothing if the data is not this cluster's.
 pub fn destroy(spec: &ClusterSpec) -> Result<()> {
-    for node in 1..=spec.nodes {
+    spec.owns_data()?;
+    for node in spec.ids() {
         process::kill(spec, node)?;
     }
     spec.remove()

@@ -1,7 +1,7 @@
 //! Where a local cluster lives: its description, its nodes' directories, its logs.
 //!
 //! `$XDG_DATA_HOME/dbos/NAME/cluster.toml` describes cluster NAME, wherever its data is; without `--data` the data is
-//! beside it: `node-1/` (config.toml, pid, data/), `node-2/`, ... and `logs/node-1.log`, ....
+//! beside it: `.dbos-cluster` (the cluster's identity), `node-1/` (config.toml, pid, data/), `node-2/`, ... and `logs/node-1.log`, ....
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -15,6 +15,10 @@ use crate::exit::{Failure, Result};
 /// First SQL port tried for a new cluster; peers listen `PEER_PORTS` above.
 const BASE_PORT: u16 = 5440;
 const PEER_PORTS: u16 = 100;
+/// And a node's metrics are this much above its SQL port.
+const METRICS_PORTS: u16 = 150;
+/// File in a cluster's data folder with the cluster's identity: what has it may be removed with the cluster.
+const MARK: &str = ".dbos-cluster";
 /// How far apart the bases of clusters without `--port` are.
 const PORT_STEP: u16 = 10;
 
@@ -24,7 +28,13 @@ const PORT_STEP: u16 = 10;
 pub struct ClusterSpec {
     pub name: String,
     pub cluster_id: String,
+    /// Nodes that it was created with: 1 to this.
     pub nodes: u16,
+    /// Nodes that were added later, and nodes that are gone; ids are not used twice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub added: Vec<u16>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<u16>,
     pub partitions: u32,
     pub replicas: u32,
     pub durability: Durability,
@@ -100,61 +110,131 @@ impl ClusterSpec {
         Ok(specs)
     }
 
+    /// The ids of its nodes, in order.
+    pub fn ids(&self) -> Vec<u16> {
+        let ever = (1..=self.nodes).chain(self.added.iter().copied());
+        ever.filter(|node| !self.removed.contains(node)).collect()
+    }
+
+    /// The id for one node more: one that no node has or had.
+    pub fn next_id(&self) -> u16 {
+        self.added.iter().copied().fold(self.nodes, u16::max) + 1
+    }
+
     /// Writes the description and every node's configuration.
     pub fn save(&self) -> Result<()> {
-        let folder = home()?.join(&self.name);
-        fs::create_dir_all(&folder)
-            .map_err(|e| Failure::new(format!("cannot create {}: {e}", folder.display())))?;
-        for node in 1..=self.nodes {
-            let folder = self.node_dir(node);
-            fs::create_dir_all(&folder)
-                .map_err(|e| Failure::new(format!("cannot create {}: {e}", folder.display())))?;
-            fs::write(self.config_path(node), self.node_config(node).to_toml())?;
+        create_dir(&self.data)?;
+        // First of all: what has no mark is never removed.
+        write(&self.data.join(MARK), &self.cluster_id)?;
+        create_dir(&home()?.join(&self.name))?;
+        for node in self.ids() {
+            self.save_node(node)?;
         }
-        fs::create_dir_all(self.data.join("logs"))?;
+        create_dir(&self.data.join("logs"))?;
+        self.save_description()
+    }
+
+    /// Writes one node's configuration.
+    pub fn save_node(&self, node: u16) -> Result<()> {
+        create_dir(&self.node_dir(node))?;
+        write(&self.config_path(node), &self.node_config(node).to_toml())
+    }
+
+    /// Writes the description only.
+    pub fn save_description(&self) -> Result<()> {
+        let folder = home()?.join(&self.name);
+        create_dir(&folder)?;
         let text = toml::to_string(self).map_err(Failure::new)?;
         // Written whole or not at all: a description that exists is complete.
         let temporary = folder.join("cluster.toml.new");
-        fs::write(&temporary, text)?;
+        write(&temporary, &text)?;
         fs::rename(&temporary, folder.join("cluster.toml"))?;
         Ok(())
     }
 
-    /// Removes data, logs and description. Succeeds when there is nothing.
+    /// Removes the data of a node that is gone.
+    pub fn remove_node(&self, node: u16) -> Result<()> {
+        remove_dir(&self.node_dir(node))
+    }
+
+    /// Removes data, logs and description, and the folders above them that are empty then. Succeeds when there is nothing.
+    /// The data folder must carry this cluster's mark: a folder that somebody else put there is an error.
     pub fn remove(&self) -> Result<()> {
-        for node in 1..=self.nodes {
-            remove_dir(&self.node_dir(node))?;
+        if self.owns_data()? {
+            for node in self.ids() {
+                remove_dir(&self.node_dir(node))?;
+            }
+            remove_dir(&self.data.join("logs"))?;
+            fs::remove_file(self.data.join(MARK))?;
         }
-        remove_dir(&self.data.join("logs"))?;
         // Only if empty: a directory given by --data may hold other things.
         let _ = fs::remove_dir(&self.data);
-        let folder = home()?.join(&self.name);
+        let home = home()?;
+        let folder = home.join(&self.name);
         match fs::remove_file(folder.join("cluster.toml")) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
+        let _ = fs::remove_file(folder.join("cluster.toml.new"));
         let _ = fs::remove_dir(&folder);
+        let _ = fs::remove_dir(&home);
         Ok(())
+    }
+
+    /// True if the data folder carries this cluster's mark, false if nothing of a cluster is there.
+    pub fn owns_data(&self) -> Result<bool> {
+        match fs::read_to_string(self.data.join(MARK)) {
+            Ok(id) if id.trim() == self.cluster_id => Ok(true),
+            Ok(_) => Err(self.foreign("it is another cluster's")),
+            Err(_) if self.ids().iter().any(|node| self.node_dir(*node).exists()) => {
+                Err(self.foreign("it has no readable mark of this cluster"))
+            }
+            Err(_) => Ok(false),
+        }
+    }
+
+    fn foreign(&self, why: &str) -> Failure {
+        let data = self.data.display();
+        Failure::new(format!("{data} is not removed: {why} ({MARK})")).hint(format!(
+            "look into {data} and remove it by hand, then repeat this command"
+        ))
     }
 
     /// The configuration of one node.
     pub fn node_config(&self, node: u16) -> NodeConfig {
-        let nodes = (1..=self.nodes).map(|id| NodeAddress {
-            id: id.into(),
-            sql: self.sql_address(id),
-            peer: SocketAddr::from((Ipv4Addr::LOCALHOST, self.port + PEER_PORTS + id - 1)),
-        });
+        // The first nodes agree on where everything is by their configuration; from then on the cluster knows its nodes.
+        let join = node > self.nodes;
+        let known = match join {
+            true => self.ids(),
+            false => (1..=self.nodes).collect(),
+        };
         NodeConfig {
             cluster: self.name.clone(),
             cluster_id: self.cluster_id.clone(),
             node_id: node.into(),
-            nodes: nodes.collect(),
+            nodes: known.into_iter().map(|id| self.node_address(id)).collect(),
+            join,
+            metrics_port: self.metrics_port(node),
             data_dir: PathBuf::from("data"),
             log_file: self.log_path(node),
             partitions: self.partitions,
             replicas: self.replicas,
             durability: self.durability,
             ..NodeConfig::default()
+        }
+    }
+
+    /// Where Prometheus finds a node's numbers.
+    pub fn metrics_port(&self, node: u16) -> u16 {
+        self.port + METRICS_PORTS + node - 1
+    }
+
+    /// Where a node listens.
+    pub fn node_address(&self, node: u16) -> NodeAddress {
+        NodeAddress {
+            id: node.into(),
+            sql: self.sql_address(node),
+            peer: SocketAddr::from((Ipv4Addr::LOCALHOST, self.port + PEER_PORTS + node - 1)),
         }
     }
 
@@ -178,31 +258,54 @@ impl ClusterSpec {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port + node - 1))
     }
 
+    /// As the flag has it.
+    pub fn durability(&self) -> String {
+        format!("{:?}", self.durability).to_lowercase()
+    }
+
     /// What psql and any driver take.
     pub fn url(&self, node: u16) -> String {
         format!("postgres://dbos@{}/dbos", self.sql_address(node))
     }
 
     pub fn urls(&self) -> Vec<String> {
-        (1..=self.nodes).map(|node| self.url(node)).collect()
+        self.ids().into_iter().map(|node| self.url(node)).collect()
+    }
+
+    /// Every address that a node listens on.
+    pub fn node_addresses(&self, node: u16) -> [SocketAddr; 3] {
+        let NodeAddress { sql, peer, .. } = self.node_address(node);
+        let metrics = (Ipv4Addr::LOCALHOST, self.metrics_port(node));
+        [sql, peer, metrics.into()]
     }
 
     /// Every address that the cluster's nodes listen on.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        let config = self.node_config(1);
-        config.nodes.iter().flat_map(|n| [n.sql, n.peer]).collect()
+        let ids = self.ids().into_iter();
+        ids.flat_map(|id| self.node_addresses(id)).collect()
     }
 
-    /// 404 for a node number that the cluster does not have.
+    /// Not found, for a node number that the cluster does not have.
     pub fn check_node(&self, node: u16) -> Result<()> {
-        if node == 0 || node > self.nodes {
+        if !self.ids().contains(&node) {
+            let ids: Vec<String> = self.ids().iter().map(u16::to_string).collect();
             return Err(Failure::not_found(format!(
-                "cluster {:?} has nodes 1 to {}, not {node}",
-                self.name, self.nodes
+                "cluster {:?} has nodes {}, not {node}",
+                self.name,
+                ids.join(", ")
             )));
         }
         Ok(())
     }
+}
+
+fn create_dir(path: &Path) -> Result<()> {
+    fs::create_dir_all(path)
+        .map_err(|e| Failure::new(format!("cannot create {}: {e}", path.display())))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).map_err(|e| Failure::new(format!("cannot write {}: {e}", path.display())))
 }
 
 fn remove_dir(path: &Path) -> Result<()> {
@@ -229,8 +332,11 @@ pub fn free_base_port(nodes: u16) -> Result<u16> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         !taken.contains(&address) && is_free(address)
     };
-    (BASE_PORT..u16::MAX - PEER_PORTS - nodes)
+    (BASE_PORT..u16::MAX - METRICS_PORTS - nodes)
         .step_by(PORT_STEP.into())
-        .find(|base| (0..nodes).all(|n| free(base + n) && free(base + PEER_PORTS + n)))
+        .find(|base| {
+            let ports = [0, PEER_PORTS, METRICS_PORTS];
+            (0..nodes).all(|n| ports.iter().all(|above| free(base + above + n)))
+        })
         .ok_or_else(|| Failure::new("no free ports on 127.0.0.1").hint("pass --port BASE"))
 }

@@ -4,6 +4,7 @@
 
 mod commands;
 mod home;
+mod members;
 mod process;
 mod status;
 mod up;

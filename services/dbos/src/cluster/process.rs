@@ -1,7 +1,9 @@
 //! The processes of a local cluster: started detached, found again by their pid file, signalled.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,43 +15,74 @@ use crate::exit::{Failure, Result};
 /// How long a node may take to stop by itself before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The pid of a node's process if it runs.
+/// The pid of a node's process if it runs, paused or not. The pid file says where to look first; a process that was
+/// started and not written down is found by its command line.
 pub fn running(spec: &ClusterSpec, node: u16) -> Option<u32> {
-    let pid: u32 = fs::read_to_string(spec.pid_path(node))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    let handle = Pid::from_raw(pid.try_into().ok()?)?;
-    // A child of this very process that ended stays a zombie until somebody asks.
-    let _ = waitpid(Some(handle), WaitOptions::NOHANG);
-    // The pid may belong to somebody else by now: the command line tells.
-    let command = match fs::read(format!("/proc/{pid}/cmdline")) {
-        Ok(command) => String::from_utf8_lossy(&command).into_owned(),
-        Err(_) if cfg!(target_os = "linux") => return None,
-        Err(_) => {
-            return rustix::process::test_kill_process(handle)
-                .is_ok()
-                .then_some(pid);
-        }
-    };
-    // Between fork and exec a process has no command line yet; neither has one that ended and was not waited for.
-    if command.is_empty() {
-        return is_alive(pid).then_some(pid);
+    let config = spec.config_path(node);
+    let noted = fs::read_to_string(spec.pid_path(node)).ok();
+    let noted: Option<u32> = noted.and_then(|pid| pid.trim().parse().ok());
+    if let Some(pid) = noted
+        && runs(pid, &config)
+    {
+        return Some(pid);
     }
-    command
-        .contains(&*spec.config_path(node).to_string_lossy())
-        .then_some(pid)
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .find(|pid| has_command(*pid, &config))
 }
 
-/// False for a zombie.
-fn is_alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat
-        .rsplit(')')
-        .next()
-        .and_then(|rest| rest.trim_start().chars().next());
-    state.is_some_and(|state| state != 'Z' && state != 'X')
+/// True if `pid`, which was this node's, still is and lives.
+fn runs(pid: u32, config: &Path) -> bool {
+    let Some(handle) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return false;
+    };
+    // A child of this very process that ended stays a zombie until somebody asks.
+    let _ = waitpid(Some(handle), WaitOptions::NOHANG);
+    match fs::read(format!("/proc/{pid}/cmdline")) {
+        // A process that is ending has no command line any more, but holds its ports and files until it is a zombie.
+        Ok(command) if command.is_empty() => matches!(state(pid), Some(state) if state != 'Z'),
+        Ok(_) => has_command(pid, config),
+        Err(_) if cfg!(target_os = "linux") => false,
+        Err(_) => rustix::process::test_kill_process(handle).is_ok(),
+    }
+}
+
+/// The pid may belong to somebody else by now: the command line tells.
+fn has_command(pid: u32, config: &Path) -> bool {
+    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut words = command.split(|byte| *byte == 0).skip(1);
+    words.next() == Some(b"node")
+        && words.next() == Some(b"--config")
+        && words.next() == Some(config.as_os_str().as_bytes())
+}
+
+/// `T` is stopped by a signal, `Z` has ended. `None` for a process that is gone, and for a thread of the system, which may
+/// have got the number.
+fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit(')').next()?.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let parent = fields.next()?;
+    (parent != "2" && state != 'X').then_some(state)
+}
+
+/// True if the node's process is there and was stopped by `pause`.
+pub fn paused(spec: &ClusterSpec, node: u16) -> bool {
+    running(spec, node).and_then(state) == Some('T')
+}
+
+/// SIGSTOP, or SIGCONT; false if the node does not run.
+pub fn pause(spec: &ClusterSpec, node: u16, stop: bool) -> Result<bool> {
+    let Some(pid) = running(spec, node) else {
+        return Ok(false);
+    };
+    signal(pid, if stop { Signal::STOP } else { Signal::CONT })?;
+    let start = Instant::now();
+    while paused(spec, node) != stop && start.elapsed() < STOP_TIMEOUT {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(true)
 }
 
 /// Starts a node in a process group of its own, so that Ctrl-C here does not reach it.
@@ -87,6 +120,8 @@ pub fn stop(spec: &ClusterSpec, nodes: impl Iterator<Item = u16> + Clone) -> Res
     for node in nodes.clone() {
         if let Some(pid) = running(spec, node) {
             signal(pid, Signal::TERM)?;
+            // A paused one would hear of it only when it is resumed.
+            signal(pid, Signal::CONT)?;
             stopped += 1;
         }
     }

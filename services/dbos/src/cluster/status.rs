@@ -19,12 +19,12 @@ pub async fn print(spec: &ClusterSpec, json: bool) -> Result<()> {
         return Ok(());
     }
     println!(
-        "cluster {}: {} nodes, {} partitions, {} replicas, durability {:?}, data {}",
+        "cluster {}: {} nodes, {} partitions, {} replicas, durability {}, data {}",
         spec.name,
-        spec.nodes,
+        spec.ids().len(),
         spec.partitions,
         spec.replicas,
-        spec.durability,
+        spec.durability(),
         spec.data.display()
     );
     println!("{}", processes(spec).table());
@@ -54,8 +54,11 @@ async fn tables(spec: &ClusterSpec) -> Option<Vec<(&'static str, Rows)>> {
 fn processes(spec: &ClusterSpec) -> Rows {
     let columns = ["node", "process", "connection string", "log"];
     let row = |node: u16| {
-        let process =
-            process::running(spec, node).map_or("stopped".into(), |pid| format!("pid {pid}"));
+        let process = match process::running(spec, node) {
+            Some(pid) if process::paused(spec, node) => format!("pid {pid}, paused"),
+            Some(pid) => format!("pid {pid}"),
+            None => "stopped".into(),
+        };
         let log = spec.log_path(node).display().to_string();
         [node.to_string(), process, spec.url(node), log]
             .map(Some)
@@ -63,7 +66,7 @@ fn processes(spec: &ClusterSpec) -> Rows {
     };
     Rows {
         columns: columns.map(str::to_string).to_vec(),
-        rows: (1..=spec.nodes).map(row).collect(),
+        rows: spec.ids().into_iter().map(row).collect(),
     }
 }
 
@@ -73,6 +76,7 @@ fn as_json(spec: &ClusterSpec, tables: &Option<Vec<(&'static str, Rows)>>) -> Va
             "node": node,
             "url": spec.url(node),
             "pid": process::running(spec, node),
+            "paused": process::paused(spec, node),
             "log": spec.log_path(node),
             "data": spec.node_dir(node),
         })
@@ -83,7 +87,7 @@ fn as_json(spec: &ClusterSpec, tables: &Option<Vec<(&'static str, Rows)>>) -> Va
         "partitions": spec.partitions,
         "durability": spec.durability,
         "data": spec.data,
-        "nodes": (1..=spec.nodes).map(node).collect::<Vec<_>>(),
+        "nodes": spec.ids().into_iter().map(node).collect::<Vec<_>>(),
         "answers": tables.is_some(),
     });
     for (name, rows) in tables.iter().flatten() {

@@ -35,7 +35,9 @@ pub async fn up(args: &UpArgs) -> Result<Started> {
         }
         None => (new_spec(args)?, true),
     };
-    let missing: Vec<u16> = (1..=spec.nodes)
+    let missing: Vec<u16> = spec
+        .ids()
+        .into_iter()
         .filter(|n| process::running(&spec, *n).is_none())
         .collect();
     check_ports(&spec, &missing)?;
@@ -69,7 +71,7 @@ async fn start_all(spec: &ClusterSpec, nodes: &[u16]) -> Result<()> {
 
 /// Waits until every partition has a leader, as SQL tells; fails at once if one of `nodes` ends.
 pub async fn wait_ready(spec: &ClusterSpec, nodes: &[u16]) -> Result<()> {
-    let progress = spinner(format!("starting {} nodes", spec.nodes));
+    let progress = spinner(format!("starting {} nodes", nodes.len()));
     let start = Instant::now();
     let mut last = String::new();
     while start.elapsed() < READY_TIMEOUT {
@@ -89,7 +91,7 @@ pub async fn wait_ready(spec: &ClusterSpec, nodes: &[u16]) -> Result<()> {
             }
             Err(failure) => last = failure.message,
         }
-        progress.set_message(format!("starting {} nodes: {last}", spec.nodes));
+        progress.set_message(format!("starting {} nodes: {last}", nodes.len()));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     progress.finish_and_clear();
@@ -112,7 +114,7 @@ async fn leaders(spec: &ClusterSpec) -> Result<usize> {
     Ok(rows.rows.len())
 }
 
-fn died(spec: &ClusterSpec, node: u16) -> Failure {
+pub fn died(spec: &ClusterSpec, node: u16) -> Failure {
     let log = std::fs::read_to_string(spec.log_path(node)).unwrap_or_default();
     let tail: Vec<&str> = log.lines().rev().take(5).collect();
     let tail: Vec<&str> = tail.into_iter().rev().collect();
@@ -140,6 +142,8 @@ fn new_spec(args: &UpArgs) -> Result<ClusterSpec> {
         name: args.name.clone(),
         cluster_id: uuid::Uuid::new_v4().simple().to_string(),
         nodes,
+        added: Vec::new(),
+        removed: Vec::new(),
         partitions: args.partitions.unwrap_or(4),
         replicas,
         durability: args.durability.map_or(Durability::Fsync, durability),
@@ -182,7 +186,7 @@ fn refuse_differences(spec: &ClusterSpec, args: &UpArgs) -> Result<()> {
     check(
         "nodes",
         args.nodes.map(|v| v.to_string()),
-        spec.nodes.to_string(),
+        spec.ids().len().to_string(),
     );
     check(
         "partitions",
@@ -202,11 +206,7 @@ fn refuse_differences(spec: &ClusterSpec, args: &UpArgs) -> Result<()> {
     let wanted = args
         .durability
         .map(|d| format!("{:?}", durability(d)).to_lowercase());
-    check(
-        "durability",
-        wanted,
-        format!("{:?}", spec.durability).to_lowercase(),
-    );
+    check("durability", wanted, spec.durability());
     let data = args.data.as_ref().map(std::path::absolute).transpose()?;
     check(
         "data",
@@ -220,16 +220,12 @@ fn refuse_differences(spec: &ClusterSpec, args: &UpArgs) -> Result<()> {
         .hint(format!("leave the flags out to start it as it is, or use another --name, or `dbos cluster destroy --name {}`", spec.name)))
 }
 
-fn check_ports(spec: &ClusterSpec, nodes: &[u16]) -> Result<()> {
-    let config = spec.node_config(1);
-    for node in config
-        .nodes
-        .iter()
-        .filter(|n| nodes.contains(&(n.id as u16)))
-    {
-        for address in [node.sql, node.peer] {
+/// Fails if something listens where one of `nodes` is to.
+pub fn check_ports(spec: &ClusterSpec, nodes: &[u16]) -> Result<()> {
+    for node in nodes {
+        for address in spec.node_addresses(*node) {
             if !is_free(address) {
-                return Err(Failure::new(format!("port {} of node {} is in use", address.port(), node.id))
+                return Err(Failure::new(format!("port {} of node {} is in use", address.port(), node))
                     .hint("stop what listens there (`ss -ltnp` shows it), or give a new cluster another --port"));
             }
         }

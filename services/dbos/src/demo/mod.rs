@@ -34,7 +34,7 @@ pub async fn run(json: bool) -> Result<()> {
         _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
     };
     if let Some(spec) = ClusterSpec::load(NAME)? {
-        cluster::stop(&spec, 1..=spec.nodes)?;
+        cluster::stop(&spec, spec.ids().into_iter())?;
         cluster::destroy(&spec)?;
         println!("cluster stopped and removed");
     }
@@ -63,7 +63,7 @@ async fn show() -> Result<(Counts, bool, Option<u64>)> {
         ..UpArgs::default()
     };
     let spec = cluster::up(&up).await?.spec;
-    for node in 1..=spec.nodes {
+    for node in spec.ids() {
         println!(
             "node {node}: psql {}   (log {})",
             spec.url(node),

@@ -232,6 +232,7 @@ impl Compiler<'_> {
             format: raise.format.clone(),
             arguments,
             state: raise.state.clone(),
+            name: raise.name.clone(),
             using,
             again: raise.again,
         })))

@@ -26,6 +26,7 @@ impl Parser<'_> {
             format: None,
             arguments: Vec::new(),
             state: None,
+            name: None,
             using: Vec::new(),
             again: false,
         };
@@ -58,6 +59,7 @@ impl Parser<'_> {
                     )
                 };
                 raise.state = Some(state.ok_or_else(|| unknown().recode("42704"))?);
+                raise.name = Some(word);
             }
             _ => {}
         }

@@ -13,6 +13,7 @@ use crate::sql::{Value, text};
 struct Raised {
     message: Option<String>,
     state: Option<String>,
+    name: Option<String>,
     detail: Option<String>,
     hint: Option<String>,
 }
@@ -20,7 +21,7 @@ struct Raised {
 impl Raised {
     fn error(self) -> Error {
         let state = self.state.unwrap_or_else(|| "P0001".to_string());
-        let message = self.message.unwrap_or_else(|| state.clone());
+        let message = self.message.or(self.name).unwrap_or_else(|| state.clone());
         // A serialization failure asks the client to try again, whoever found it.
         let class = if state.starts_with("40") {
             Class::Retry
@@ -86,6 +87,7 @@ impl Run<'_> {
         let mut raised = Raised {
             message: self.message(ctx, raise)?,
             state: raise.state.clone(),
+            name: raise.name.clone(),
             detail: None,
             hint: None,
         };
@@ -96,7 +98,10 @@ impl Run<'_> {
                 UsingOption::Message => raised.message = Some(value),
                 UsingOption::Detail => raised.detail = Some(value),
                 UsingOption::Hint => raised.hint = Some(value),
-                UsingOption::Errcode => raised.state = Some(state_of(&value)?),
+                UsingOption::Errcode => {
+                    raised.state = Some(state_of(&value)?);
+                    raised.name = Some(value);
+                }
                 UsingOption::Other => {}
             }
         }
@@ -195,7 +200,7 @@ fn notice(level: Level, raised: Raised) -> Option<Notice> {
     Some(Notice {
         severity: severity.to_string(),
         sqlstate: raised.state.unwrap_or_else(|| state.to_string()),
-        message: raised.message.unwrap_or_default(),
+        message: raised.message.or(raised.name).unwrap_or_default(),
         detail: raised.detail,
         hint: raised.hint,
     })

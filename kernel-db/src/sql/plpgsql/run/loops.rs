@@ -122,7 +122,7 @@ impl Run<'_> {
         into: &[Place],
         body: &[Code],
     ) -> Result<Flow> {
-        let outcome = query.run(ctx, &self.frame)?;
+        let outcome = query.run_quiet(ctx, &self.frame)?;
         let found = !outcome.rows.is_empty();
         if !found {
             self.store_row(into, Vec::new())?;

@@ -223,7 +223,7 @@ impl Run<'_> {
         statement: &Prepared,
         into: Option<&IntoCode>,
     ) -> Result<()> {
-        let mut outcome = statement.run(ctx, &self.frame)?;
+        let mut outcome = statement.run_quiet(ctx, &self.frame)?;
         let returned = outcome.rows.len();
         self.row_count = match statement.kind {
             Kind::Select => i64::try_from(returned).unwrap_or(i64::MAX),
@@ -261,7 +261,7 @@ impl Run<'_> {
     }
 
     fn return_query(&mut self, ctx: &mut ExecCtx<'_>, query: &Prepared) -> Result<()> {
-        let mut outcome = query.run(ctx, &self.frame)?;
+        let mut outcome = query.run_quiet(ctx, &self.frame)?;
         self.row_count = i64::try_from(outcome.rows.len()).unwrap_or(i64::MAX);
         self.set_found(self.row_count > 0);
         self.rows.append(&mut outcome.rows);

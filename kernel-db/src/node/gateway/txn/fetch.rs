@@ -1,0 +1,250 @@
+//! Fetches what a transaction needs: locks and newest rows from the leaders, rows of a snapshot from where it was promised.
+
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use tokio::time::Instant;
+
+use super::super::Gateway;
+use super::super::cluster_store::{Source, rest};
+use super::super::leader::{gone, is_routing};
+use super::holds::{Holds, lost};
+use super::known::{Got, How, Need, Range, View};
+use super::store::Row;
+use crate::error::{Error, Result};
+use crate::node::peers::OnLoss;
+use crate::partition::RowLock;
+use crate::txn::messages::{Answer, Lock, LockedRow, Read, WaitPolicy, Work};
+use crate::wire::peer::{Page, SnapshotScan, answer, call};
+
+/// Between two attempts at a lock that an older transaction holds.
+const LOCK_PAUSE_FIRST: Duration = Duration::from_millis(1);
+const LOCK_PAUSE_MAX: Duration = Duration::from_millis(16);
+
+impl Gateway {
+    /// All of `needs`, side by side. The first error is kept in `holds`.
+    pub(super) async fn fetch(
+        &self,
+        holds: &mut Holds,
+        view: &View,
+        needs: &[Need],
+        deadline: Instant,
+    ) -> Result<Vec<Got>> {
+        // Who holds nothing is in nobody's way and may wait for anybody.
+        let alone = needs.len() == 1 && !holds.has_any();
+        let shared = &*holds;
+        let all = needs
+            .iter()
+            .map(|need| self.fetch_one(shared, view, need, alone, deadline));
+        let result = try_join_all(all).await;
+        if let Err(error) = &result {
+            holds.failure.get_or_insert_with(|| error.clone());
+        }
+        result
+    }
+
+    async fn fetch_one(
+        &self,
+        holds: &Holds,
+        view: &View,
+        need: &Need,
+        alone: bool,
+        deadline: Instant,
+    ) -> Result<Got> {
+        match need {
+            Need::Lock {
+                group,
+                keys,
+                lock,
+                checked,
+            } => {
+                let since = match view {
+                    View::Snapshot { ts, .. } if *checked => Some(*ts),
+                    _ => None,
+                };
+                let work = Work::Lock(Lock {
+                    txn: holds.id,
+                    keys: keys.clone(),
+                    mode: lock.mode.into(),
+                    wait: lock.wait.into(),
+                    since,
+                });
+                match self
+                    .locking(holds, *group, work, *lock, alone, deadline)
+                    .await?
+                {
+                    Answer::Locked(locked) if locked.rows.len() == keys.len() => {
+                        // Where everything was left out there is no lock to lose.
+                        if locked.rows.iter().any(|row| !row.skipped) {
+                            holds.given(*group, locked.term)?;
+                        }
+                        let one = |row: LockedRow| (!row.skipped).then_some(row.value);
+                        Ok(Got::Locked(locked.rows.into_iter().map(one).collect()))
+                    }
+                    _ => Err(other(*group)),
+                }
+            }
+            Need::Range { range, limit } => {
+                let rows = match range.how {
+                    How::Snapshot => self.snapshot_range(view, range, *limit).await?,
+                    How::Newest(lock) => {
+                        self.newest_range(holds, range, *limit, lock, alone, deadline)
+                            .await?
+                    }
+                };
+                Ok(Got::Rows(rows))
+            }
+            Need::Point { group, key } => {
+                let scan = SnapshotScan {
+                    from: key.clone(),
+                    point: true,
+                    ..ask(view, *group)?
+                };
+                let page = self.snapshot_page(view, scan).await?;
+                Ok(Got::Point(page.values.into_iter().next()))
+            }
+        }
+    }
+
+    /// Asks the leader until it answers. A refusal by wait-die is final for who holds locks: it must let go of them.
+    async fn locking(
+        &self,
+        holds: &Holds,
+        group: u32,
+        work: Work,
+        lock: RowLock,
+        alone: bool,
+        deadline: Instant,
+    ) -> Result<Answer> {
+        let had = holds.groups().contains_key(&group);
+        let mut pause = LOCK_PAUSE_FIRST;
+        loop {
+            holds.ask(group);
+            let error = match self.transact(group, work.clone()).await {
+                Err(error) => error,
+                answer => return answer,
+            };
+            if Instant::now() >= deadline {
+                return Err(error);
+            }
+            if is_routing(&error) {
+                if had {
+                    return Err(lost());
+                }
+                self.pause(group, &error).await;
+            } else if alone && error.sqlstate() == "40P01" && lock.wait == WaitPolicy::Wait {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LOCK_PAUSE_MAX);
+            } else {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn newest_range(
+        &self,
+        holds: &Holds,
+        range: &Range,
+        limit: usize,
+        lock: Option<(crate::txn::messages::LockMode, bool)>,
+        alone: bool,
+        deadline: Instant,
+    ) -> Result<Vec<Row>> {
+        let wait = match lock {
+            Some((_, true)) => WaitPolicy::NoWait,
+            _ => WaitPolicy::Wait,
+        };
+        let (mut from, mut to) = (range.from.clone(), range.to.clone());
+        let mut rows: Vec<Row> = Vec::new();
+        loop {
+            let left = limit - rows.len();
+            let work = Work::Read(Read {
+                txn: holds.id,
+                from: from.clone(),
+                to: to.clone(),
+                reverse: range.reverse,
+                limit: u32::try_from(left).unwrap_or(u32::MAX),
+                mode: lock.map(|(mode, _)| mode.into()),
+                wait: wait.into(),
+            });
+            let row_lock = RowLock {
+                mode: lock.map_or(crate::txn::messages::LockMode::KeyShare, |(m, _)| m),
+                wait,
+            };
+            let answer = self
+                .locking(holds, range.group, work, row_lock, alone, deadline)
+                .await?;
+            let Answer::Rows(page) = answer else {
+                return Err(other(range.group));
+            };
+            if page.keys.len() != page.values.len() || page.keys.len() > left {
+                return Err(other(range.group));
+            }
+            if lock.is_some() {
+                holds.given(range.group, page.term)?;
+            }
+            rows.extend(page.keys.into_iter().zip(page.values));
+            match rows.last().filter(|_| page.more && rows.len() < limit) {
+                Some((last, _)) => (from, to) = rest(&from, &to, last, range.reverse),
+                None => return Ok(rows),
+            }
+        }
+    }
+
+    async fn snapshot_range(&self, view: &View, range: &Range, limit: usize) -> Result<Vec<Row>> {
+        let (mut from, mut to) = (range.from.clone(), range.to.clone());
+        let mut rows: Vec<Row> = Vec::new();
+        loop {
+            let left = limit - rows.len();
+            let scan = SnapshotScan {
+                from: from.clone(),
+                to: to.clone(),
+                reverse: range.reverse,
+                limit: u32::try_from(left).unwrap_or(u32::MAX),
+                ..ask(view, range.group)?
+            };
+            let page = self.snapshot_page(view, scan).await?;
+            if page.keys.len() != page.values.len() || page.keys.len() > left {
+                return Err(other(range.group));
+            }
+            rows.extend(page.keys.into_iter().zip(page.values));
+            match rows.last().filter(|_| page.more && rows.len() < limit) {
+                Some((last, _)) => (from, to) = rest(&from, &to, last, range.reverse),
+                None => return Ok(rows),
+            }
+        }
+    }
+
+    async fn snapshot_page(&self, view: &View, scan: SnapshotScan) -> Result<Page> {
+        let group = scan.group;
+        let node = match view {
+            View::Snapshot { sources, .. } => match sources.get(&group) {
+                Some(Source::Node(node)) => *node,
+                _ => return Err(other(group)),
+            },
+            View::Newest(_) => return Err(other(group)),
+        };
+        let page = self
+            .peers
+            .call(node, call::Body::SnapshotScan(scan), OnLoss::Retry);
+        match page.await.unwrap_or_else(|_| Err(gone()))? {
+            answer::Body::Page(page) => Ok(page),
+            _ => Err(other(group)),
+        }
+    }
+}
+
+fn ask(view: &View, group: u32) -> Result<SnapshotScan> {
+    match view {
+        View::Snapshot { ts, .. } => Ok(SnapshotScan {
+            group,
+            ts: *ts,
+            ..SnapshotScan::default()
+        }),
+        View::Newest(_) => Err(other(group)),
+    }
+}
+
+pub(super) fn other(group: u32) -> Error {
+    Error::internal(format!("partition {} answered something else", group - 1))
+}

@@ -1,0 +1,330 @@
+//! Locks of transactions that run elsewhere: blocks, and transactions over several partitions. In memory at the leader.
+//!
+//! Transactions that the partition runs itself take no locks: they run one after another. They look at this table, only when
+//! it holds anything, for what others must not see changed or may change yet.
+//!
+//! What holds: locks of one owner on one span are one lock of the stronger mode; no two owners hold conflicting locks,
+//! but for a range that was locked, and read, before a key in it was locked for a prepare that then is refused; an owner not
+//! prepared that was silent for its lease is gone with all its locks; a prepared one stays until it is settled (I12).
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound::{Excluded, Included};
+
+use bytes::Bytes;
+
+use crate::txn::messages::{LockMode, Span, TxnId};
+
+/// Who holds a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    pub txn: TxnId,
+    pub mode: LockMode,
+    /// The owner is prepared and has written the key: nobody may read it.
+    pub written: bool,
+}
+
+/// A lock in somebody's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    pub txn: TxnId,
+    /// Its owner waits for nobody any more.
+    pub prepared: bool,
+}
+
+#[derive(Debug, Default)]
+struct Owner {
+    spans: Vec<Span>,
+    prepared: bool,
+    /// When it was last heard of, on the monotonic clock.
+    heard_us: u64,
+}
+
+/// See the module's description.
+#[derive(Debug, Default)]
+pub struct Locks {
+    keys: BTreeMap<Bytes, Vec<Holder>>,
+    ranges: Vec<(Span, Holder)>,
+    owners: HashMap<TxnId, Owner>,
+    /// Spans held by all owners together.
+    count: usize,
+}
+
+impl Locks {
+    pub fn is_empty(&self) -> bool {
+        self.owners.is_empty()
+    }
+
+    /// Spans locked, for bounds and views.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn owns(&self, txn: TxnId) -> bool {
+        self.owners.contains_key(&txn)
+    }
+
+    /// Locks of others that a lock of `mode` on `span` would conflict with.
+    pub fn conflicts(&self, me: Option<TxnId>, span: &Span, mode: LockMode) -> Vec<Conflict> {
+        self.others(me, span, |holder| holder.mode.conflicts(mode))
+    }
+
+    /// The first lock that a write of `key` by the partition's own transaction meets.
+    pub fn write_conflict(&self, key: &[u8], mode: LockMode) -> Option<TxnId> {
+        let meets = |holder: &&Holder| holder.mode.conflicts(mode);
+        let of_key = self.keys.get(key).into_iter().flatten();
+        let of_ranges = || {
+            let around = self.ranges.iter().filter(|(span, _)| span.contains(key));
+            around.map(|(_, holder)| holder)
+        };
+        let found = of_key.chain(of_ranges()).find(meets);
+        found.map(|holder| holder.txn)
+    }
+
+    /// A prepared write of `key` by another than `me`.
+    pub fn read_conflict(&self, me: Option<TxnId>, key: &[u8]) -> Option<TxnId> {
+        let mut holders = self.keys.get(key).into_iter().flatten();
+        let found = holders.find(|holder| holder.written && Some(holder.txn) != me);
+        found.map(|holder| holder.txn)
+    }
+
+    /// Prepared writes by others than `me` in `span`.
+    pub fn undecided(&self, me: Option<TxnId>, span: &Span) -> Vec<Conflict> {
+        self.others(me, span, |holder| holder.written)
+    }
+
+    fn others(
+        &self,
+        me: Option<TxnId>,
+        span: &Span,
+        meets: impl Fn(&Holder) -> bool,
+    ) -> Vec<Conflict> {
+        let mut found = Vec::new();
+        let mut note = |holder: &Holder| {
+            let known = |conflict: &Conflict| conflict.txn == holder.txn;
+            if Some(holder.txn) != me && meets(holder) && !found.iter().any(known) {
+                let owner = self.owners.get(&holder.txn);
+                found.push(Conflict {
+                    txn: holder.txn,
+                    prepared: owner.is_some_and(|owner| owner.prepared),
+                });
+            }
+        };
+        if span.is_key() {
+            let holders = self.keys.get(&span.from).into_iter().flatten();
+            holders.for_each(&mut note);
+        } else if span.from < span.to {
+            let bounds = (Included(&span.from[..]), Excluded(&span.to[..]));
+            let within = self.keys.range::<[u8], _>(bounds);
+            within.flat_map(|(_, holders)| holders).for_each(&mut note);
+        }
+        for (range, holder) in &self.ranges {
+            if range.overlaps(span) {
+                note(holder);
+            }
+        }
+        found
+    }
+
+    /// Takes a lock, or strengthens the one held. The caller has looked for conflicts.
+    pub fn acquire(&mut self, txn: TxnId, span: Span, mode: LockMode, now_us: u64) {
+        self.hold(txn, span, mode, false, now_us);
+    }
+
+    /// A key that a prepared transaction has written.
+    pub fn acquire_written(&mut self, txn: TxnId, key: Bytes, now_us: u64) {
+        self.hold(txn, Span::key(key), LockMode::Update, true, now_us);
+    }
+
+    fn hold(&mut self, txn: TxnId, span: Span, mode: LockMode, written: bool, now_us: u64) {
+        let owner = self.owners.entry(txn).or_default();
+        owner.heard_us = owner.heard_us.max(now_us);
+        let held = if span.is_key() {
+            let holders = self.keys.entry(span.from.clone()).or_default();
+            holders.iter_mut().find(|holder| holder.txn == txn)
+        } else {
+            let mut ranges = self.ranges.iter_mut();
+            let mine = ranges.find(|(held, holder)| *held == span && holder.txn == txn);
+            mine.map(|(_, holder)| holder)
+        };
+        if let Some(holder) = held {
+            holder.mode = holder.mode.max(mode);
+            holder.written |= written;
+            return;
+        }
+        let holder = Holder { txn, mode, written };
+        if span.is_key() {
+            self.keys.entry(span.from.clone()).or_default().push(holder);
+        } else {
+            self.ranges.push((span.clone(), holder));
+        }
+        owner.spans.push(span);
+        self.count += 1;
+    }
+
+    /// From now on the owner keeps its locks until it is settled.
+    pub fn set_prepared(&mut self, txn: TxnId) {
+        self.owners.entry(txn).or_default().prepared = true;
+    }
+
+    /// Everything an owner holds.
+    pub fn held(&self, txn: TxnId) -> Vec<(Span, LockMode)> {
+        let spans = self.owners.get(&txn).map_or(&[][..], |owner| &owner.spans);
+        let with_mode = |span: &Span| {
+            let mode = if span.is_key() {
+                let mut holders = self.keys.get(&span.from)?.iter();
+                holders.find(|holder| holder.txn == txn)?.mode
+            } else {
+                let mine = |(held, holder): &&(Span, Holder)| held == span && holder.txn == txn;
+                self.ranges.iter().find(mine)?.1.mode
+            };
+            Some((span.clone(), mode))
+        };
+        spans.iter().filter_map(with_mode).collect()
+    }
+
+    /// Releases everything the owner holds. False if it is unknown.
+    pub fn release(&mut self, txn: TxnId) -> bool {
+        let Some(owner) = self.owners.remove(&txn) else {
+            return false;
+        };
+        self.count -= owner.spans.len();
+        let mut ranges = false;
+        for span in owner.spans {
+            if !span.is_key() {
+                ranges = true;
+            } else if let Some(holders) = self.keys.get_mut(&span.from) {
+                holders.retain(|holder| holder.txn != txn);
+                if holders.is_empty() {
+                    self.keys.remove(&span.from);
+                }
+            }
+        }
+        if ranges {
+            self.ranges.retain(|(_, holder)| holder.txn != txn);
+        }
+        true
+    }
+
+    /// The owner lives. False if it is unknown: its locks are gone.
+    pub fn keep_alive(&mut self, txn: TxnId, now_us: u64) -> bool {
+        let owner = self.owners.get_mut(&txn);
+        owner.is_some_and(|owner| {
+            owner.heard_us = owner.heard_us.max(now_us);
+            true
+        })
+    }
+
+    /// Owners not prepared that were silent since `before_us`, oldest transaction first.
+    pub fn silent(&self, before_us: u64) -> Vec<TxnId> {
+        let silent = self
+            .owners
+            .iter()
+            .filter(|(_, owner)| !owner.prepared && owner.heard_us < before_us);
+        let mut txns: Vec<_> = silent.map(|(txn, _)| *txn).collect();
+        txns.sort_unstable();
+        txns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LockMode::{KeyShare, NoKeyUpdate, Share, Update};
+    use super::*;
+
+    fn txn(start: u64) -> TxnId {
+        TxnId {
+            start,
+            node: 1,
+            number: 0,
+        }
+    }
+
+    fn key(name: &'static str) -> Span {
+        Span::key(Bytes::from_static(name.as_bytes()))
+    }
+
+    fn range(from: &'static str, to: &'static str) -> Span {
+        Span::range(Bytes::from(from), Bytes::from(to))
+    }
+
+    fn who(conflicts: &[Conflict]) -> Vec<u64> {
+        conflicts
+            .iter()
+            .map(|conflict| conflict.txn.start)
+            .collect()
+    }
+
+    #[test]
+    fn a_range_lock_covers_keys_that_are_not_there() {
+        let mut locks = Locks::default();
+        locks.acquire(txn(1), range("b", "d"), Share, 0);
+        assert_eq!(locks.write_conflict(b"c", NoKeyUpdate), Some(txn(1)));
+        assert_eq!(locks.write_conflict(b"d", NoKeyUpdate), None);
+        assert_eq!(who(&locks.conflicts(Some(txn(2)), &key("b"), Update)), [1]);
+        assert!(locks.conflicts(Some(txn(1)), &key("b"), Update).is_empty());
+        assert!(locks.conflicts(None, &range("c", "e"), Share).is_empty());
+        assert_eq!(who(&locks.conflicts(None, &range("c", "e"), Update)), [1]);
+    }
+
+    #[test]
+    fn a_range_meets_the_keys_in_it() {
+        let mut locks = Locks::default();
+        locks.acquire(txn(1), key("c"), Update, 0);
+        locks.acquire(txn(2), key("x"), Update, 0);
+        assert_eq!(who(&locks.conflicts(None, &range("a", "d"), Share)), [1]);
+        assert!(locks.conflicts(None, &range("a", "c"), Share).is_empty());
+    }
+
+    #[test]
+    fn a_lock_held_twice_is_one_of_the_stronger_mode() {
+        let mut locks = Locks::default();
+        locks.acquire(txn(1), key("a"), Update, 0);
+        locks.acquire(txn(1), key("a"), KeyShare, 0);
+        assert_eq!(locks.held(txn(1)), [(key("a"), Update)]);
+        assert_eq!(locks.len(), 1);
+        assert!(locks.release(txn(1)));
+        assert_eq!(
+            (locks.len(), locks.keys.len(), locks.is_empty()),
+            (0, 0, true)
+        );
+        assert!(!locks.release(txn(1)));
+    }
+
+    #[test]
+    fn only_prepared_writes_are_in_the_way_of_reads() {
+        let mut locks = Locks::default();
+        locks.acquire(txn(1), key("a"), Update, 0);
+        assert_eq!(locks.read_conflict(None, b"a"), None);
+        locks.acquire_written(txn(1), Bytes::from_static(b"a"), 0);
+        locks.set_prepared(txn(1));
+        assert_eq!(locks.read_conflict(None, b"a"), Some(txn(1)));
+        assert_eq!(locks.read_conflict(Some(txn(1)), b"a"), None);
+        let undecided = locks.undecided(None, &range("a", "b"));
+        assert!(undecided[0].prepared && undecided.len() == 1);
+    }
+
+    #[test]
+    fn silence_ends_locks_that_are_not_prepared() {
+        let mut locks = Locks::default();
+        locks.acquire(txn(1), key("a"), Update, 10);
+        locks.acquire(txn(2), key("b"), Update, 10);
+        locks.acquire(txn(3), key("c"), Update, 10);
+        locks.set_prepared(txn(2));
+        assert!(locks.keep_alive(txn(3), 60));
+        assert_eq!(locks.silent(50), [txn(1)]);
+        assert!(!locks.keep_alive(txn(9), 60));
+    }
+
+    #[test]
+    fn sharers_are_all_named() {
+        let mut locks = Locks::default();
+        locks.acquire(txn(1), key("a"), Share, 0);
+        locks.acquire(txn(2), key("a"), Share, 0);
+        assert_eq!(
+            who(&locks.conflicts(Some(txn(3)), &key("a"), Update)),
+            [1, 2]
+        );
+        locks.release(txn(1));
+        assert_eq!(who(&locks.conflicts(Some(txn(3)), &key("a"), Update)), [2]);
+    }
+}

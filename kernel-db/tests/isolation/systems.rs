@@ -1,0 +1,187 @@
+//! The two systems: a node in this process, and a private PostgreSQL.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use kernel_db::node::{NodeAddress, NodeConfig};
+use tokio::sync::oneshot;
+use tokio_postgres::{Client, NoTls};
+
+/// A node with four partitions; stopped when dropped.
+pub struct Node {
+    port: u16,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Node {
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let address = || {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap()
+        };
+        let (sql, peer): (SocketAddr, SocketAddr) = (address(), address());
+        let config = NodeConfig {
+            nodes: vec![NodeAddress { id: 1, sql, peer }],
+            data_dir: dir.path().join("data"),
+            log_file: dir.path().join("log"),
+            ..NodeConfig::default()
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let stopped = async { drop(stopped.await) };
+            if let Err(error) = kernel_db::node::run(config, stopped) {
+                panic!("{error}");
+            }
+        });
+        let node = Self {
+            port: sql.port(),
+            stop: Some(stop),
+            thread: Some(thread),
+            _dir: dir,
+        };
+        let client = node.connect().await;
+        let leaderless = "SELECT 1 FROM dbos.partitions WHERE leader IS NULL";
+        let until = Instant::now() + Duration::from_secs(20);
+        while !client
+            .query(leaderless, &[])
+            .await
+            .is_ok_and(|rows| rows.is_empty())
+        {
+            assert!(Instant::now() < until, "no leaders");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        node
+    }
+
+    pub async fn connect(&self) -> Client {
+        self.connect_with("").await
+    }
+
+    /// With startup options.
+    pub async fn connect_with(&self, options: &str) -> Client {
+        let url = format!(
+            "host=127.0.0.1 port={} user=dbos dbname=dbos options='{options}'",
+            self.port
+        );
+        connect(&url).await
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(
+                ended.is_ok() || std::thread::panicking(),
+                "the node panicked"
+            );
+        }
+    }
+}
+
+/// Tries until the server is up.
+async fn connect(url: &str) -> Client {
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        match tokio_postgres::connect(url, NoTls).await {
+            Ok((client, connection)) => {
+                tokio::spawn(connection);
+                return client;
+            }
+            Err(error) if Instant::now() > until => panic!("{url}: {error}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// Removed when it goes out of scope.
+pub struct Postgres {
+    bin: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl Postgres {
+    /// None if PostgreSQL 15 is not installed.
+    pub async fn start() -> Option<Self> {
+        let bin = PathBuf::from("/usr/lib/postgresql/15/bin");
+        if !bin.join("initdb").exists() {
+            eprintln!("PostgreSQL 15 is not installed: only this node's answers are compared");
+            return None;
+        }
+        let folder = tempfile::Builder::new()
+            .prefix("isolation")
+            .tempdir()
+            .unwrap();
+        run(Command::new("chmod").arg("777").arg(folder.path()));
+        let postgres = Self { bin, folder };
+        let data = postgres.folder.path().join("data");
+        run(postgres
+            .server("initdb")
+            .args(["-A", "trust", "-U", "dbos", "-D"])
+            .arg(&data));
+        let options = format!(
+            "-k {} -c listen_addresses= -c fsync=off -c shared_buffers=16MB",
+            postgres.folder.path().display()
+        );
+        let log = postgres.folder.path().join("log");
+        run(postgres
+            .server("pg_ctl")
+            .arg("-w")
+            .arg("-D")
+            .arg(&data)
+            .arg("-l")
+            .arg(&log)
+            .args(["-o", &options, "start"]));
+        Some(postgres)
+    }
+
+    pub async fn connect(&self) -> Client {
+        let host = self.folder.path().display();
+        connect(&format!("host={host} user=dbos dbname=postgres")).await
+    }
+
+    /// PostgreSQL refuses to run as root.
+    fn server(&self, program: &str) -> Command {
+        let path: &Path = &self.bin.join(program);
+        let root = std::fs::metadata("/proc/self")
+            .is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
+        let mut command = match root {
+            true => Command::new("runuser"),
+            false => Command::new(path),
+        };
+        if root {
+            command.args(["-u", "postgres", "--"]).arg(path);
+        }
+        command.current_dir(self.folder.path());
+        command
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let data = self.folder.path().join("data");
+        let mut stop = self.server("pg_ctl");
+        let _ = stop
+            .arg("-D")
+            .arg(data)
+            .args(["-m", "immediate", "stop"])
+            .output();
+    }
+}
+
+fn run(command: &mut Command) {
+    let done = command.output().unwrap();
+    assert!(
+        done.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+}

@@ -1,0 +1,269 @@
+//! Clusters of node processes.
+//!
+//! A node is this test binary run once more: the ignored test `node_process` runs the node whose configuration the
+//! environment names.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kernel_db::node::{Durability, NodeAddress, NodeConfig};
+use kernel_db::storage::LogStore;
+use kernel_db::storage::engine::{EngineLog, EngineLogOptions};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+use crate::disk::BreakableDisk;
+
+const CONFIG: &str = "KERNEL_DB_NODE_CONFIG";
+
+/// A file beside the configuration: while it is there, fdatasync of the node's log fails.
+pub const SYNC_FAILS: &str = "sync-fails";
+
+#[test]
+#[ignore = "not a test: the body of a child process"]
+fn node_process() {
+    let Some(path) = std::env::var_os(CONFIG) else {
+        return;
+    };
+    let path = Path::new(&path);
+    let config = NodeConfig::load(path).unwrap();
+    let disk = Arc::new(BreakableDisk {
+        broken: path.with_file_name(SYNC_FAILS),
+    });
+    let open_log = move |dir: &Path, identity| -> kernel_db::Result<Arc<dyn LogStore>> {
+        let log = EngineLog::open_on(dir, &EngineLogOptions::default(), identity, disk)?;
+        Ok(Arc::new(log))
+    };
+    if let Err(error) = kernel_db::node::run_on(config, kernel_db::node::terminated(), open_log) {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }
+}
+
+/// A cluster of child processes, killed when dropped.
+pub struct Cluster {
+    dir: tempfile::TempDir,
+    pub nodes: Vec<NodeAddress>,
+    children: Vec<Option<Child>>,
+    /// What a node's command is run by, as `sh -c` runs it; nothing if empty.
+    runner: Vec<String>,
+}
+
+impl Cluster {
+    pub fn start(nodes: usize, partitions: u32, replicas: u32, durability: Durability) -> Self {
+        let mut cluster = Self::prepare(nodes, partitions, replicas, durability);
+        for id in 1..=nodes as u64 {
+            cluster.spawn(id);
+        }
+        cluster
+    }
+
+    /// Configurations only.
+    pub fn prepare(nodes: usize, partitions: u32, replicas: u32, durability: Durability) -> Self {
+        let addresses = free_addresses(nodes);
+        let cluster = Self {
+            dir: tempfile::tempdir().unwrap(),
+            nodes: addresses.clone(),
+            children: (0..nodes).map(|_| None).collect(),
+            runner: Vec::new(),
+        };
+        for node in &addresses {
+            let config = NodeConfig {
+                node_id: node.id,
+                nodes: addresses.clone(),
+                data_dir: PathBuf::from(node.id.to_string()),
+                log_file: PathBuf::from(format!("{}.log", node.id)),
+                partitions,
+                replicas,
+                durability,
+                ..NodeConfig::default()
+            };
+            std::fs::write(cluster.config_path(node.id), config.to_toml()).unwrap();
+        }
+        cluster
+    }
+
+    /// Nodes are run by this command from now on: their own command follows its words.
+    pub fn run_by(&mut self, words: Vec<String>) {
+        self.runner = words;
+    }
+
+    /// Holds configurations, logs and data.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn config_path(&self, id: u64) -> PathBuf {
+        self.dir.path().join(format!("{id}.toml"))
+    }
+
+    pub fn spawn(&mut self, id: u64) {
+        let mut words = self.runner.clone();
+        words.push(std::env::current_exe().unwrap().display().to_string());
+        let child = Command::new(&words[0])
+            .args(&words[1..])
+            .args([
+                "cluster::node_process",
+                "--exact",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env(CONFIG, self.config_path(id))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.children[id as usize - 1] = Some(child);
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self, id: u64) {
+        let mut child = self.children[id as usize - 1].take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// SIGTERM, and the exit code.
+    pub fn stop(&mut self, id: u64) -> Option<i32> {
+        self.signal(id, "TERM");
+        let mut child = self.children[id as usize - 1].take().unwrap();
+        child.wait().unwrap().code()
+    }
+
+    pub fn signal(&self, id: u64, signal: &str) {
+        let child = self.children[id as usize - 1].as_ref().unwrap();
+        let kill = Command::new("kill")
+            .args([&format!("-{signal}"), &child.id().to_string()])
+            .status();
+        assert!(kill.unwrap().success());
+    }
+
+    /// The exit code of a node that ends by itself, which it must soon.
+    pub async fn ended(&mut self, id: u64) -> Option<i32> {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let child = self.children[id as usize - 1].as_mut().unwrap();
+            if let Some(status) = child.try_wait().unwrap() {
+                self.children[id as usize - 1] = None;
+                return status.code();
+            }
+            assert!(
+                Instant::now() < until,
+                "node {id} did not end\n{}",
+                self.logs()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub async fn connect(&self, id: u64) -> Client {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            match self.try_connect(id).await {
+                Ok(client) => return client,
+                Err(error) if Instant::now() > until => {
+                    panic!("node {id}: {error}\n{}", self.logs())
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    }
+
+    pub async fn try_connect(&self, id: u64) -> Result<Client, tokio_postgres::Error> {
+        let port = self.nodes[id as usize - 1].sql.port();
+        let url = format!("host=127.0.0.1 port={port} user=dbos dbname=dbos");
+        let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// The node that leads `partition`.
+    pub async fn leader(&self, client: &Client, partition: u32) -> u64 {
+        let sql = format!("SELECT leader FROM dbos.partitions WHERE partition_id = {partition}");
+        query(client, &sql).await.parse().unwrap()
+    }
+
+    /// Waits until every partition has a leader.
+    pub async fn ready(&self, client: &Client) {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let leaderless = "SELECT count(*) FROM dbos.partitions WHERE leader IS NULL";
+            let count = client.simple_query(leaderless).await;
+            if matches!(&count, Ok(rows) if first(rows) == "0") {
+                return;
+            }
+            assert!(Instant::now() < until, "{count:?}\n{}", self.logs());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub fn logs(&self) -> String {
+        let log = |n: &NodeAddress| {
+            std::fs::read_to_string(self.dir.path().join(format!("{}.log", n.id)))
+                .unwrap_or_default()
+        };
+        self.nodes
+            .iter()
+            .map(log)
+            .collect::<Vec<_>>()
+            .join("\n---\n")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in self.children.iter_mut().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Below the ports that the system deals out, so that a node that is down finds its own free again.
+fn free_addresses(nodes: usize) -> Vec<NodeAddress> {
+    loop {
+        let base = 10_000 + rand::random::<u16>() % 20_000;
+        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let ports: Vec<u16> = (base..).take(2 * nodes).collect();
+        if ports
+            .iter()
+            .all(|port| TcpListener::bind(address(*port)).is_ok())
+        {
+            let node = |pair: &[u16]| NodeAddress {
+                id: u64::from(pair[0] - base) / 2 + 1,
+                sql: address(pair[0]),
+                peer: address(pair[1]),
+            };
+            return ports.chunks(2).map(node).collect();
+        }
+    }
+}
+
+pub fn first(messages: &[SimpleQueryMessage]) -> String {
+    messages
+        .iter()
+        .find_map(|m| match m {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_string),
+            _ => None,
+        })
+        .unwrap_or_default()
+}
+
+pub async fn query(client: &Client, sql: &str) -> String {
+    match client.simple_query(sql).await {
+        Ok(messages) => first(&messages),
+        Err(error) => panic!("{sql}: {error:?}"),
+    }
+}
+
+/// SQLSTATE of a statement that must fail.
+pub async fn state(client: &Client, sql: &str) -> String {
+    match client.simple_query(sql).await {
+        Ok(_) => panic!("{sql} succeeded"),
+        Err(error) => error
+            .code()
+            .map_or_else(|| format!("{error:?}"), |c| c.code().to_string()),
+    }
+}

@@ -1,0 +1,237 @@
+//! Changes of the schema while clients work with what changes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use kernel_db::node::Durability;
+use tokio_postgres::SimpleQueryMessage;
+
+use crate::cluster::{Cluster, query};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_index_built_under_load_equals_its_table() {
+    let cluster = Cluster::start(1, 2, 1, Durability::Memory);
+    let client = cluster.connect(1).await;
+    cluster.ready(&client).await;
+    query(
+        &client,
+        "CREATE TABLE directory (p int4, k int4, v int4, PRIMARY KEY (p, k))",
+    )
+    .await;
+    for p in 0..4 {
+        let rows: Vec<String> = (0..700).map(|k| format!("({p}, {k}, {})", k % 7)).collect();
+        query(
+            &client,
+            &format!("INSERT INTO directory VALUES {}", rows.join(", ")),
+        )
+        .await;
+    }
+    let writer = cluster.connect(1).await;
+    let load = tokio::spawn(async move {
+        for i in 0..600 {
+            let (p, k) = (i % 4, i * 7 % 700);
+            query(
+                &writer,
+                &format!(
+                    "UPDATE directory SET v = {} WHERE p = {p} AND k = {k}",
+                    100 + i % 3
+                ),
+            )
+            .await;
+            query(
+                &writer,
+                &format!("INSERT INTO directory VALUES ({p}, {}, 5)", 1000 + i),
+            )
+            .await;
+        }
+    });
+    query(&client, "CREATE INDEX by_v ON directory (p, v)").await;
+    load.await.unwrap();
+    for p in 0..4 {
+        for v in [0, 5, 100, 101] {
+            let by_index = format!("SELECT count(*) FROM directory WHERE p = {p} AND v = {v}");
+            let by_table = format!("SELECT count(*) FROM directory WHERE p = {p} AND v + 0 = {v}");
+            let rows: Vec<String> = match client.simple_query(&format!("EXPLAIN {by_index}")).await
+            {
+                Ok(messages) => messages
+                    .iter()
+                    .filter_map(|m| match m {
+                        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_string),
+                        _ => None,
+                    })
+                    .collect(),
+                Err(error) => panic!("{error:?}"),
+            };
+            assert!(rows.iter().any(|r| r.contains("by_v")), "{rows:?}");
+            assert_eq!(
+                query(&client, &by_index).await,
+                query(&client, &by_table).await,
+                "p {p} v {v}"
+            );
+        }
+    }
+}
+
+/// Versions of a function that writes its version in two rows and returns it.
+fn versioned(version: u64) -> String {
+    format!(
+        "CREATE OR REPLACE FUNCTION versioned(in_k int4, in_id int8) RETURNS int8 LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO call VALUES (in_k, in_id, {version});
+            INSERT INTO trace VALUES (in_k, in_id, {version});
+            RETURN {version};
+        END $$"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_function_replaced_under_load_is_the_old_or_the_new_one_and_loses_no_call() {
+    let cluster = Cluster::start(3, 4, 3, Durability::Memory);
+    let client = cluster.connect(1).await;
+    cluster.ready(&client).await;
+    for table in ["call", "trace"] {
+        query(
+            &client,
+            &format!("CREATE TABLE {table} (k int4, id int8, version int8, PRIMARY KEY (k, id))"),
+        )
+        .await;
+    }
+    query(&client, &versioned(0)).await;
+    // The newest version that a CREATE OR REPLACE has returned for, and the newest that one was sent for.
+    let (replaced, sent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut callers = Vec::new();
+    for caller in 0..6_i64 {
+        let connection = cluster.connect(1 + caller as u64 % 3).await;
+        let (replaced, sent, stop) = (replaced.clone(), sent.clone(), stop.clone());
+        callers.push(tokio::spawn(async move {
+            let call = connection
+                .prepare("SELECT versioned($1, $2)")
+                .await
+                .unwrap();
+            let mut returned = Vec::new();
+            while !stop.load(Ordering::SeqCst) {
+                let (k, id) = (
+                    returned.len() as i32 % 8,
+                    caller << 32 | returned.len() as i64,
+                );
+                let least = replaced.load(Ordering::SeqCst);
+                let row = connection.query_one(&call, &[&k, &id]).await;
+                let version = row
+                    .unwrap_or_else(|error| panic!("a call failed: {error:?}"))
+                    .get::<_, i64>(0);
+                let most = sent.load(Ordering::SeqCst);
+                assert!(
+                    (least..=most).contains(&(version as u64)),
+                    "{version} is not in {least}..={most}"
+                );
+                returned.push((id, version));
+            }
+            returned
+        }));
+    }
+    for version in 1..=25 {
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        sent.store(version, Ordering::SeqCst);
+        query(&client, &versioned(version)).await;
+        replaced.store(version, Ordering::SeqCst);
+    }
+    stop.store(true, Ordering::SeqCst);
+    let mut returned = Vec::new();
+    for caller in callers {
+        returned.extend(caller.await.unwrap());
+    }
+    returned.sort_unstable();
+    assert!(returned.len() > 200, "{} calls are no load", returned.len());
+    for table in ["call", "trace"] {
+        let rows = client
+            .query(&format!("SELECT id, version FROM {table} ORDER BY id"), &[])
+            .await
+            .unwrap();
+        let rows: Vec<(i64, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        assert!(
+            rows == returned,
+            "{table} and what the calls returned differ"
+        );
+    }
+}
+
+/// Rows of each of four partition keys: enough for a scan to take a while.
+const ROWS: usize = 2_000;
+
+async fn fill(client: &tokio_postgres::Client) {
+    for p in 0..4 {
+        let sql = format!("INSERT INTO big SELECT {p}, g FROM generate_series(1, {ROWS}) g");
+        query(client, &sql).await;
+    }
+}
+
+async fn until(counter: &AtomicU64, least: u64) {
+    while counter.load(Ordering::SeqCst) < least {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_beside_truncate_or_drop_has_all_rows_or_none() {
+    let cluster = Cluster::start(3, 4, 3, Durability::Memory);
+    let client = cluster.connect(1).await;
+    cluster.ready(&client).await;
+    let create = "CREATE TABLE big (p int4, k int4, PRIMARY KEY (p, k))";
+    query(&client, create).await;
+    let mut readers = Vec::new();
+    for reader in 0..6 {
+        readers.push(Arc::new(cluster.connect(1 + reader % 3).await));
+    }
+    let (mut whole, mut nothing) = (0, 0);
+    for round in 0..12 {
+        fill(&client).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let done = Arc::new(AtomicU64::new(0));
+        let count = |connection: &Arc<tokio_postgres::Client>| {
+            let (connection, stop, done) = (connection.clone(), stop.clone(), done.clone());
+            tokio::spawn(async move {
+                let mut counts = Vec::new();
+                while !stop.load(Ordering::SeqCst) {
+                    match connection.simple_query("SELECT count(*) FROM big").await {
+                        Ok(messages) => counts.push(crate::cluster::first(&messages)),
+                        // Dropped, or between two versions of the schema for too long.
+                        Err(error) => match error.code().map(|code| code.code()) {
+                            Some("42P01") => counts.push("0".into()),
+                            Some("DB001") => {}
+                            _ => panic!("{error:?}"),
+                        },
+                    }
+                    done.fetch_add(1, Ordering::SeqCst);
+                }
+                counts
+            })
+        };
+        let reading: Vec<_> = readers.iter().map(count).collect();
+        until(&done, 8).await;
+        if round % 2 == 0 {
+            query(&client, "TRUNCATE big").await;
+        } else {
+            query(&client, "DROP TABLE big").await;
+        }
+        until(&done, done.load(Ordering::SeqCst) + 8).await;
+        stop.store(true, Ordering::SeqCst);
+        for counts in reading {
+            for count in counts.await.unwrap() {
+                match count.as_str() {
+                    "0" => nothing += 1,
+                    all if all == (4 * ROWS).to_string() => whole += 1,
+                    part => panic!("{part} of {} rows, round {round}", 4 * ROWS),
+                }
+            }
+        }
+        if round % 2 == 1 {
+            query(&client, create).await;
+        }
+    }
+    assert!(
+        whole > 0 && nothing > 0,
+        "{whole} reads with all rows, {nothing} with none"
+    );
+}
