@@ -4,15 +4,21 @@
 //! tables hold what was acknowledged. It measures; it never judges speed.
 
 mod fdatasync;
-mod files;
+pub mod files;
 pub mod load;
-mod messages;
+pub mod messages;
+pub mod peers;
 mod report;
 mod run;
-mod sched;
+pub mod sched;
 mod target;
 mod transfers;
 
 pub use report::{BeforeAfter, Latency, Report};
-pub use run::{IN_FLIGHT_TRIED, Kind, Options, Progress, run};
-pub use target::Target;
+pub use run::{IN_FLIGHT_TRIED, Kind, Options, Progress, Run, measure, run};
+pub use target::{PEERS, Target};
+
+/// Median microseconds that making 4 KiB durable in `folder` takes now.
+pub fn fdatasync_p50_us(folder: &std::path::Path) -> std::io::Result<u64> {
+    fdatasync::p50_us(folder)
+}

@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -14,6 +15,8 @@ use hdrhistogram::Histogram;
 const LATENCY_US_MAX: u64 = 60_000_000;
 /// Errors kept word for word; the rest are counted.
 const ERRORS_KEPT: usize = 5;
+/// Grain of a run's time line.
+pub const TIMELINE_STEP: Duration = Duration::from_millis(100);
 
 /// How load is offered.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +27,21 @@ pub struct Load {
     /// Not measured, before `duration`.
     pub warm_up: Duration,
     pub duration: Duration,
+    /// The run ends earlier after so many operations.
+    pub operations_max: Option<u64>,
+}
+
+/// One operation, on the thread that runs it.
+pub(crate) type ThreadOperation = Box<dyn FnMut(u64) -> Result<(), String> + Send>;
+
+impl Load {
+    /// When operation `number` is meant to start.
+    fn began(&self, start: Instant, number: u64) -> Instant {
+        match self.rate {
+            None => Instant::now(),
+            Some(rate) => start + Duration::from_secs_f64(number as f64 / rate),
+        }
+    }
 }
 
 /// What came back.
@@ -35,6 +53,8 @@ pub struct Measured {
     pub acknowledged: u64,
     pub errors: u64,
     pub first_errors: Vec<String>,
+    /// Successful operations of each [`TIMELINE_STEP`] since the start, warm-up included.
+    pub timeline: Vec<u64>,
 }
 
 impl Measured {
@@ -43,33 +63,96 @@ impl Measured {
     }
 }
 
-struct Shared {
-    latency: RefCell<Histogram<u64>>,
-    acknowledged: Cell<u64>,
-    errors: Cell<u64>,
-    first_errors: RefCell<Vec<String>>,
-    next: Cell<u64>,
+/// What one task or thread saw.
+struct Record {
+    latency: Histogram<u64>,
+    acknowledged: u64,
+    errors: u64,
+    first_errors: Vec<String>,
+    timeline: Vec<u64>,
+    last: Duration,
 }
 
-impl Shared {
-    fn record(&self, result: Result<(), String>, latency: Duration, counts: bool) {
+impl Record {
+    fn new() -> Self {
+        Self {
+            latency: Histogram::new_with_max(LATENCY_US_MAX, 3).expect("bounds are constants"),
+            acknowledged: 0,
+            errors: 0,
+            first_errors: Vec::new(),
+            timeline: Vec::new(),
+            last: Duration::ZERO,
+        }
+    }
+
+    /// `ended` counts from the start of the run.
+    fn add(
+        &mut self,
+        result: Result<(), String>,
+        latency: Duration,
+        ended: Duration,
+        counts: bool,
+    ) {
         match result {
             Ok(()) => {
-                self.acknowledged.set(self.acknowledged.get() + 1);
+                self.acknowledged += 1;
+                self.last = ended;
+                let step = (ended.as_millis() / TIMELINE_STEP.as_millis()) as usize;
+                if self.timeline.len() <= step {
+                    self.timeline.resize(step + 1, 0);
+                }
+                self.timeline[step] += 1;
                 if counts {
                     let us = (latency.as_micros() as u64).clamp(1, LATENCY_US_MAX);
-                    self.latency.borrow_mut().saturating_record(us);
+                    self.latency.saturating_record(us);
                 }
             }
             Err(error) => {
-                self.errors.set(self.errors.get() + 1);
-                let mut kept = self.first_errors.borrow_mut();
-                if kept.len() < ERRORS_KEPT {
-                    kept.push(error);
+                self.errors += 1;
+                if self.first_errors.len() < ERRORS_KEPT {
+                    self.first_errors.push(error);
                 }
             }
         }
     }
+
+    fn merge(&mut self, other: Self) {
+        self.latency += other.latency;
+        self.acknowledged += other.acknowledged;
+        self.errors += other.errors;
+        self.first_errors.extend(other.first_errors);
+        self.first_errors.truncate(ERRORS_KEPT);
+        self.last = self.last.max(other.last);
+        let steps = self.timeline.len().max(other.timeline.len());
+        self.timeline.resize(steps, 0);
+        for (step, done) in other.timeline.into_iter().enumerate() {
+            self.timeline[step] += done;
+        }
+    }
+
+    fn measured(self, load: &Load) -> Measured {
+        let exhausted = load
+            .operations_max
+            .is_some_and(|max| self.acknowledged + self.errors >= max);
+        let until_last = self.last.saturating_sub(load.warm_up);
+        Measured {
+            // A run that ended because nothing was left is as long as that took.
+            elapsed: match exhausted && until_last > Duration::ZERO {
+                true => load.duration.min(until_last),
+                false => load.duration,
+            },
+            latency: self.latency,
+            acknowledged: self.acknowledged,
+            errors: self.errors,
+            first_errors: self.first_errors,
+            timeline: self.timeline,
+        }
+    }
+}
+
+struct Shared {
+    record: RefCell<Record>,
+    next: Cell<u64>,
 }
 
 /// Runs `operation(n)` for n = 0, 1, 2, ... until the time is over, then waits for what is in flight. Call it inside a
@@ -80,12 +163,7 @@ where
     Fut: Future<Output = Result<(), String>> + 'static,
 {
     let shared = Rc::new(Shared {
-        latency: RefCell::new(
-            Histogram::new_with_max(LATENCY_US_MAX, 3).expect("bounds are constants"),
-        ),
-        acknowledged: Cell::new(0),
-        errors: Cell::new(0),
-        first_errors: RefCell::new(Vec::new()),
+        record: RefCell::new(Record::new()),
         next: Cell::new(0),
     });
     let operation = Rc::new(operation);
@@ -106,16 +184,55 @@ where
             .await
             .is_err()
         {
-            progress(start.elapsed(), shared.acknowledged.get());
+            progress(start.elapsed(), shared.record.borrow().acknowledged);
         }
     }
-    let elapsed = load.duration;
-    Measured {
-        latency: shared.latency.borrow().clone(),
-        elapsed,
-        acknowledged: shared.acknowledged.get(),
-        errors: shared.errors.get(),
-        first_errors: shared.first_errors.borrow().clone(),
+    shared.record.replace(Record::new()).measured(&load)
+}
+
+/// The same for operations that block: each of `operations` has a thread, and is one in flight.
+pub(crate) fn run_threads(load: Load, operations: Vec<ThreadOperation>) -> Measured {
+    let next = AtomicU64::new(0);
+    let start = Instant::now();
+    let mut all = Record::new();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = operations
+            .into_iter()
+            .map(|operation| scope.spawn(|| on_thread(load, start, &next, operation)))
+            .collect();
+        for thread in threads {
+            match thread.join() {
+                Ok(record) => all.merge(record),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+    });
+    all.measured(&load)
+}
+
+fn on_thread(
+    load: Load,
+    start: Instant,
+    next: &AtomicU64,
+    mut operation: ThreadOperation,
+) -> Record {
+    let measure_from = start + load.warm_up;
+    let end = measure_from + load.duration;
+    let mut record = Record::new();
+    loop {
+        if load.rate.is_none() && Instant::now() >= end {
+            return record;
+        }
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        let began = load.began(start, number);
+        if began >= end || load.operations_max.is_some_and(|max| number >= max) {
+            return record;
+        }
+        std::thread::sleep(began.saturating_duration_since(Instant::now()));
+        let result = operation(number);
+        let now = Instant::now();
+        let counts = now >= measure_from && now < end;
+        record.add(result, now - began, now - start, counts);
     }
 }
 
@@ -128,11 +245,8 @@ where
     let end = measure_from + load.duration;
     loop {
         let number = shared.next.get();
-        let began = match load.rate {
-            None => Instant::now(),
-            Some(rate) => start + Duration::from_secs_f64(number as f64 / rate),
-        };
-        if began >= end {
+        let began = load.began(start, number);
+        if began >= end || load.operations_max.is_some_and(|max| number >= max) {
             return;
         }
         shared.next.set(number + 1);
@@ -141,7 +255,11 @@ where
         }
         let result = operation(number).await;
         let now = Instant::now();
-        shared.record(result, now - began, now >= measure_from && now < end);
+        let counts = now >= measure_from && now < end;
+        shared
+            .record
+            .borrow_mut()
+            .add(result, now - began, now - start, counts);
         if load.rate.is_none() {
             // A connection that answers at once must not starve the others.
             tokio::task::coop::consume_budget().await;
@@ -167,7 +285,23 @@ mod tests {
             rate,
             warm_up: Duration::ZERO,
             duration: Duration::from_millis(300),
+            operations_max: None,
         }
+    }
+
+    #[test]
+    fn threads_and_tasks_end_after_the_operations_there_are() {
+        let limited = Load {
+            operations_max: Some(10),
+            ..load(3, None)
+        };
+        let thread = || -> ThreadOperation { Box::new(|_| Ok(())) };
+        let measured = run_threads(limited, vec![thread(), thread(), thread()]);
+        assert_eq!(measured.acknowledged, 10);
+        assert_eq!(measured.timeline.iter().sum::<u64>(), 10);
+        assert!(measured.elapsed < limited.duration, "as long as it took");
+        let measured = block_on(run(limited, |_| async { Ok(()) }, |_, _| ()));
+        assert_eq!(measured.acknowledged, 10);
     }
 
     #[test]

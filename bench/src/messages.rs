@@ -1,97 +1,412 @@
-//! Messages: one operation is a whole round, answered.
+//! Messages: one operation is a whole round: all answers, or all receivers.
 //!
-//! `send-receive`: one message of 64 bytes is sent and received. `fan-out`: one message to each of 40 receivers, pipelined.
+//! * `ping-pong`: a message and its answer. `batch`: n messages, then n answers (the papers' ping^n-pong^n).
+//! * `fan-out`: a message to each of R receivers, and an answer from each.
+//! * `all-to-all`: each of R participants sends to every other and has all of theirs.
+//! * `send-receive`: one message of 64 bytes is sent and received by the same client.
+//!
+//! Receivers of mailboxes (rows, Redis streams, NATS subjects) are on a thread of their own with connections of their own.
+//! Those of rows ask again and again, as in the papers. On gRPC and TCP a message is a request to the receiver.
 
+use std::cell::RefCell;
 use std::rc::Rc;
+use std::str::FromStr;
+use std::sync::mpsc;
+use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, anyhow, bail};
 use dbos_client::Client;
+use futures::future::try_join_all;
+use ipc::{BATCH_MAX, Messages};
 
-use crate::run::{Operation, Prepared, expect_equal};
+use crate::peers::nats::NatsPost;
+use crate::peers::redis::RedisPost;
+use crate::peers::{Background, rpc, tcp};
+use crate::run::{CALLS_IN_FLIGHT_MAX, Operation, Prepared, expect_equal};
 
-const RECEIVERS: i64 = 256;
 /// The benchmark's own receivers: other mailboxes of the target are left alone.
 const FIRST_RECEIVER: i64 = 1_000_000_000;
-const FAN_OUT: i64 = 40;
-const BYTES: usize = 64;
-const SEND: &str = "SELECT msg_send($1, $2, $3)";
-const RECEIVE: &str = "SELECT message_id, data FROM msg_receive($1, $2)";
+/// Mailboxes of `send-receive`.
+const RECEIVERS: i64 = 256;
+/// Messages taken in one call.
+const RECEIVE_MAX: i32 = 1000;
+/// A round that takes longer has failed: somebody does not answer.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(30);
 
-pub(crate) async fn prepare(client: Client, shape: &str) -> anyhow::Result<Prepared> {
-    ipc::install(&client).await?;
-    for receiver in FIRST_RECEIVER..FIRST_RECEIVER + RECEIVERS {
-        while !client
-            .call(receiver, RECEIVE, &[&receiver, &1000_i32])
-            .await?
-            .is_empty()
-        {}
+/// What one operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    PingPong,
+    Batch,
+    FanOut,
+    AllToAll,
+    SendReceive,
+}
+
+impl Shape {
+    pub const ALL: [(&str, Self); 5] = [
+        ("ping-pong", Self::PingPong),
+        ("batch", Self::Batch),
+        ("fan-out", Self::FanOut),
+        ("all-to-all", Self::AllToAll),
+        ("send-receive", Self::SendReceive),
+    ];
+}
+
+impl FromStr for Shape {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let found = Self::ALL.iter().find(|(name, _)| *name == text);
+        found
+            .map(|(_, shape)| *shape)
+            .ok_or_else(|| anyhow!("unknown shape {text:?}"))
     }
-    let (operation, left_per_operation): (Operation, i64) = match shape {
-        "send-receive" => (send_receive(client.clone()), 0),
-        "fan-out" => (fan_out(client.clone()), FAN_OUT),
-        other => bail!("unknown shape {other:?}: send-receive or fan-out"),
+}
+
+/// Rounds of messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spec {
+    pub shape: Shape,
+    /// Bytes of a message.
+    pub size: usize,
+    /// Messages of a `batch` before their answers.
+    pub outstanding: u32,
+    /// Rounds at the same time, each with mailboxes or connections of its own.
+    pub pairs: u32,
+    /// Receivers of a `fan-out`, participants of `all-to-all`.
+    pub receivers: u32,
+}
+
+impl Spec {
+    /// Messages that go one way in a round between one sender and one receiver.
+    fn per_link(&self) -> u32 {
+        match self.shape {
+            Shape::Batch => self.outstanding,
+            _ => 1,
+        }
+    }
+
+    /// Mailboxes of a group: the sender's first.
+    fn mailboxes(&self) -> i64 {
+        match self.shape {
+            Shape::FanOut => i64::from(self.receivers) + 1,
+            Shape::AllToAll => i64::from(self.receivers),
+            _ => 2,
+        }
+    }
+
+    fn group(&self, group: u32) -> Vec<i64> {
+        let first = FIRST_RECEIVER + i64::from(group) * self.mailboxes();
+        (first..first + self.mailboxes()).collect()
+    }
+
+    /// Connections of a group where a message is a request.
+    fn links(&self) -> u32 {
+        match self.shape {
+            Shape::FanOut => self.receivers,
+            Shape::AllToAll => self.receivers * (self.receivers - 1),
+            _ => 1,
+        }
+    }
+}
+
+/// A system of mailboxes, as one side uses it.
+#[async_trait::async_trait(?Send)]
+pub(crate) trait Post {
+    /// Sends `count` messages in one go.
+    async fn send(&self, from: i64, to: i64, count: usize) -> anyhow::Result<()>;
+    /// Takes what there is; 0 if that is nothing, and the caller asks again.
+    async fn receive(&self, mailbox: i64) -> anyhow::Result<usize>;
+}
+
+/// Rows: a batch is one transaction and one call.
+struct SqlPost {
+    messages: Messages,
+    data: Vec<u8>,
+}
+
+#[async_trait::async_trait(?Send)]
+impl Post for SqlPost {
+    async fn send(&self, from: i64, to: i64, count: usize) -> anyhow::Result<()> {
+        if count == 1 {
+            self.messages.send(to, from, &self.data).await?;
+            return Ok(());
+        }
+        let mut left = count;
+        while left > 0 {
+            let batch = vec![self.data.as_slice(); left.min(BATCH_MAX)];
+            self.messages.send_batch(to, from, &batch).await?;
+            left -= batch.len();
+        }
+        Ok(())
+    }
+
+    async fn receive(&self, mailbox: i64) -> anyhow::Result<usize> {
+        Ok(self.messages.receive(mailbox, RECEIVE_MAX).await?.len())
+    }
+}
+
+/// Where mailboxes are; each side connects for itself.
+#[derive(Clone, Debug)]
+pub(crate) enum Office {
+    Sql { urls: String, connections: usize },
+    Redis { url: String, run: u64 },
+    Nats { url: String },
+}
+
+impl Office {
+    async fn connect(&self, mailboxes: &[i64], size: usize) -> anyhow::Result<Rc<dyn Post>> {
+        Ok(match self {
+            Self::Sql { urls, connections } => {
+                let options = dbos_client::Options {
+                    connections: *connections,
+                    in_flight: CALLS_IN_FLIGHT_MAX,
+                    application_name: "dbos-bench".into(),
+                    ..dbos_client::Options::default()
+                };
+                let client = Client::connect_with(&urls.parse()?, options).await?;
+                Rc::new(SqlPost {
+                    messages: Messages::new(client),
+                    data: vec![7; size],
+                })
+            }
+            Self::Redis { url, run } => Rc::new(RedisPost::connect(url, *run, size).await?),
+            Self::Nats { url } => Rc::new(NatsPost::connect(url, mailboxes, size).await?),
+        })
+    }
+}
+
+/// Rounds on a database: empties the mailboxes first, and finds them empty at the end.
+pub(crate) async fn prepare(
+    client: Client,
+    spec: Spec,
+    urls: String,
+    connections: usize,
+) -> anyhow::Result<Prepared> {
+    ipc::install(&client).await?;
+    let messages = Messages::new(client.clone());
+    let last = match spec.shape {
+        Shape::SendReceive => FIRST_RECEIVER + RECEIVERS - 1,
+        _ => FIRST_RECEIVER + i64::from(spec.pairs) * spec.mailboxes() - 1,
     };
-    let check =
-        move |acknowledged: u64| -> std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>>>> {
-            Box::pin(async move {
-                let sql = "SELECT count(*) FROM message WHERE receiver_id BETWEEN $1 AND $2";
-                let rows = client
-                    .read_all(sql, &[&FIRST_RECEIVER, &(FIRST_RECEIVER + RECEIVERS - 1)])
-                    .await?;
-                expect_equal(
-                    "messages left",
-                    rows[0].get(0),
-                    acknowledged * left_per_operation as u64,
-                )
-            })
-        };
-    Ok(Prepared {
-        operation,
-        check: Box::new(check),
-    })
+    for mailbox in FIRST_RECEIVER..=last {
+        while !messages.receive(mailbox, RECEIVE_MAX).await?.is_empty() {}
+    }
+    let check = move |_| async move {
+        let sql = "SELECT count(*) FROM message WHERE receiver_id BETWEEN $1 AND $2";
+        let rows = client.read_all(sql, &[&FIRST_RECEIVER, &last]).await?;
+        expect_equal("messages left", rows[0].get(0), 0)
+    };
+    if spec.shape == Shape::SendReceive {
+        return Ok(Prepared::new(send_receive(messages, spec.size), check));
+    }
+    let office = Office::Sql { urls, connections };
+    let (operation, responders) = rounds(office, spec).await?;
+    Ok(Prepared::new(operation, check).keep(responders))
+}
+
+/// Rounds on a peer with mailboxes.
+pub(crate) async fn prepare_mailboxes(office: Office, spec: Spec) -> anyhow::Result<Prepared> {
+    refuse_send_receive(spec.shape)?;
+    let (operation, responders) = rounds(office, spec).await?;
+    Ok(Prepared::new(operation, |_| async { Ok(()) }).keep(responders))
+}
+
+fn refuse_send_receive(shape: Shape) -> anyhow::Result<()> {
+    if shape == Shape::SendReceive {
+        bail!("shape send-receive is for databases: use ping-pong");
+    }
+    Ok(())
 }
 
 /// Sender n and receiver n share a mailbox that others use too, so a receive may bring another's message: what counts is
 /// that every message is received once.
-fn send_receive(client: Client) -> Operation {
+fn send_receive(messages: Messages, size: usize) -> Operation {
     Rc::new(move |n| {
-        let (client, receiver) = (
-            client.clone(),
+        let (messages, receiver) = (
+            messages.clone(),
             FIRST_RECEIVER + (n % RECEIVERS as u64) as i64,
         );
         Box::pin(async move {
-            let data = [n as u8; BYTES];
-            let sent = client
-                .call(receiver, SEND, &[&receiver, &(n as i64), &&data[..]])
+            let sent = messages
+                .send(receiver, n as i64, &vec![n as u8; size])
                 .await;
             sent.map_err(|e| e.to_string())?;
-            client
-                .call(receiver, RECEIVE, &[&receiver, &100_i32])
-                .await
-                .map(drop)
-                .map_err(|e| e.to_string())
+            let received = messages.receive(receiver, RECEIVE_MAX).await;
+            received.map(drop).map_err(|e| e.to_string())
         })
     })
 }
 
-fn fan_out(client: Client) -> Operation {
-    Rc::new(move |n| {
-        let client = client.clone();
+/// The operation, and the thread that answers.
+async fn rounds(office: Office, spec: Spec) -> anyhow::Result<(Operation, Option<Background>)> {
+    let groups: Vec<Vec<i64>> = (0..spec.pairs).map(|g| spec.group(g)).collect();
+    let mine: Vec<i64> = match spec.shape {
+        Shape::AllToAll => groups.concat(),
+        _ => groups.iter().map(|group| group[0]).collect(),
+    };
+    let post = office.connect(&mine, spec.size).await?;
+    let responders = match spec.shape {
+        Shape::AllToAll => None,
+        _ => Some(start_responders(office, spec, groups.clone())?),
+    };
+    let free = Rc::new(RefCell::new(groups));
+    let operation: Operation = Rc::new(move |_| {
+        let (post, free) = (post.clone(), free.clone());
         Box::pin(async move {
-            let data = [n as u8; BYTES];
-            let sends = (0..FAN_OUT).map(|i| {
-                let (client, receiver) =
-                    (client.clone(), FIRST_RECEIVER + (n as i64 + i) % RECEIVERS);
-                async move {
-                    client
-                        .call(receiver, SEND, &[&receiver, &(n as i64), &&data[..]])
-                        .await
-                }
-            });
-            futures::future::try_join_all(sends)
-                .await
-                .map(drop)
-                .map_err(|e| e.to_string())
+            let taken = free.borrow_mut().pop();
+            let Some(group) = taken else {
+                return Err("more rounds in flight than pairs".into());
+            };
+            let result = in_time(round(&*post, &spec, &group)).await;
+            free.borrow_mut().push(group);
+            result
         })
-    })
+    });
+    Ok((operation, responders))
+}
+
+async fn in_time(round: impl Future<Output = anyhow::Result<()>>) -> Result<(), String> {
+    match tokio::time::timeout(ROUND_TIMEOUT, round).await {
+        Ok(result) => result.map_err(|error| format!("{error:#}")),
+        Err(_) => Err(format!("no answer in {} s", ROUND_TIMEOUT.as_secs())),
+    }
+}
+
+async fn round(post: &dyn Post, spec: &Spec, group: &[i64]) -> anyhow::Result<()> {
+    let sender = group[0];
+    match spec.shape {
+        Shape::AllToAll => {
+            let sends = group.iter().flat_map(|from| {
+                let others = group.iter().filter(move |to| *to != from);
+                others.map(move |to| post.send(*from, *to, 1))
+            });
+            try_join_all(sends).await?;
+            let collect = group.iter().map(|own| collect(post, *own, group.len() - 1));
+            try_join_all(collect).await?;
+            Ok(())
+        }
+        _ => {
+            let count = spec.per_link() as usize;
+            let receivers = &group[1..];
+            try_join_all(receivers.iter().map(|to| post.send(sender, *to, count))).await?;
+            collect(post, sender, receivers.len() * count).await
+        }
+    }
+}
+
+/// Receives until `count` messages are there.
+async fn collect(post: &dyn Post, mailbox: i64, count: usize) -> anyhow::Result<()> {
+    let mut received = 0;
+    while received < count {
+        received += post.receive(mailbox).await?;
+        // A receive that finds its answer buffered must not starve the others.
+        tokio::task::coop::consume_budget().await;
+    }
+    if received > count {
+        bail!("{received} messages instead of {count}");
+    }
+    Ok(())
+}
+
+/// A thread on which every receiver of every group answers its group's sender.
+fn start_responders(
+    office: Office,
+    spec: Spec,
+    groups: Vec<Vec<i64>>,
+) -> anyhow::Result<Background> {
+    let (ready, is_ready) = mpsc::channel();
+    let count = spec.per_link() as usize;
+    let background = Background::start("responders", move || async move {
+        let receivers: Vec<i64> = groups.iter().flat_map(|g| g[1..].to_vec()).collect();
+        let post = match office.connect(&receivers, spec.size).await {
+            Ok(post) => post,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return;
+            }
+        };
+        let _ = ready.send(Ok(()));
+        let answers = groups.into_iter().flat_map(|group| {
+            let sender = group[0];
+            let post = post.clone();
+            let answer = move |own: i64| {
+                let post = post.clone();
+                async move {
+                    loop {
+                        collect(&*post, own, count).await?;
+                        post.send(own, sender, count).await?;
+                    }
+                }
+            };
+            group[1..].iter().copied().map(answer).collect::<Vec<_>>()
+        });
+        let ended: anyhow::Result<Vec<()>> = try_join_all(answers).await;
+        if let Err(error) = ended {
+            // The senders run into their timeout and tell.
+            tracing::warn!(%error, "a receiver ended");
+        }
+    })?;
+    is_ready.recv().context("the receivers' thread ended")??;
+    Ok(background)
+}
+
+/// How a request goes to its receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Requests {
+    Grpc,
+    GrpcStream,
+    Tcp,
+}
+
+enum Link {
+    Rpc(rpc::Link),
+    Tcp(tcp::Link),
+}
+
+impl Link {
+    async fn round(&mut self) -> anyhow::Result<()> {
+        match self {
+            Self::Rpc(link) => link.round().await,
+            Self::Tcp(link) => link.round().await,
+        }
+    }
+}
+
+/// Rounds of requests, over connections of their own.
+pub(crate) async fn prepare_requests(kind: Requests, spec: Spec) -> anyhow::Result<Prepared> {
+    refuse_send_receive(spec.shape)?;
+    let (address, responder) = match kind {
+        Requests::Tcp => tcp::responder()?,
+        Requests::Grpc | Requests::GrpcStream => rpc::responder()?,
+    };
+    let (size, count) = (spec.size, spec.per_link());
+    let mut groups = Vec::new();
+    for _ in 0..spec.pairs {
+        let mut group = Vec::new();
+        for _ in 0..spec.links() {
+            let streaming = kind == Requests::GrpcStream;
+            group.push(match kind {
+                Requests::Tcp => Link::Tcp(tcp::Link::connect(address, size, count).await?),
+                _ => Link::Rpc(rpc::Link::connect(address, size, count, streaming).await?),
+            });
+        }
+        groups.push(group);
+    }
+    let free = Rc::new(RefCell::new(groups));
+    let operation: Operation = Rc::new(move |_| {
+        let free = free.clone();
+        Box::pin(async move {
+            let taken = free.borrow_mut().pop();
+            let Some(mut group) = taken else {
+                return Err("more rounds in flight than pairs".into());
+            };
+            let all = try_join_all(group.iter_mut().map(Link::round));
+            let result = in_time(async { all.await.map(drop) }).await;
+            free.borrow_mut().push(group);
+            result
+        })
+    });
+    Ok(Prepared::new(operation, |_| async { Ok(()) }).keep(Some(responder)))
 }

@@ -8,8 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use dbos_client::Client;
 
+use hdrhistogram::Histogram;
+
 use crate::load::{self, Load, Measured};
+use crate::peers::Background;
+use crate::peers::{etcd, ext4, slurm};
 use crate::report::{BeforeAfter, Latency, Report};
+use crate::target::Peer;
 use crate::target::Target;
 use crate::{files, messages, sched, transfers};
 
@@ -19,17 +24,21 @@ pub const IN_FLIGHT_TRIED: [u32; 4] = [1, 4, 16, 64];
 const OPEN_LOOP_IN_FLIGHT: u32 = 1024;
 
 /// Calls outstanding of all operations together: the window of one session.
-const CALLS_IN_FLIGHT_MAX: usize = 1024;
+pub(crate) const CALLS_IN_FLIGHT_MAX: usize = 1024;
 
 /// What is measured.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
-    /// One scheduling call; the policy's name.
-    Sched { policy: String },
-    /// One message sent and received, or one fan-out; the shape's name.
-    Ipc { shape: String },
-    /// One file operation; the shape's name.
-    Fs { shape: String },
+    /// One scheduling call.
+    Sched(sched::Spec),
+    /// One round of messages.
+    Ipc(messages::Spec),
+    /// One file operation.
+    Fs {
+        shape: files::Shape,
+        /// Bytes of a block; the shape's own if `None`.
+        size: Option<usize>,
+    },
     /// One transfer between accounts, this fraction of them between partitions; all from one account if `hot`.
     Txn {
         multi_partition: f64,
@@ -62,6 +71,38 @@ pub(crate) struct Prepared {
     pub operation: Operation,
     /// Compares the target's tables with the number of acknowledged operations.
     pub check: Box<dyn FnOnce(u64) -> Task<anyhow::Result<()>>>,
+    /// Operations after which there is nothing left to do.
+    pub operations_max: Option<u64>,
+    /// What answers while the benchmark runs.
+    responders: Option<Background>,
+}
+
+impl Prepared {
+    pub fn new<F>(operation: Operation, check: impl FnOnce(u64) -> F + 'static) -> Self
+    where
+        F: Future<Output = anyhow::Result<()>> + 'static,
+    {
+        Self {
+            operation,
+            check: Box::new(move |acknowledged| Box::pin(check(acknowledged))),
+            operations_max: None,
+            responders: None,
+        }
+    }
+
+    pub fn keep(mut self, responders: Option<Background>) -> Self {
+        self.responders = responders;
+        self
+    }
+}
+
+/// One run: its summary, and what the summary leaves out.
+pub struct Run {
+    pub report: Report,
+    /// Microseconds.
+    pub latency: Histogram<u64>,
+    /// Operations of each [`load::TIMELINE_STEP`].
+    pub timeline: Vec<u64>,
 }
 
 /// Runs a benchmark, at each number in flight that `options` asks for, and returns the best.
@@ -75,9 +116,14 @@ pub async fn run(
         (None, Some(_)) => vec![OPEN_LOOP_IN_FLIGHT],
         (None, None) => IN_FLIGHT_TRIED.to_vec(),
     };
+    let tried = match (&options.kind, options.in_flight) {
+        // A round holds its pair's mailboxes or connections.
+        (Kind::Ipc(spec), None) if spec.shape != messages::Shape::SendReceive => vec![spec.pairs],
+        _ => tried,
+    };
     let mut best: Option<Report> = None;
     for in_flight in tried {
-        let report = run_at(target, options, in_flight, progress).await?;
+        let report = measure(target, options, in_flight, progress).await?.report;
         if report.errors > 0 {
             return Ok(report);
         }
@@ -91,39 +137,30 @@ pub async fn run(
     best.context("nothing was run")
 }
 
-async fn run_at(
+/// Runs a benchmark once, at one number of operations in flight.
+pub async fn measure(
     target: &Target,
     options: &Options,
     in_flight: u32,
     progress: Progress<'_>,
-) -> anyhow::Result<Report> {
-    let connect = dbos_client::Options {
-        connections: options.connections as usize,
-        // One operation may be many calls (fan-out).
-        in_flight: CALLS_IN_FLIGHT_MAX,
-        application_name: "dbos-bench".into(),
-        ..dbos_client::Options::default()
-    };
-    let client = Client::connect_with(&target.urls.join(",").parse()?, connect).await?;
-    let prepared = match &options.kind {
-        Kind::Sched { policy } => sched::prepare(client.clone(), policy).await,
-        Kind::Ipc { shape } => messages::prepare(client.clone(), shape).await,
-        Kind::Fs { shape } => files::prepare(client.clone(), shape).await,
-        Kind::Txn {
-            multi_partition,
-            accounts,
-            hot,
-        } => transfers::prepare(client.clone(), *multi_partition, *accounts, *hot).await,
-    }
-    .context("setting up the benchmark")?;
-    let before = target.fdatasync_p50_us();
-    let retries = client.stats().retries;
-    let load = Load {
+) -> anyhow::Result<Run> {
+    let mut load = Load {
         in_flight,
         rate: options.rate,
         warm_up: (options.duration / 5).min(Duration::from_secs(2)),
         duration: options.duration,
+        operations_max: None,
     };
+    if let Some(Peer::Ext4(folder)) = &target.peer {
+        return measure_threads(target, folder, options, load);
+    }
+    let client = connect(target, options).await?;
+    let prepared = prepare(target, options, &load, client.clone())
+        .await
+        .context("setting up the benchmark")?;
+    load.operations_max = prepared.operations_max;
+    let before = target.fdatasync_p50_us();
+    let retries = client.as_ref().map(|client| client.stats().retries);
     let operation = prepared.operation.clone();
     let measured = load::run(
         load,
@@ -136,29 +173,141 @@ async fn run_at(
         },
     )
     .await;
-    let after = target.fdatasync_p50_us();
+    drop(prepared.responders);
     let mut report = report(target, options, &load, &measured);
+    report.fdatasync_p50_us = BeforeAfter {
+        before,
+        after: target.fdatasync_p50_us(),
+    };
     report.target_version = target.version().await?;
-    report.retries = Some(client.stats().retries - retries);
-    report.fdatasync_p50_us = BeforeAfter { before, after };
+    report.retries = retries
+        .zip(client)
+        .map(|(before, client)| client.stats().retries - before);
     if measured.errors == 0 {
         (prepared.check)(measured.acknowledged).await?;
     } else {
         progress(format!("errors: {}", measured.first_errors.join("; ")));
     }
-    Ok(report)
+    Ok(Run {
+        report,
+        latency: measured.latency,
+        timeline: measured.timeline,
+    })
+}
+
+/// `None` for a peer that is no database.
+async fn connect(target: &Target, options: &Options) -> anyhow::Result<Option<Client>> {
+    if target.peer.is_some() {
+        return Ok(None);
+    }
+    let connect = dbos_client::Options {
+        connections: options.connections as usize,
+        // One operation may be many calls (fan-out).
+        in_flight: CALLS_IN_FLIGHT_MAX,
+        application_name: "dbos-bench".into(),
+        ..dbos_client::Options::default()
+    };
+    let client = Client::connect_with(&target.urls.join(",").parse()?, connect).await?;
+    Ok(Some(client))
+}
+
+/// Files for `delete` are made for so long.
+fn fill_for(load: &Load) -> Duration {
+    (load.warm_up + load.duration).mul_f64(1.5)
+}
+
+async fn prepare(
+    target: &Target,
+    options: &Options,
+    load: &Load,
+    client: Option<Client>,
+) -> anyhow::Result<Prepared> {
+    let does_not = || anyhow::anyhow!("{} does not do this benchmark", target.name);
+    match (&options.kind, client, &target.peer) {
+        (Kind::Sched(spec), Some(client), _) => sched::prepare(client, spec).await,
+        (Kind::Sched(_), None, Some(Peer::Etcd(etcd))) => {
+            etcd::prepare(etcd, options.connections).await
+        }
+        (Kind::Sched(_), None, Some(Peer::Slurm(slurm))) => Ok(slurm::prepare(slurm)),
+        (Kind::Ipc(spec), client, peer) => {
+            let spec = messages::Spec {
+                pairs: load.in_flight,
+                ..*spec
+            };
+            match (client, peer) {
+                (Some(client), _) => {
+                    let connections = options.connections as usize;
+                    messages::prepare(client, spec, target.urls.join(","), connections).await
+                }
+                (None, Some(peer)) => match (peer.office(), peer.requests()) {
+                    (Some(office), _) => messages::prepare_mailboxes(office, spec).await,
+                    (_, Some(requests)) => messages::prepare_requests(requests, spec).await,
+                    _ => Err(does_not()),
+                },
+                (None, None) => Err(does_not()),
+            }
+        }
+        (Kind::Fs { shape, size }, Some(client), _) => {
+            files::prepare(client, *shape, *size, load.in_flight, fill_for(load)).await
+        }
+        (
+            Kind::Txn {
+                multi_partition,
+                accounts,
+                hot,
+            },
+            Some(client),
+            _,
+        ) => transfers::prepare(client, *multi_partition, *accounts, *hot).await,
+        _ => Err(does_not()),
+    }
+}
+
+fn measure_threads(
+    target: &Target,
+    folder: &ext4::Folder,
+    options: &Options,
+    mut load: Load,
+) -> anyhow::Result<Run> {
+    let Kind::Fs { shape, size } = &options.kind else {
+        bail!("{} is a file system: use `bench fs`", target.name);
+    };
+    let layout = files::Layout::of(*shape, *size);
+    let mut prepared = ext4::prepare(folder, *shape, layout, load.in_flight, fill_for(&load))
+        .context("setting up the benchmark")?;
+    load.operations_max = prepared.operations_max;
+    let before = target.fdatasync_p50_us();
+    let measured = load::run_threads(load, std::mem::take(&mut prepared.operations));
+    let mut report = report(target, options, &load, &measured);
+    report.target_version = target.own_version();
+    report.fdatasync_p50_us = BeforeAfter {
+        before,
+        after: target.fdatasync_p50_us(),
+    };
+    match measured.first_errors.first() {
+        None => prepared.check(measured.acknowledged)?,
+        Some(error) => bail!("{} operations failed: {error}", measured.errors),
+    }
+    Ok(Run {
+        report,
+        latency: measured.latency,
+        timeline: measured.timeline,
+    })
 }
 
 fn report(target: &Target, options: &Options, load: &Load, measured: &Measured) -> Report {
+    fn name<T: PartialEq>(known: &[(&'static str, T)], value: &T) -> Option<String> {
+        let found = known.iter().find(|(_, known)| known == value);
+        found.map(|(name, _)| name.to_string())
+    }
     let (bench, policy, shape) = match &options.kind {
-        Kind::Sched { policy } => ("sched", Some(policy.clone()), None),
-        Kind::Ipc { shape } => ("ipc", None, Some(shape.clone())),
-        Kind::Fs { shape } => ("fs", None, Some(shape.clone())),
-        Kind::Txn { hot, .. } => (
-            "txn",
-            None,
-            Some(if *hot { "hot" } else { "uniform" }.into()),
-        ),
+        Kind::Sched(spec) => ("sched", name(&sched::Policy::ALL, &spec.policy), None),
+        Kind::Ipc(spec) => ("ipc", None, name(&messages::Shape::ALL, &spec.shape)),
+        Kind::Fs { shape, .. } => ("fs", None, name(&files::Shape::ALL, shape)),
+        Kind::Txn { hot, .. } => {
+            let accounts = if *hot { "hot" } else { "uniform" };
+            ("txn", None, Some(accounts.to_string()))
+        }
     };
     let multi_partition = match options.kind {
         Kind::Txn {

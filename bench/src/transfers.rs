@@ -61,10 +61,7 @@ pub(crate) async fn prepare(
         let (client, transfer) = (calls.clone(), bank.transfer(n));
         Box::pin(async move { transfer.run(&client).await.map_err(|e| e.to_string()) })
     });
-    Ok(Prepared {
-        operation,
-        check: Box::new(move |_| Box::pin(check(client, bank))),
-    })
+    Ok(Prepared::new(operation, move |_| check(client, bank)))
 }
 
 impl Bank {

@@ -358,9 +358,9 @@ pub enum MsgCommand {
 pub enum BenchKind {
     /// Scheduling: one call of the loaded procedure
     Sched,
-    /// Messages: one send and its receive
+    /// Messages: one round
     Ipc,
-    /// Files: create, write or read one file
+    /// Files: one operation on a file
     Fs,
     /// Transactions: one transfer between two accounts, some of them in different partitions
     Txn,
@@ -373,15 +373,29 @@ pub struct BenchArgs {
     /// Local cluster
     #[arg(long, default_value = "default")]
     pub name: String,
-    /// postgres://... of any PostgreSQL, or local-postgres for a private one made and removed by this command
+    /// postgres://... of any PostgreSQL, or local-postgres for a private one made and removed by this command.
+    /// ipc: also grpc, grpc-stream, tcp, redis, nats. sched: also etcd, etcd-one, slurm. fs: also ext4:DIR, ext4-fsync:DIR
     #[arg(long)]
     pub target: Option<String>,
     /// sched: fifo, least-loaded, locality, push, pull
     #[arg(long)]
     pub policy: Option<String>,
-    /// ipc: send-receive, fan-out. fs: create, write, read
+    /// ipc: ping-pong, batch, fan-out, all-to-all, send-receive. fs: create, delete, write, read (a random block),
+    /// write-1x20, write-20x1, read-1x20, read-20x1 (files x random blocks), seq-write, seq-read (parallel files), aggregate
     #[arg(long)]
     pub shape: Option<String>,
+    /// ipc: bytes of a message [default: 64]. fs: bytes of a block [default: the shape's own]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16 << 20))]
+    pub size: Option<u32>,
+    /// ipc batch: messages before their answers [default: 20]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub outstanding: Option<u32>,
+    /// ipc: rounds at the same time, each with mailboxes of its own [default: 1]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub pairs: Option<u32>,
+    /// ipc fan-out: receivers [default: 40]; all-to-all: participants [default: 8]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub receivers: Option<u32>,
     /// txn: fraction of transfers between two partitions, 0 to 1
     #[arg(long)]
     pub multi_partition: Option<f64>,

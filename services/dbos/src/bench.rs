@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use bench::{Kind, Options, Target};
+use bench::peers::NotInstalled;
+use bench::{Kind, Options, Target, files, messages, sched};
 
 use crate::args::{BenchArgs, BenchKind};
 use crate::cluster::ClusterSpec;
@@ -72,6 +73,16 @@ fn kind(args: &BenchArgs) -> Result<Kind> {
     {
         return Err(Failure::usage("--rate must be above 0"));
     }
+    if args.kind != BenchKind::Ipc {
+        let numbers = [
+            ("pairs", args.pairs),
+            ("outstanding", args.outstanding),
+            ("receivers", args.receivers),
+        ];
+        for (flag, number) in numbers {
+            refuse(flag, &number.map(|n| n.to_string()))?;
+        }
+    }
     if args.kind != BenchKind::Txn
         && (args.multi_partition.is_some() || args.accounts.is_some() || args.hot)
     {
@@ -81,6 +92,7 @@ fn kind(args: &BenchArgs) -> Result<Kind> {
     }
     match args.kind {
         BenchKind::Txn => {
+            refuse("size", &args.size.map(|n| n.to_string()))?;
             refuse("policy", &args.policy)?;
             refuse("shape", &args.shape)?;
             let multi_partition = args.multi_partition.unwrap_or(0.0);
@@ -95,37 +107,88 @@ fn kind(args: &BenchArgs) -> Result<Kind> {
         }
         BenchKind::Sched => {
             refuse("shape", &args.shape)?;
-            let policies = ["fifo", "least-loaded", "locality", "push", "pull"];
-            Ok(Kind::Sched {
-                policy: one_of("policy", &args.policy, &policies)?,
-            })
+            refuse("size", &args.size.map(|n| n.to_string()))?;
+            let policy = one_of("policy", &args.policy, &names(&sched::Policy::ALL[..5]))?;
+            Ok(Kind::Sched(sched::Spec::new(parsed(&policy)?)))
         }
         BenchKind::Ipc => {
             refuse("policy", &args.policy)?;
-            Ok(Kind::Ipc {
-                shape: one_of("shape", &args.shape, &["send-receive", "fan-out"])?,
-            })
+            let shape = one_of("shape", &args.shape, &names(&messages::Shape::ALL))?;
+            ipc(args, parsed(&shape)?)
         }
         BenchKind::Fs => {
             refuse("policy", &args.policy)?;
+            let shape = one_of("shape", &args.shape, &names(&files::Shape::ALL))?;
+            let size = args.size.map(|n| n as usize);
+            if size.is_some_and(|size| size > bench::files::BLOCK_MAX) {
+                return Err(Failure::usage("--size: a block has 1 to 4194304 bytes"));
+            }
             Ok(Kind::Fs {
-                shape: one_of("shape", &args.shape, &["create", "write", "read"])?,
+                shape: parsed(&shape)?,
+                size,
             })
         }
     }
 }
 
+fn names<T>(known: &[(&'static str, T)]) -> Vec<&'static str> {
+    known.iter().map(|(name, _)| *name).collect()
+}
+
+fn parsed<T: std::str::FromStr<Err = anyhow::Error>>(text: &str) -> Result<T> {
+    text.parse().map_err(|e| Failure::usage(format!("{e:#}")))
+}
+
+fn ipc(args: &BenchArgs, shape: messages::Shape) -> Result<Kind> {
+    use messages::Shape;
+    let only = |flag: &str, given: Option<u32>, shapes: &[Shape]| match given {
+        Some(_) if !shapes.contains(&shape) => Err(Failure::usage(format!(
+            "--{flag} does not apply to this shape"
+        ))),
+        _ => Ok(()),
+    };
+    only("outstanding", args.outstanding, &[Shape::Batch])?;
+    only(
+        "receivers",
+        args.receivers,
+        &[Shape::FanOut, Shape::AllToAll],
+    )?;
+    if shape != Shape::SendReceive && args.pairs.is_some() && args.in_flight.is_some() {
+        return Err(Failure::usage(
+            "--pairs and --in-flight are the same number for this shape: give one",
+        ));
+    }
+    let default_receivers = if shape == Shape::AllToAll { 8 } else { 40 };
+    let receivers = args.receivers.unwrap_or(default_receivers);
+    if shape == Shape::AllToAll && receivers < 2 {
+        return Err(Failure::usage("--receivers: all-to-all needs two"));
+    }
+    Ok(Kind::Ipc(messages::Spec {
+        shape,
+        size: args.size.unwrap_or(64) as usize,
+        outstanding: args.outstanding.unwrap_or(20),
+        pairs: args.in_flight.or(args.pairs).unwrap_or(1),
+        receivers,
+    }))
+}
+
 fn target(args: &BenchArgs) -> Result<Target> {
+    let failed = |e: anyhow::Error| match e.downcast_ref::<NotInstalled>() {
+        Some(missing) => Failure::new(missing)
+            .hint("install it, or let scripts/peers.sh fetch it and set DBOS_PEERS to its folder"),
+        None => Failure::new(format!("{e:#}")),
+    };
     match args.target.as_deref() {
-        Some("local-postgres") => {
-            Target::local_postgres().map_err(|e| Failure::new(format!("{e:#}")))
-        }
+        Some("local-postgres") => Target::local_postgres().map_err(failed),
         Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
             Ok(Target::url(url))
         }
-        Some(other) => Err(Failure::usage(format!(
-            "--target {other:?}: use postgres://... or local-postgres"
-        ))),
+        Some(other) => Target::peer(other).map_err(failed)?.ok_or_else(|| {
+            Failure::usage(format!(
+                "--target {other:?}: use postgres://..., local-postgres, {}",
+                bench::PEERS.join(", ")
+            ))
+        }),
         None => Ok(of_cluster(&ClusterSpec::existing(&args.name)?)),
     }
 }

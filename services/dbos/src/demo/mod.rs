@@ -137,9 +137,7 @@ async fn compare(spec: &ClusterSpec) -> Result<()> {
         return Ok(());
     }
     let options = bench::Options {
-        kind: bench::Kind::Sched {
-            policy: "fifo".into(),
-        },
+        kind: bench::Kind::Sched(bench::sched::Spec::new(bench::sched::Policy::Fifo)),
         connections: 4,
         in_flight: Some(64),
         rate: None,

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Fetches the peers of `dbos bench` that are servers of their own (Redis, NATS, etcd, Slurm) from Debian packages and unpacks
+# them in a folder: nothing is installed, no root is needed. Use it with DBOS_PEERS=FOLDER. On other systems install
+# redis-server, nats-server, etcd and slurm as usual; what is missing is reported as "not installed".
+#
+# usage: peers.sh FOLDER
+set -euo pipefail
+out=${1:?usage: peers.sh FOLDER}
+packages=(redis-server redis-tools libjemalloc2 liblzf1 libatomic1 nats-server etcd-server
+  slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge libmunge2)
+[ ! -f "$out/complete" ] || exit 0
+command -v apt-get >/dev/null && command -v dpkg >/dev/null || { echo "peers: not fetched: this is no Debian" >&2; exit 0; }
+mkdir -p "$out/packages"
+for package in "${packages[@]}"; do
+  (cd "$out/packages" && apt-get download -qq "$package" 2>/dev/null) || echo "peers: $package cannot be fetched" >&2
+done
+for package in "$out"/packages/*.deb; do
+  [ ! -f "$package" ] || dpkg -x "$package" "$out"
+done
+rm -rf "$out/packages"
+touch "$out/complete"
