@@ -114,8 +114,9 @@ mod tests {
 
     #[test]
     fn a_full_filter_says_maybe() {
-        let mut filter = Filter::default();
-        filter.layers = (0..LAYERS_MAX).map(|_| Layer::new(64)).collect();
+        let mut filter = Filter {
+            layers: (0..LAYERS_MAX).map(|_| Layer::new(64)).collect(),
+        };
         for layer in &mut filter.layers {
             layer.room = 0;
         }
