@@ -116,6 +116,7 @@ mod tests {
     fn a_full_filter_says_maybe() {
         let mut filter = Filter {
             layers: (0..LAYERS_MAX).map(|_| Layer::new(64)).collect(),
+            ..Filter::default()
         };
         for layer in &mut filter.layers {
             layer.room = 0;
