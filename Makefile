@@ -8,6 +8,7 @@
 #   make check   format, clippy, rustdoc, licences and sources, repository rules: before each commit
 #   make audit   security advisories, where their database can be reached
 #   make bench   criterion micro-benchmarks and the engine benchmark
+#   make bench-compare BASE=rev   the micro-benchmarks of a revision, and of the working tree against it
 
 CARGO ?= cargo
 MINUTES ?= 10
@@ -16,7 +17,7 @@ export CARGO_TARGET_DIR
 export ROCKSDB_LIB_DIR = $(CARGO_TARGET_DIR)/rocksdb
 export ROCKSDB_STATIC = 1
 
-.PHONY: build demo test torture check audit bench sim rocksdb setup setup-test clean
+.PHONY: build demo test torture check audit bench bench-compare sim rocksdb setup setup-test clean
 .DEFAULT_GOAL := build
 
 setup:
@@ -54,6 +55,11 @@ audit:
 
 bench: rocksdb
 	$(CARGO) bench --locked --workspace
+
+# Micro-benchmarks of a revision and of the working tree: make bench-compare BASE=HEAD~1 [FILTER=name]
+bench-compare: rocksdb
+	@[ -n "$(BASE)" ] || { echo "usage: make bench-compare BASE=revision [FILTER=name]" >&2; exit 2; }
+	@scripts/bench-compare.sh "$(BASE)" "$(FILTER)"
 
 sim: rocksdb
 	$(CARGO) test --release --locked -p kernel-db --test sim -- --nocapture
