@@ -10,6 +10,7 @@
 #   make sim     the seeded simulator: SEED=0 RUNS=100 [MUTATION=name]
 #   make sim-mutations   how many seeds it takes to find each planted fault
 #   make bench   criterion micro-benchmarks and the engine benchmark
+#   make bench-compare BASE=rev   the micro-benchmarks of a revision, and of the working tree against it
 
 CARGO ?= cargo
 MINUTES ?= 10
@@ -18,7 +19,7 @@ export CARGO_TARGET_DIR
 export ROCKSDB_LIB_DIR = $(CARGO_TARGET_DIR)/rocksdb
 export ROCKSDB_STATIC = 1
 
-.PHONY: build demo test torture check audit bench sim sim-mutations rocksdb setup setup-test clean
+.PHONY: build demo test torture check audit bench bench-compare sim sim-mutations rocksdb setup setup-test clean
 .DEFAULT_GOAL := build
 
 setup:
@@ -56,6 +57,11 @@ audit:
 
 bench: rocksdb
 	$(CARGO) bench --locked --workspace
+
+# Micro-benchmarks of a revision and of the working tree: make bench-compare BASE=HEAD~1 [FILTER=name]
+bench-compare: rocksdb
+	@[ -n "$(BASE)" ] || { echo "usage: make bench-compare BASE=revision [FILTER=name]" >&2; exit 2; }
+	@scripts/bench-compare.sh "$(BASE)" "$(FILTER)"
 
 # Seeds SEED to SEED + RUNS - 1; MUTATION plants a fault, HISTORY_ONLY=1 looks at nothing but what clients see, TRANSCRIPT
 # names a file for a failing seed's whole transcript.

@@ -73,23 +73,7 @@ fn kind(args: &BenchArgs) -> Result<Kind> {
     {
         return Err(Failure::usage("--rate must be above 0"));
     }
-    if args.kind != BenchKind::Ipc {
-        let numbers = [
-            ("pairs", args.pairs),
-            ("outstanding", args.outstanding),
-            ("receivers", args.receivers),
-        ];
-        for (flag, number) in numbers {
-            refuse(flag, &number.map(|n| n.to_string()))?;
-        }
-    }
-    if args.kind != BenchKind::Txn
-        && (args.multi_partition.is_some() || args.accounts.is_some() || args.hot)
-    {
-        return Err(Failure::usage(
-            "--multi-partition, --accounts and --hot apply to bench txn",
-        ));
-    }
+    refuse_others_numbers(args)?;
     match args.kind {
         BenchKind::Txn => {
             refuse("size", &args.size.map(|n| n.to_string()))?;
@@ -129,6 +113,30 @@ fn kind(args: &BenchArgs) -> Result<Kind> {
             })
         }
     }
+}
+
+/// Numbers that belong to one benchmark are refused by the others.
+fn refuse_others_numbers(args: &BenchArgs) -> Result<()> {
+    if args.kind != BenchKind::Ipc {
+        let numbers = [
+            ("pairs", args.pairs),
+            ("outstanding", args.outstanding),
+            ("receivers", args.receivers),
+        ];
+        for (flag, number) in numbers {
+            if number.is_some() {
+                return Err(Failure::usage(format!("--{flag} applies to bench ipc")));
+            }
+        }
+    }
+    if args.kind != BenchKind::Txn
+        && (args.multi_partition.is_some() || args.accounts.is_some() || args.hot)
+    {
+        return Err(Failure::usage(
+            "--multi-partition, --accounts and --hot apply to bench txn",
+        ));
+    }
+    Ok(())
 }
 
 fn names<T>(known: &[(&'static str, T)]) -> Vec<&'static str> {
