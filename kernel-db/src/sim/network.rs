@@ -32,6 +32,8 @@ pub struct Links {
     arrived: BTreeMap<(u64, u64), u64>,
     /// Present question of each lane, and the owner and node of each question under way.
     asked: Vec<u64>,
+    /// Number of each lane's last sleep; it wakes from no other.
+    sleeps: Vec<u64>,
     questions: BTreeMap<u64, (Owner, u64)>,
     /// Time and rows of the snapshots asked for.
     promised: BTreeMap<u64, (u64, Vec<Row>)>,
@@ -45,6 +47,7 @@ impl Links {
             sent: 0,
             arrived: BTreeMap::new(),
             asked: vec![0; lanes],
+            sleeps: vec![0; lanes],
             questions: BTreeMap::new(),
             promised: BTreeMap::new(),
         }
@@ -271,7 +274,10 @@ impl World {
         }
     }
 
-    pub fn wake(&mut self, lane: usize) {
+    pub fn wake(&mut self, lane: usize, sleep: u64) {
+        if self.links.sleeps[lane] != sleep {
+            return;
+        }
         let before = self.clients.lanes[lane].operation();
         let want = self.clients.wake(lane, self.now, &mut self.rng);
         if let (None, Some(operation)) = (before, self.clients.lanes[lane].operation()) {
@@ -289,7 +295,9 @@ impl World {
             }
             Want::Sleep(us) => {
                 self.links.asked[lane] = 0;
-                self.at(self.now + us, Event::Wake(lane));
+                self.links.sleeps[lane] += 1;
+                let sleep = self.links.sleeps[lane];
+                self.at(self.now + us, Event::Wake(lane, sleep));
             }
             Want::Rest => {}
         }

@@ -23,6 +23,8 @@ pub struct Plan {
     pub log_bytes_max: u64,
     pub tip_bytes_max: usize,
     pub queue_max: usize,
+    /// The shorter, the more elections meet a lease that still runs.
+    pub election_ticks: usize,
     /// Planted in every replica.
     pub mutation: Option<Mutation>,
     /// Look at the invariants at every step, not only at the history at the end.
@@ -55,6 +57,7 @@ impl Plan {
             log_bytes_max: one_in(5, 30_000, 200_000),
             tip_bytes_max: one_in(4, 4_000, 64 << 20) as usize,
             queue_max: one_in(8, 4, 10_000) as usize,
+            election_ticks: one_in(2, 5, 10) as usize,
             mutation: None,
             watch: true,
         }
@@ -68,6 +71,7 @@ impl Plan {
             tip_bytes_max: self.tip_bytes_max,
             queue_max: self.queue_max,
             snapshot_patience_ticks: 60,
+            election_ticks: self.election_ticks,
             batch_bytes_max: 4_000,
             durability: self.durability,
             planted: Planted::new(self.mutation),

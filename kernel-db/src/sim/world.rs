@@ -77,7 +77,8 @@ pub enum Event {
     Ask(u64, Ask),
     Hear(Owner, u64, Heard),
     Chore(u64),
-    Wake(usize),
+    /// With the number of the sleep that ends.
+    Wake(usize, u64),
 }
 
 impl Event {
@@ -95,7 +96,7 @@ impl Event {
             Event::Deliver(_, _, message) => Some(message.to),
             Event::Ask(_, ask) => Some(ask.node),
             Event::Fault | Event::Join(_) | Event::Restart(_) => None,
-            Event::Hear(..) | Event::Wake(_) | Event::Chore(_) => None,
+            Event::Hear(..) | Event::Wake(..) | Event::Chore(_) => None,
         }
     }
 }
@@ -209,7 +210,7 @@ impl World {
             }
         }
         for lane in 0..self.clients.lanes.len() {
-            self.after(0, 1_000_000, Event::Wake(lane));
+            self.after(0, 1_000_000, Event::Wake(lane, 0));
         }
         self.after(0, 1_000_000, Event::Fault);
         while let Some(Reverse((time, sequence))) = self.queue.pop() {
@@ -297,8 +298,8 @@ impl World {
                 self.chore(number);
                 Ok(())
             }
-            Event::Wake(lane) => {
-                self.wake(lane);
+            Event::Wake(lane, sleep) => {
+                self.wake(lane, sleep);
                 Ok(())
             }
         }

@@ -166,6 +166,10 @@ fn sessions(graph: &mut Graph, operations: &[Operation], groups: u32) {
             continue;
         }
         let group = operation.job.group(groups);
+        // A transaction over several groups is in the past of what follows only where it was decided.
+        if group == 0 && !matches!(operation.job, Job::Snapshot { .. }) {
+            continue;
+        }
         for of in (1..=groups).filter(|of| group == 0 || group == *of) {
             if let Some(before) = before.insert((operation.lane, of), place) {
                 join(graph, before, place, Edge::Session);
