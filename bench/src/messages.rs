@@ -361,7 +361,7 @@ pub(crate) enum Requests {
 }
 
 enum Link {
-    Rpc(rpc::Link),
+    Rpc(Box<rpc::Link>),
     Tcp(tcp::Link),
 }
 
@@ -389,7 +389,10 @@ pub(crate) async fn prepare_requests(kind: Requests, spec: Spec) -> anyhow::Resu
             let streaming = kind == Requests::GrpcStream;
             group.push(match kind {
                 Requests::Tcp => Link::Tcp(tcp::Link::connect(address, size, count).await?),
-                _ => Link::Rpc(rpc::Link::connect(address, size, count, streaming).await?),
+                _ => {
+                    let link = rpc::Link::connect(address, size, count, streaming).await?;
+                    Link::Rpc(Box::new(link))
+                }
             });
         }
         groups.push(group);

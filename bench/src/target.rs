@@ -36,7 +36,7 @@ pub(crate) enum Peer {
     Redis(Redis),
     Nats(Nats),
     Etcd(Etcd),
-    Slurm(Slurm),
+    Slurm(Box<Slurm>),
     Ext4(Folder),
 }
 
@@ -184,7 +184,7 @@ impl Target {
             "nats" => Peer::Nats(Nats::start()?),
             "etcd" => Peer::Etcd(Etcd::start(ETCD_MEMBERS)?),
             "etcd-one" => Peer::Etcd(Etcd::start(1)?),
-            "slurm" => Peer::Slurm(Slurm::start()?),
+            "slurm" => Peer::Slurm(Box::new(Slurm::start()?)),
             other => match other.split_once(':') {
                 Some(("ext4", path)) => ext4(path, false)?,
                 Some(("ext4-fsync", path)) => ext4(path, true)?,

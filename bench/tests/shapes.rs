@@ -6,7 +6,7 @@ use std::time::Duration;
 use bench::peers::NotInstalled;
 use bench::{Kind, Options, Target, files, measure, messages, sched};
 
-const DURATION: Duration = Duration::from_millis(150);
+const DURATION: Duration = Duration::from_millis(300);
 
 fn run(target: &Target, kind: Kind, in_flight: u32) {
     let options = Options {
@@ -80,6 +80,17 @@ fn tasks_go_to_etcd() {
             &target,
             Kind::Sched(sched::Spec::new(sched::Policy::Fifo)),
             4,
+        );
+    }
+}
+
+#[test]
+fn jobs_go_to_slurm() {
+    if let Some(target) = peer("slurm") {
+        run(
+            &target,
+            Kind::Sched(sched::Spec::new(sched::Policy::Fifo)),
+            2,
         );
     }
 }

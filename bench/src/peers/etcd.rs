@@ -76,6 +76,13 @@ pub(crate) async fn prepare(etcd: &Etcd, connections: u32) -> anyhow::Result<Pre
     let run: u32 = rand::random();
     let key = move |n: u64| Bytes::from(format!("task/{run}/{n:020}"));
     let value = Bytes::from(vec![7; VALUE_BYTES]);
+    // A cluster that just started answers when it has a leader.
+    first
+        .put(PutRequest {
+            key: Bytes::from(format!("start/{run}")),
+            value: value.clone(),
+        })
+        .await?;
     let operation: Operation = std::rc::Rc::new(move |n| {
         let mut client = clients[(n % clients.len() as u64) as usize].clone();
         let request = PutRequest {
