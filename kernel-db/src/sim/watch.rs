@@ -69,6 +69,9 @@ impl Watch {
             Output::Role(role) => self.role(node, group, machine, role),
             Output::Apply(job) => self.apply(group, machine, job),
             Output::Reply { id, result: Ok(_) } if read == Some(*id) => self.leased(node, group),
+            Output::SnapshotTs { id, result: Ok(_) } if read == Some(*id) => {
+                self.leased(node, group)
+            }
             Output::SnapshotReady { id, result } => {
                 let ts = self.asked_at.remove(id).unwrap_or(0);
                 if result.is_ok() {

@@ -365,6 +365,7 @@ impl World {
                 // Some work is answered from the leader's memory, and promises nothing.
                 _ => None,
             },
+            Input::SnapshotTs { id } => Some(*id),
             _ => None,
         };
         let place = self.node(node);
