@@ -159,6 +159,10 @@ pub async fn measure(
         .await
         .context("setting up the benchmark")?;
     load.operations_max = prepared.operations_max;
+    if load.operations_max.is_some() {
+        // What there is to do must not be done before the measurement begins.
+        load.warm_up = Duration::ZERO;
+    }
     let before = target.fdatasync_p50_us();
     let retries = client.as_ref().map(|client| client.stats().retries);
     let operation = prepared.operation.clone();
@@ -276,6 +280,10 @@ fn measure_threads(
     let mut prepared = ext4::prepare(folder, *shape, layout, load.in_flight, fill_for(&load))
         .context("setting up the benchmark")?;
     load.operations_max = prepared.operations_max;
+    if load.operations_max.is_some() {
+        // What there is to do must not be done before the measurement begins.
+        load.warm_up = Duration::ZERO;
+    }
     let before = target.fdatasync_p50_us();
     let measured = load::run_threads(load, std::mem::take(&mut prepared.operations));
     let mut report = report(target, options, &load, &measured);

@@ -50,6 +50,18 @@ pub async fn run(args: BenchArgs) -> Result<()> {
     Ok(())
 }
 
+fn transfers(args: &BenchArgs) -> Result<Kind> {
+    let multi_partition = args.multi_partition.unwrap_or(0.0);
+    if !(0.0..=1.0).contains(&multi_partition) {
+        return Err(Failure::usage("--multi-partition must be from 0 to 1"));
+    }
+    Ok(Kind::Txn {
+        multi_partition,
+        accounts: args.accounts.unwrap_or(ACCOUNTS),
+        hot: args.hot,
+    })
+}
+
 fn kind(args: &BenchArgs) -> Result<Kind> {
     let refuse = |flag: &str, given: &Option<String>| match given {
         Some(_) => Err(Failure::usage(format!(
@@ -79,15 +91,7 @@ fn kind(args: &BenchArgs) -> Result<Kind> {
             refuse("size", &args.size.map(|n| n.to_string()))?;
             refuse("policy", &args.policy)?;
             refuse("shape", &args.shape)?;
-            let multi_partition = args.multi_partition.unwrap_or(0.0);
-            if !(0.0..=1.0).contains(&multi_partition) {
-                return Err(Failure::usage("--multi-partition must be from 0 to 1"));
-            }
-            Ok(Kind::Txn {
-                multi_partition,
-                accounts: args.accounts.unwrap_or(ACCOUNTS),
-                hot: args.hot,
-            })
+            transfers(args)
         }
         BenchKind::Sched => {
             refuse("shape", &args.shape)?;

@@ -93,14 +93,19 @@ impl Gateway {
             let harmless = Rc::clone(&txn.harmless);
             let writes = txn.plans.iter().any(|p| p.prepared.writes() || p.is_ddl());
             let work = gateway.finish(txn, first, ticket);
-            match tokio::time::timeout_at(deadline, work).await {
+            let result = match tokio::time::timeout_at(deadline, work).await {
                 Ok(result) => result,
                 Err(_) => {
                     cancel.store(true, Ordering::Relaxed);
-                    connection.cancel.take();
                     Err(timed_out(writes && !harmless.get()))
                 }
+            };
+            // A flag that was set, here or beside the core, is not the next statement's.
+            let same = Arc::ptr_eq(&cancel, &connection.cancel.borrow());
+            if same && cancel.load(Ordering::Relaxed) {
+                connection.cancel.take();
             }
+            result
         }
         .boxed_local()
     }
