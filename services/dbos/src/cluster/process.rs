@@ -110,23 +110,24 @@ pub fn kill(spec: &ClusterSpec, node: u16) -> Result<bool> {
         return Ok(false);
     };
     signal(pid, Signal::KILL)?;
-    wait_gone(spec, node, STOP_TIMEOUT)?;
+    wait_gone(spec, node, pid, STOP_TIMEOUT)?;
     Ok(true)
 }
 
 /// SIGTERM to all nodes that run, then waits for them; what does not stop in time is killed.
 pub fn stop(spec: &ClusterSpec, nodes: impl Iterator<Item = u16> + Clone) -> Result<u16> {
     let mut stopped = 0;
-    for node in nodes.clone() {
-        if let Some(pid) = running(spec, node) {
+    let pids: Vec<_> = nodes.clone().map(|node| running(spec, node)).collect();
+    for pid in &pids {
+        if let Some(pid) = *pid {
             signal(pid, Signal::TERM)?;
             // A paused one would hear of it only when it is resumed.
             signal(pid, Signal::CONT)?;
             stopped += 1;
         }
     }
-    for node in nodes {
-        if wait_gone(spec, node, STOP_TIMEOUT).is_err() {
+    for (node, pid) in nodes.zip(pids) {
+        if pid.is_some_and(|pid| wait_gone(spec, node, pid, STOP_TIMEOUT).is_err()) {
             eprintln!("node {node} did not stop within {STOP_TIMEOUT:?}: killing it");
             kill(spec, node)?;
         }
@@ -143,9 +144,11 @@ fn signal(pid: u32, signal: Signal) -> Result<()> {
     }
 }
 
-fn wait_gone(spec: &ClusterSpec, node: u16, timeout: Duration) -> Result<()> {
+/// By its number: a process that is ending has no command line to be found by.
+fn wait_gone(spec: &ClusterSpec, node: u16, pid: u32, timeout: Duration) -> Result<()> {
     let start = Instant::now();
-    while running(spec, node).is_some() {
+    let config = spec.config_path(node);
+    while runs(pid, &config) {
         if start.elapsed() > timeout {
             return Err(Failure::new(format!("node {node} is still running")));
         }
