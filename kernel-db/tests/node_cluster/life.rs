@@ -124,10 +124,10 @@ async fn what_never_ends_is_ended_and_the_leader_stays() {
     query(&client, "SET statement_timeout = '2s'").await;
     assert_eq!(state(&client, "SELECT forever(1)").await, "57014");
     query(&client, "RESET statement_timeout").await;
-    // Its write set passes the bound, unless the machine is so slow that its time is over first.
+    // Its write set or its memory passes the bound, unless the machine is so slow that its time is over first.
     let endless = "INSERT INTO t SELECT g FROM generate_series(1, 10000000) g";
     let ended = state(&client, endless).await;
-    assert!(["54000", "57014"].contains(&&*ended), "{ended}");
+    assert!(["54000", "57014", "53200"].contains(&&*ended), "{ended}");
     assert_eq!(query(&client, "SELECT count(*) FROM t").await, "0");
     assert_eq!(
         query(&client, "SELECT term FROM dbos.partitions").await,
