@@ -96,6 +96,7 @@ impl Administration<'_> {
         };
         let call = Call {
             id: 1,
+            seen: 0,
             body: Some(call::Body::Admin(Admin { work: Some(work) })),
         };
         for body in [frame::Body::Hello(hello), frame::Body::Call(call)] {

@@ -21,6 +21,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::clock::NodeClock;
 use super::{NodeAddress, NodeConfig};
 use crate::error::{Error, Result};
 use crate::wire::peer::{
@@ -74,6 +75,7 @@ struct Link {
     calls: RefCell<HashMap<u64, (OnLoss, AnswerSender)>>,
     next_call: Cell<u64>,
     wake: Notify,
+    clock: Rc<NodeClock>,
 }
 
 /// The ways to all other nodes.
@@ -83,6 +85,7 @@ pub struct Peers {
     links: RefCell<BTreeMap<u64, Rc<Link>>>,
     tasks: RefCell<BTreeMap<u64, JoinHandle<()>>>,
     bytes_max: u64,
+    clock: Rc<NodeClock>,
 }
 
 impl Peers {
@@ -93,9 +96,15 @@ impl Peers {
             links: RefCell::default(),
             tasks: RefCell::default(),
             bytes_max: config.peer_queue_bytes_max,
+            clock: NodeClock::new(),
         };
         peers.know(nodes);
         Rc::new(peers)
+    }
+
+    /// What calls and answers carry.
+    pub fn clock(&self) -> Rc<NodeClock> {
+        Rc::clone(&self.clock)
     }
 
     /// Makes links to new nodes, without starting them, and drops those to nodes that are gone.
@@ -117,7 +126,10 @@ impl Peers {
             stays
         });
         for node in nodes.iter().filter(|n| n.id != self.own) {
-            let new = || Rc::new(Link::new(node.id, node.peer, self.bytes_max));
+            let new = || {
+                let clock = self.clock();
+                Rc::new(Link::new(node.id, node.peer, self.bytes_max, clock))
+            };
             links.entry(node.id).or_insert_with(new);
         }
     }
@@ -219,6 +231,7 @@ impl Peers {
         link.next_call.set(id + 1);
         if link.enqueue(encode_frame(frame::Body::Call(Call {
             id,
+            seen: self.clock.seen(),
             body: Some(body),
         }))) {
             link.calls.borrow_mut().insert(id, (on_loss, sender));
@@ -232,7 +245,7 @@ impl Peers {
 }
 
 impl Link {
-    fn new(node: u64, address: SocketAddr, bytes_max: u64) -> Self {
+    fn new(node: u64, address: SocketAddr, bytes_max: u64, clock: Rc<NodeClock>) -> Self {
         Self {
             node,
             address,
@@ -245,6 +258,7 @@ impl Link {
             calls: RefCell::default(),
             next_call: Cell::new(1),
             wake: Notify::new(),
+            clock,
         }
     }
 
@@ -303,6 +317,7 @@ impl Link {
     fn ping(&self) {
         self.enqueue(encode_frame(frame::Body::Call(Call {
             id: PING_ID,
+            seen: self.clock.seen(),
             body: Some(call::Body::Ping(Ping {})),
         })));
     }
@@ -331,6 +346,7 @@ impl Link {
             if let frame::Body::Answer(Answer {
                 id: REFUSAL_ID,
                 body: Some(answer::Body::Failure(failure)),
+                ..
             }) = body
             {
                 // It refuses this node: its version, or its cluster.
@@ -338,12 +354,14 @@ impl Link {
             }
             // The first answer tells that somebody is there: a stopped process accepts connections too.
             self.connected.set(true);
-            let frame::Body::Answer(Answer { id, body }) = body else {
+            let frame::Body::Answer(Answer { id, seen, body }) = body else {
                 return Err(Error::retry(
                     "08P01",
                     "the peer sent something else than an answer",
                 ));
             };
+            // Before the caller goes on.
+            self.clock.learn(seen);
             // The caller may have given up already.
             if let Some((_, sender)) = self.calls.borrow_mut().remove(&id) {
                 let result = match body {

@@ -71,6 +71,8 @@ pub struct Executor<S: StateStore> {
     ceiling_committed: u64,
     ceiling_proposed: u64,
     committed_ts: u64,
+    /// The highest timestamp that an asker had seen elsewhere.
+    seen: u64,
     /// The floor that the last entry told.
     floor_told: u64,
     /// Requests accepted and not answered.
@@ -125,6 +127,7 @@ impl<S: StateStore> Executor<S> {
             ceiling_committed: meta.ceiling,
             ceiling_proposed: meta.ceiling,
             committed_ts: meta.last_ts,
+            seen: 0,
             floor_told: 0,
             requests: 0,
             runs: 0,
@@ -193,10 +196,13 @@ impl<S: StateStore> Executor<S> {
             None
         };
         if let Some(error) = refused {
-            out.push(Output::Reply {
-                id: request.id,
-                result: Err(error),
-            });
+            out.push(refusal(request.id, error));
+            return;
+        }
+        let forgotten = config.planted.is(Mutation::SeenForgotten);
+        let seen = if forgotten { 0 } else { request.seen };
+        if let Err(error) = self.follow(seen, now) {
+            out.push(refusal(request.id, error));
             return;
         }
         self.requests += 1;
@@ -207,6 +213,17 @@ impl<S: StateStore> Executor<S> {
             // Those who waited for what this one released.
             self.run_queue(config, now, out);
         }
+    }
+
+    /// Causality: what is committed here from now on is above what the asker has seen elsewhere.
+    fn follow(&mut self, seen: u64, now: Now) -> Result<()> {
+        self.clock.observe(seen, now.wall_us)?;
+        // Early, so that few reads wait for it.
+        if seen > self.seen && seen + CEILING_AHEAD_US / 2 > self.ceiling_proposed {
+            self.batch.wanted = true;
+        }
+        self.seen = self.seen.max(seen);
+        Ok(())
     }
 
     /// Executes queued requests until the batch is full. True if it ran any.
@@ -324,7 +341,8 @@ impl<S: StateStore> Executor<S> {
 
     /// I4: a reply waits for the newest entry that it may rest on; only what rests on committed state goes to the reads.
     fn hold(&mut self, id: u64, result: Result<Bytes>, rests: Rests) {
-        if self.is_dirty() {
+        // I13: that later commits are above what the asker has seen must outlive this leader.
+        if self.is_dirty() || self.seen > self.ceiling_proposed {
             self.batch.held.push(Held {
                 id,
                 result,
@@ -353,7 +371,8 @@ impl<S: StateStore> Executor<S> {
             self.hold(id, result, Rests::Effect);
         } else {
             self.requests -= 1;
-            out.push(Output::Reply { id, result });
+            let ts = self.committed_ts;
+            out.push(Output::Reply { id, result, ts });
         }
     }
 
@@ -386,13 +405,13 @@ impl<S: StateStore> Executor<S> {
 
     /// What the newest batch holds leaves now (`Mutation::ReplyBeforeCommit`).
     pub fn reply_early(&mut self, out: &mut Vec<Output>) {
-        let held = self
-            .in_flight
-            .back_mut()
-            .map(|batch| std::mem::take(&mut batch.held));
-        for Held { id, result, .. } in held.unwrap_or_default() {
+        let Some(batch) = self.in_flight.back_mut() else {
+            return;
+        };
+        let ts = batch.ts;
+        for Held { id, result, .. } in std::mem::take(&mut batch.held) {
             self.requests -= 1;
-            out.push(Output::Reply { id, result });
+            out.push(Output::Reply { id, result, ts });
         }
     }
 
@@ -414,7 +433,8 @@ impl<S: StateStore> Executor<S> {
                     self.reads.push(Answer::Reply { id, result });
                 } else {
                     self.requests -= 1;
-                    out.push(Output::Reply { id, result });
+                    let ts = entry.ts;
+                    out.push(Output::Reply { id, result, ts });
                 }
             }
         }
@@ -535,10 +555,7 @@ impl<S: StateStore> Executor<S> {
             "the effect may or may not be there; a retry under the same session and number tells",
         );
         let mut reply = |id, error: &Error| {
-            out.push(Output::Reply {
-                id,
-                result: Err(error.clone()),
-            });
+            out.push(refusal(id, error.clone()));
         };
         for held in self.in_flight.into_iter().flat_map(|entry| entry.held) {
             let effect = held.rests == Rests::Effect;
@@ -563,6 +580,15 @@ impl<S: StateStore> Executor<S> {
                     result: Err(not_leader.clone()),
                 }),
         );
+    }
+}
+
+/// An answer that rests on nothing.
+fn refusal(id: u64, error: Error) -> Output {
+    Output::Reply {
+        id,
+        result: Err(error),
+        ts: 0,
     }
 }
 

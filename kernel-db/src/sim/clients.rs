@@ -40,6 +40,8 @@ pub struct Ask {
     pub node: u64,
     pub group: u32,
     pub what: What,
+    /// The highest timestamp that the asker has seen.
+    pub seen: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -60,7 +62,8 @@ pub enum What {
 /// What came back.
 #[derive(Clone, Debug)]
 pub enum Heard {
-    Reply(Result<Bytes, Error>),
+    /// With the timestamp that it rests on.
+    Reply(Result<Bytes, Error>, u64),
     Ts(Result<u64, Error>),
     /// With the rows asked for.
     Rows(Vec<Row>, Result<Picture, Error>),
@@ -96,12 +99,33 @@ pub struct Lane {
     home: u64,
     /// The last value seen of a register, for swaps.
     seen: (u64, u64),
+    /// The highest timestamp it was told, carried by its next request: hybrid logical, microseconds.
+    clock: u64,
 }
 
 impl Lane {
     /// Place of the present operation in the history.
     pub fn operation(&self) -> Option<usize> {
         self.current.as_ref().map(|current| current.operation)
+    }
+
+    fn ask(&self, group: u32, what: What) -> Ask {
+        Ask {
+            node: self.nodes[group as usize - 1],
+            group,
+            what,
+            seen: self.clock,
+        }
+    }
+
+    /// Causality: whatever the lane asks for from now on comes after what it hears.
+    fn learn(&mut self, heard: &Heard) {
+        let ts = match heard {
+            Heard::Reply(_, ts) | Heard::Ts(Ok(ts)) => *ts,
+            // A snapshot's own time is that of the lane already.
+            _ => 0,
+        };
+        self.clock = self.clock.max(ts);
     }
 }
 
@@ -141,6 +165,7 @@ impl Clients {
             nodes: vec![1 + lane as u64 % nodes; groups as usize],
             home: 1 + lane as u64 % nodes,
             seen: (0, 0),
+            clock: 0,
         };
         let mut rows = 0;
         let mut fresh = |count: usize| {
@@ -229,8 +254,7 @@ impl Clients {
         };
         if let Some(attempt) = &current.attempt {
             let (group, what, repeatable) = attempt.question();
-            let node = lane.nodes[group as usize - 1];
-            return Want::Send(Ask { node, group, what }, repeatable);
+            return Want::Send(lane.ask(group, what), repeatable);
         }
         let operation = &self.operations[current.operation];
         let (group, what) = match &operation.job {
@@ -257,8 +281,7 @@ impl Clients {
             }
         };
         let repeatable = current.session.is_some() || !operation.job.writes();
-        let node = lane.nodes[group as usize - 1];
-        Want::Send(Ask { node, group, what }, repeatable)
+        Want::Send(lane.ask(group, what), repeatable)
     }
 
     fn begin(&mut self, lane: usize, now_us: u64, rng: &mut Rng) {
@@ -395,6 +418,8 @@ impl Clients {
 
     /// An answer for the lane's present question.
     pub fn hear(&mut self, lane: usize, now_us: u64, heard: Heard, rng: &mut Rng) -> Want {
+        self.lanes[lane].learn(&heard);
+        let clock = self.lanes[lane].clock;
         let Some(current) = &mut self.lanes[lane].current else {
             return Want::Rest;
         };
@@ -403,16 +428,17 @@ impl Clients {
         }
         let job = &self.operations[current.operation].job;
         let error = match heard {
-            Heard::Reply(Ok(reply)) => return self.replied(lane, now_us, &reply, rng),
+            Heard::Reply(Ok(reply), _) => return self.replied(lane, now_us, &reply, rng),
             Heard::Ts(Ok(ts)) => {
                 let snapshot = &mut current.snapshot;
-                snapshot.ts = snapshot.ts.max(ts);
+                snapshot.ts = snapshot.ts.max(ts).max(clock);
                 snapshot.asked += 1;
                 if snapshot.asked == self.groups {
                     (snapshot.asked, snapshot.reading) = (0, true);
                     if let Job::Snapshot { ahead_us, .. } = job {
                         snapshot.ts += ahead_us;
                     }
+                    self.lanes[lane].clock = snapshot.ts;
                 }
                 return self.question(lane);
             }
@@ -427,7 +453,9 @@ impl Clients {
                 return self.end(lane, now_us, known, rng);
             }
             Heard::Timeout => Error::unknown("no answer"),
-            Heard::Reply(Err(error)) | Heard::Ts(Err(error)) | Heard::Rows(_, Err(error)) => error,
+            Heard::Reply(Err(error), _) | Heard::Ts(Err(error)) | Heard::Rows(_, Err(error)) => {
+                error
+            }
         };
         self.failed(lane, now_us, &error, rng)
     }
@@ -456,7 +484,7 @@ impl Clients {
             return Want::Rest;
         };
         let turn = match heard {
-            Heard::Reply(reply) => attempt.answered(reply.and_then(Answer::from_bytes)),
+            Heard::Reply(reply, _) => attempt.answered(reply.and_then(Answer::from_bytes)),
             Heard::Ts(Ok(ts)) => attempt.ts(ts),
             Heard::Rows(asked, Ok(rows)) => attempt.seen(&asked, &rows),
             Heard::Ts(Err(error)) | Heard::Rows(_, Err(error)) => attempt.failed(error),

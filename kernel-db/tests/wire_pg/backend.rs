@@ -57,6 +57,7 @@ impl Handle {
 
 struct Words {
     handle: Handle,
+    seen: Cell<u64>,
     clients: RefCell<Vec<i32>>,
 }
 
@@ -115,6 +116,15 @@ impl Backend for Words {
             txn.iter().map(outcome).collect()
         }
         .boxed_local()
+    }
+
+    fn seen(&self) -> u64 {
+        self.seen.get()
+    }
+
+    fn observe(&self, ts: u64) -> Result<()> {
+        self.seen.set(ts.max(self.seen.get()));
+        Ok(())
     }
 
     fn begin(&self, _: &Rc<ConnInfo>, mode: BlockMode) -> Result<Rc<dyn Block>> {
@@ -324,6 +334,7 @@ impl Server {
                     .send(listener.local_addr().unwrap().port())
                     .unwrap();
                 let backend = Words {
+                    seen: Cell::new(0),
                     handle: backend_handle,
                     clients: RefCell::default(),
                 };

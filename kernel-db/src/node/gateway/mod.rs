@@ -183,6 +183,14 @@ impl Backend for Gateway {
         Ok(self.begin_block(conn, mode))
     }
 
+    fn seen(&self) -> u64 {
+        self.core.clock().seen()
+    }
+
+    fn observe(&self, ts: u64) -> Result<()> {
+        self.core.clock().observe(ts)
+    }
+
     fn cancel(&self, pid: i32) {
         if let Some(connection) = self.connections.borrow().get(&pid) {
             // Later statements get a flag of their own.

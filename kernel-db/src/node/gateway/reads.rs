@@ -112,7 +112,12 @@ impl Gateway {
     /// A timestamp fresh in all of `groups`.
     async fn newest_of(&self, groups: &[u32], deadline: Instant) -> Result<u64> {
         let asked = groups.iter().map(|&group| self.newest(group, deadline));
-        Ok(try_join_all(asked).await?.into_iter().max().unwrap_or(0))
+        let newest = try_join_all(asked).await?.into_iter().max().unwrap_or(0);
+        // Causality: what is read comes after what was seen before, and before what is done from now on.
+        let clock = self.core.clock();
+        let ts = newest.max(clock.seen());
+        clock.learn(ts);
+        Ok(ts)
     }
 
     /// A stamp that includes everything acknowledged so far, and nothing that is committed after this.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::Executor;
+use super::refusal;
 use super::work::{Step, cancelled};
 use crate::error::{Error, Result};
 use crate::partition::Store;
@@ -295,8 +296,7 @@ impl<S: StateStore> Executor<S> {
         }
         for request in self.waits.cancelled() {
             self.requests -= 1;
-            let (id, result) = (request.id, Err(cancelled()));
-            out.push(Output::Reply { id, result });
+            out.push(refusal(request.id, cancelled()));
         }
         for reminder in self.doubt.remind(now.mono_us, self.committed_ts) {
             out.push(match reminder {

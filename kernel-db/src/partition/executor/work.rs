@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::Executor;
+use super::{Executor, refusal};
 use crate::error::{Error, Result};
 use crate::partition::batch::{Held, Rests};
 use crate::partition::changes::{Changed, Open};
@@ -87,12 +87,13 @@ impl<S: StateStore> Executor<S> {
         out.push(Output::Reply {
             id,
             result: Ok(answer.into_bytes()),
+            ts: self.committed_ts,
         });
     }
 
     fn hold_stamped(&mut self, id: u64, answer: fn(u64) -> Answer) {
         let (rests, result) = (Rests::Effect, |ts| Ok(answer(ts).into_bytes()));
-        if self.is_dirty() {
+        if self.is_dirty() || self.seen > self.ceiling_proposed {
             self.batch.held.push(Held {
                 id,
                 result: Ok(Bytes::new()),
@@ -135,10 +136,7 @@ impl<S: StateStore> Executor<S> {
     fn end_waits(&mut self, txn: TxnId, out: &mut Vec<Output>) {
         for request in self.waits.of(txn) {
             self.requests -= 1;
-            out.push(Output::Reply {
-                id: request.id,
-                result: Err(cancelled()),
-            });
+            out.push(refusal(request.id, cancelled()));
         }
     }
 
