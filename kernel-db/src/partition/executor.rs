@@ -6,6 +6,8 @@
 //! It names no raft: the replica proposes what `seal` gives, and tells what was committed.
 
 mod commit;
+mod promises;
+mod staged;
 mod work;
 
 use std::collections::VecDeque;
@@ -14,6 +16,8 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use promises::SnapshotWait;
 
 use super::batch::{Batch, Held, InFlight, Rests, Stamp};
 use super::changes::Changes;
@@ -37,14 +41,6 @@ const CEILING_AHEAD_US: u64 = 500_000;
 
 /// Dropped rows freed per tick: some milliseconds of work.
 const FREE_ROWS_PER_TICK: usize = 20_000;
-
-/// A promise that was asked for and cannot be given yet.
-struct SnapshotWait {
-    id: u64,
-    ts: u64,
-    /// Entries up to here may hold commits at or below `ts`.
-    index: u64,
-}
 
 pub struct Executor<S: StateStore> {
     term: u64,
@@ -446,30 +442,6 @@ impl<S: StateStore> Executor<S> {
         self.doubt.applied(index);
     }
 
-    /// Asks for the newest timestamp. What is prepared now may be committed and told elsewhere already: it is settled first,
-    /// so that the timestamp is above it.
-    pub fn snapshot_ts(&mut self, config: &ReplicaConfig, id: u64, out: &mut Vec<Output>) {
-        if self.fresh.len() >= config.queue_max {
-            let error = Error::busy("many wait for a transaction that is not decided (queue_max)");
-            out.push(Output::SnapshotTs {
-                id,
-                result: Err(error),
-            });
-            return;
-        }
-        self.fresh.push_back((id, self.doubt.newest()));
-        self.release_fresh();
-    }
-
-    fn release_fresh(&mut self) {
-        while let Some((id, newest)) = self.fresh.front().copied()
-            && self.doubt.settled_up_to(newest, self.committed_index)
-        {
-            self.fresh.pop_front();
-            self.reads.push(Answer::SnapshotTs { id });
-        }
-    }
-
     /// Work that can wait for a tick.
     pub fn tidy(&mut self) {
         self.tip.free(FREE_ROWS_PER_TICK);
@@ -484,50 +456,6 @@ impl<S: StateStore> Executor<S> {
     /// A read-index round came back.
     pub fn read_confirmed(&mut self, round: u64, out: &mut Vec<Output>) {
         self.requests -= self.reads.confirmed(round, self.committed_ts, out);
-    }
-
-    /// Asks for the promise that everything at or below `ts` is applied and nothing more will be committed there.
-    pub fn snapshot_at(
-        &mut self,
-        now: Now,
-        id: u64,
-        ts: u64,
-        last_index: u64,
-        out: &mut Vec<Output>,
-    ) {
-        if let Err(error) = self.clock.observe(ts, now.wall_us) {
-            out.push(Output::SnapshotReady {
-                id,
-                result: Err(error),
-            });
-            return;
-        }
-        // The open batch has no timestamp yet: it will be above `ts`.
-        if self.ceiling_proposed < ts {
-            self.batch.wanted = true;
-        }
-        self.snapshots.push(SnapshotWait {
-            id,
-            ts,
-            index: last_index,
-        });
-    }
-
-    pub fn answer_snapshots(&mut self, applied: u64, out: &mut Vec<Output>) {
-        let (ceiling, doubt) = (self.ceiling_committed, &self.doubt);
-        self.snapshots.retain(|wait| {
-            // I13: the promise must outlive this leader, so the ceiling over it must be committed. I12: what is prepared
-            // below it may have been committed below it.
-            let ready =
-                wait.ts <= ceiling && wait.index <= applied && doubt.settled_at(wait.ts, applied);
-            if ready {
-                out.push(Output::SnapshotReady {
-                    id: wait.id,
-                    result: Ok(()),
-                });
-            }
-            !ready
-        });
     }
 
     /// Asks for an entry that tells the floor, if that has moved since the last one.

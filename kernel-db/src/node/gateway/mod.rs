@@ -39,6 +39,7 @@ use crate::sql::catalog::Catalog;
 use crate::wire::pg::{self, Backend, Block, BlockMode, Bound, ConnInfo, Lane, Outcome};
 use order::Order;
 use plans::{Plan, PlanCache};
+pub use txn::{Progress, Restored, Stages};
 
 /// What the gateway keeps for one client connection.
 struct Connection {
@@ -63,6 +64,8 @@ pub struct Gateway {
     ddl: tokio::sync::Mutex<()>,
     /// Transactions that run here.
     registry: Rc<txn::Registry>,
+    /// The rollback that this node runs, or ran last.
+    rollback: RefCell<Option<txn::Rollback>>,
     /// Reads of blocking threads for the core to fetch from other nodes.
     fetches: UnboundedSender<cluster_store::Fetch>,
     this: Weak<Self>,
@@ -84,6 +87,7 @@ impl Gateway {
             connections: RefCell::default(),
             ddl: tokio::sync::Mutex::new(()),
             registry,
+            rollback: RefCell::default(),
             fetches,
             this: Weak::clone(this),
         });

@@ -129,7 +129,7 @@ impl Gateway {
     }
 
     /// 22023 if `ts` is in the future, 72000 if it is out of the history window.
-    async fn check_past(&self, ts: u64, wall_us: i64, deadline: Instant) -> Result<()> {
+    pub(super) async fn check_past(&self, ts: u64, wall_us: i64, deadline: Instant) -> Result<()> {
         let wall = u64::try_from(wall_us).unwrap_or(0);
         let window_us = self.config.history_window_s.saturating_mul(1_000_000);
         if ts < wall.saturating_sub(window_us) {
@@ -171,7 +171,7 @@ impl Gateway {
     }
 
     /// Where each group can be read at `ts`: its leader has promised that nothing will be committed up to it any more.
-    async fn promised(
+    pub(super) async fn promised(
         &self,
         groups: &[u32],
         ts: u64,
@@ -206,7 +206,7 @@ impl Gateway {
 
 impl ClusterStore {
     /// What DROP and TRUNCATE removed has no history, and an index made since was not there: no schema but today's.
-    fn check_past_schema(&mut self, groups: &[u32], version: u64) -> Result<()> {
+    pub(super) fn check_past_schema(&mut self, groups: &[u32], version: u64) -> Result<()> {
         for &group in groups {
             if installed_version(&mut self.only(group))? != version {
                 return Err(Error::unsupported(
@@ -219,7 +219,7 @@ impl ClusterStore {
     }
 
     /// The plans are good for `version` only: every partition must have had it at the timestamp.
-    fn check_schema(&mut self, groups: &[u32], version: u64) -> Result<()> {
+    pub(super) fn check_schema(&mut self, groups: &[u32], version: u64) -> Result<()> {
         for &group in groups {
             let installed = installed_version(&mut self.only(group))?;
             if installed != version {

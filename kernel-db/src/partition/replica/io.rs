@@ -146,7 +146,9 @@ impl Task {
     pub fn read_only(&self) -> bool {
         match self {
             Task::Run(txn) => txn.read_only(),
-            Task::Txn(work) => !matches!(**work, Work::Prepare(_) | Work::Commit(_)),
+            Task::Txn(work) => {
+                !matches!(**work, Work::Prepare(_) | Work::Commit(_) | Work::Stage(_))
+            }
         }
     }
 }
