@@ -152,7 +152,9 @@ impl Gateway {
                     self.answer(self.config.node_id, body.clone()),
                 ),
                 Place::Node(node) => {
-                    let receiver = self.peers.call(node, body.clone(), OnLoss::Retry);
+                    let receiver =
+                        self.peers
+                            .call_leader(Some(group), node, body.clone(), OnLoss::Retry);
                     (
                         node,
                         async move { receiver.await.unwrap_or_else(|_| Err(gone())) }.boxed_local(),
@@ -227,7 +229,7 @@ impl Gateway {
         body: call::Body,
         on_loss: OnLoss,
     ) -> LocalBoxFuture<'static, Result<Bytes>> {
-        let receiver = self.peers.call(node, body, on_loss);
+        let receiver = self.peers.call_leader(Some(group), node, body, on_loss);
         async move {
             match receiver.await.unwrap_or_else(|_| Err(gone()))? {
                 answer::Body::Reply(reply) => Ok(reply),
