@@ -1,6 +1,5 @@
 //! Changes of the schema while clients work with what changes.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -235,94 +234,4 @@ async fn a_read_beside_truncate_or_drop_has_all_rows_or_none() {
         whole > 0 && nothing > 0,
         "{whole} reads with all rows, {nothing} with none"
     );
-}
-
-/// Rows of the table that goes: as many as issue 2 asks for.
-const MANY: usize = 500_000;
-/// Rows of one statement that fills it: its write set stays far below the bound.
-const CHUNK: usize = 25_000;
-
-/// Terms of all partitions.
-async fn terms(client: &tokio_postgres::Client) -> Vec<i64> {
-    let rows = client
-        .query(
-            "SELECT term FROM dbos.partitions ORDER BY partition_id",
-            &[],
-        )
-        .await
-        .unwrap();
-    rows.iter().map(|row| row.get(0)).collect()
-}
-
-async fn fill_many(client: &tokio_postgres::Client) {
-    for p in 0..2 {
-        for chunk in 0..MANY / 2 / CHUNK {
-            let (from, to) = (chunk * CHUNK, (chunk + 1) * CHUNK - 1);
-            let rows = format!("SELECT {p}, g FROM generate_series({from}, {to}) g");
-            query(client, &format!("INSERT INTO many {rows}")).await;
-        }
-    }
-    let count = query(client, "SELECT count(*) FROM many").await;
-    assert_eq!(count, MANY.to_string());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn truncate_and_drop_of_half_a_million_rows_depose_nobody_and_lose_nothing() {
-    let cluster = Cluster::start(3, 2, 3, Durability::Memory);
-    let client = cluster.connect(1).await;
-    cluster.ready(&client).await;
-    let create = "CREATE TABLE many (p int4, k int4, PRIMARY KEY (p, k))";
-    query(&client, create).await;
-    query(
-        &client,
-        "CREATE TABLE other (p int4, k int8, PRIMARY KEY (p, k))",
-    )
-    .await;
-    for gone in ["TRUNCATE many", "DROP TABLE many"] {
-        fill_many(&client).await;
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut writers = Vec::new();
-        let done = Arc::new(AtomicU64::new(0));
-        for writer in 0..4_i64 {
-            let connection = cluster.connect(1 + writer as u64 % 3).await;
-            let (stop, done) = (stop.clone(), done.clone());
-            let round = i64::from(gone.starts_with("DROP"));
-            writers.push(tokio::spawn(async move {
-                let insert = connection
-                    .prepare("INSERT INTO other VALUES ($1, $2)")
-                    .await
-                    .unwrap();
-                let mut acknowledged = Vec::new();
-                while !stop.load(Ordering::SeqCst) {
-                    let n = acknowledged.len() as i64;
-                    let (p, k) = (n as i32 % 2, round << 50 | writer << 40 | n);
-                    // Anything but success is a lost operation.
-                    if let Err(error) = connection.execute(&insert, &[&p, &k]).await {
-                        panic!("an insert failed: {error:?}");
-                    }
-                    acknowledged.push((p, k));
-                    done.fetch_add(1, Ordering::SeqCst);
-                }
-                acknowledged
-            }));
-        }
-        until(&done, 200).await;
-        let before = terms(&client).await;
-        query(&client, gone).await;
-        until(&done, done.load(Ordering::SeqCst) + 200).await;
-        assert_eq!(terms(&client).await, before, "{gone}: a leader was deposed");
-        stop.store(true, Ordering::SeqCst);
-        let mut acknowledged = Vec::new();
-        for writer in writers {
-            acknowledged.extend(writer.await.unwrap());
-        }
-        let rows = client.query("SELECT p, k FROM other", &[]).await.unwrap();
-        let there: HashSet<(i32, i64)> = rows.iter().map(|r| (r.get(0), r.get(1))).collect();
-        let lost = acknowledged.iter().filter(|row| !there.contains(row));
-        assert_eq!(lost.count(), 0, "{gone}: acknowledged inserts are lost");
-        match gone.starts_with("DROP") {
-            true => assert_eq!(crate::cluster::state(&client, "TABLE many").await, "42P01"),
-            false => assert_eq!(query(&client, "SELECT count(*) FROM many").await, "0"),
-        }
-    }
 }
