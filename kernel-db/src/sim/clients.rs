@@ -21,6 +21,8 @@ const LANES: usize = 3;
 const SESSIONS: usize = 4;
 
 /// What a lane wants next.
+// Made and taken apart at once: there is never a list of them.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 pub enum Want {
     /// Send this; true if a copy of it may arrive too.
