@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use super::{NotInstalled, Server, command, free_addresses, program, server_folder, version_of};
+use super::{Server, command, free_addresses, missing, program, server_folder, version_of};
 use crate::run::{Operation, Prepared};
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -81,9 +81,7 @@ impl Slurm {
                 let log = std::fs::read_to_string(self._controller.folder().join("server.log"));
                 let log = log.unwrap_or_default();
                 let last = log.lines().last().unwrap_or_default().to_string();
-                return Err(
-                    NotInstalled(format!("slurm does not run here: {said}; {last}")).into(),
-                );
+                return Err(missing(format!("slurm does not run here: {said}; {last}")));
             }
             std::thread::sleep(Duration::from_millis(200));
         }
