@@ -125,9 +125,10 @@ fn run(args: &Args) -> anyhow::Result<usize> {
         journal = journal.forget(&out.join(JOURNAL), &names)?;
     }
     let mut systems = Systems::new(dbos()?, out.join("clusters"), args.port)?;
+    let fresh = args.scale != Scale::Smoke;
     runner::run(
         &selected,
-        args.scale.repeats(),
+        (args.scale.repeats(), fresh),
         &mut journal,
         &mut systems,
         &out,

@@ -19,10 +19,11 @@ use crate::systems::Systems;
 /// Set by Ctrl-C.
 pub static STOP: AtomicBool = AtomicBool::new(false);
 
-/// Runs what is missing, and appends it to the journal. Histograms go to `out/histograms/`.
+/// Runs what is missing, and appends it to the journal. Histograms go to `out/histograms/`. `fresh`: each experiment begins
+/// on new systems.
 pub fn run(
     experiments: &[Experiment],
-    repeats: u32,
+    (repeats, fresh): (u32, bool),
     journal: &mut Journal,
     systems: &mut Systems,
     out: &Path,
@@ -61,7 +62,9 @@ pub fn run(
                 bar.inc(1);
             }
         }
-        systems.stop_all();
+        if fresh {
+            systems.stop_all();
+        }
     }
     bar.finish_and_clear();
     Ok(())

@@ -40,9 +40,10 @@ impl fmt::Display for NotInstalled {
 
 impl std::error::Error for NotInstalled {}
 
-/// The folder of `DBOS_PEERS`, if that is set.
+/// The folder of `DBOS_PEERS`, if that is set and not empty.
 fn peers_root() -> Option<PathBuf> {
-    std::env::var_os("DBOS_PEERS").map(PathBuf::from)
+    let folder = std::env::var_os("DBOS_PEERS").filter(|folder| !folder.is_empty());
+    folder.map(PathBuf::from)
 }
 
 /// A peer that is not there or does not run: [`NotInstalled`], but a plain error where `DBOS_PEERS` promises it.

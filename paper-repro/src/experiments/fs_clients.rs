@@ -55,6 +55,6 @@ fn conclude(results: &Results) -> Vec<Finding> {
             most("write", System::one(Fsync)),
             most("write", System::Ext4 { fsync: true }),
         ),
-        1.0,
+        Some(1.0),
     )]
 }

@@ -57,7 +57,7 @@ fn conclude(results: &Results) -> Vec<Finding> {
             at(System::one(durability), x),
             at(System::Ext4 { fsync }, x),
         );
-        Finding::ratio(what, stated, pair, at_least)
+        Finding::ratio(what, stated, pair, Some(at_least))
     };
     vec![
         of(

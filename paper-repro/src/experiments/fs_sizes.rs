@@ -64,6 +64,6 @@ fn conclude(results: &Results) -> Vec<Finding> {
             largest("write", System::one(Fsync)),
             largest("write", System::Ext4 { fsync: true }),
         ),
-        1.0,
+        Some(1.0),
     )]
 }

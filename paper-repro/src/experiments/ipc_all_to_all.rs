@@ -55,6 +55,6 @@ fn conclude(results: &Results) -> Vec<Finding> {
         "all to all with the most participants of this run, memory, against gRPC",
         "no number",
         (most(&System::one(Memory).name()), most("grpc")),
-        1.0,
+        None,
     )]
 }

@@ -67,7 +67,7 @@ fn conclude(results: &Results) -> Vec<Finding> {
             what,
             "papers up to 2.7 ×; target 4 ×",
             (ours, at(peer)),
-            4.0,
+            Some(4.0),
         )
     };
     vec![

@@ -71,6 +71,6 @@ fn conclude(results: &Results) -> Vec<Finding> {
         "C7: fan-out to 40, memory, against gRPC",
         "papers 2.3 ×; target 4 ×",
         (at(&System::one(Memory).name()), at(GRPC)),
-        4.0,
+        Some(4.0),
     )]
 }

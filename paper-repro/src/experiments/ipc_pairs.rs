@@ -54,6 +54,6 @@ fn conclude(results: &Results) -> Vec<Finding> {
         "C5: ping-pong, ten pairs, memory, against gRPC",
         "papers 0.51–0.76 ×",
         (at(&System::one(Memory).name()), at("grpc")),
-        0.51,
+        Some(0.51),
     )]
 }

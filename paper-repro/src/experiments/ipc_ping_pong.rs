@@ -80,7 +80,7 @@ fn conclude(results: &Results) -> Vec<Finding> {
             "C5: ping-pong, 64 B, one pair, memory, against gRPC",
             "papers 0.51–0.76 ×; target 1 ×",
             (ours, at(GRPC)),
-            1.0,
+            Some(1.0),
         ),
         Finding::new(
             "C5: TCP against ping-pong, 64 B, memory",

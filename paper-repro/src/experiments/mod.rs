@@ -158,17 +158,17 @@ impl Finding {
         }
     }
 
-    /// A ratio of two medians, and the least it should be.
+    /// A ratio of two medians, and the least it should be, if that is stated.
     fn ratio(
         what: &str,
         stated: &str,
         (ours, theirs): (Option<Spread>, Option<Spread>),
-        at_least: f64,
+        at_least: Option<f64>,
     ) -> Self {
         let measured = ours.zip(theirs).map(|(ours, theirs)| {
             let ratio = ours.median / theirs.median;
             let text = format!("{ratio:.2} × ({} to {})", show(ours), show(theirs));
-            (text, Some(ratio >= at_least))
+            (text, at_least.map(|least| ratio >= least))
         });
         Self::new(what, stated, measured)
     }

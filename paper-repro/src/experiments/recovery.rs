@@ -82,7 +82,7 @@ fn action(length: Duration) -> Action {
         anyhow::ensure!(failed.is_empty(), "{}", failed.join("; "));
         let step = TIMELINE_STEP.as_secs_f64();
         let rows = run.timeline.iter().enumerate().map(|(at, count)| Row {
-            x: at as f64 * step,
+            x: (at as f64 * step * 10.0).round() / 10.0,
             count: *count,
             errors: if at == 0 { run.report.errors } else { 0 },
             value: *count as f64 / step,

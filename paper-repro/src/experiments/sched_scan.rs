@@ -68,6 +68,6 @@ fn conclude(results: &Results) -> Vec<Finding> {
         "a query over the most tasks of this run, against PostgreSQL",
         "no number",
         (most(&System::one(Fsync)), most(&System::Postgres)),
-        1.0,
+        None,
     )]
 }
