@@ -16,12 +16,7 @@ const POSTGRES_CONNECTIONS_MAX: u32 = 64;
 /// Jobs are submitted by processes that each take a core.
 const SLURM_MAX: u32 = 4;
 
-pub fn experiment(scale: Scale) -> Experiment {
-    let schedulers = scale.pick(
-        &[1, 16],
-        &[1, 16, 64, 240],
-        &[1, 10, 20, 40, 80, 120, 160, 200, 240],
-    );
+fn points(scale: Scale, schedulers: &[u32]) -> Vec<Point> {
     let systems = [
         System::one(Fsync),
         System::one(Memory),
@@ -31,7 +26,7 @@ pub fn experiment(scale: Scale) -> Experiment {
         System::Peer("slurm"),
     ];
     let mut points = Vec::new();
-    for n in &schedulers {
+    for n in schedulers {
         for system in &systems {
             let in_flight = match system {
                 System::Peer("slurm") => (*n).min(SLURM_MAX),
@@ -60,6 +55,16 @@ pub fn experiment(scale: Scale) -> Experiment {
             points.push(Point::load(system.name(), x, load));
         }
     }
+    points
+}
+
+pub fn experiment(scale: Scale) -> Experiment {
+    let schedulers = scale.pick(
+        &[1, 16],
+        &[1, 16, 64, 240],
+        &[1, 10, 20, 40, 80, 120, 160, 200, 240],
+    );
+    let points = points(scale, &schedulers);
     Experiment {
         name: "sched-schedulers",
         title: "FIFO throughput against the number of schedulers",
