@@ -221,6 +221,7 @@ impl Attempt {
             },
             writes: writes.collect(),
             guards: Vec::new(),
+            staged: false,
             deadline_ts: self.deadline_ts,
         }
     }

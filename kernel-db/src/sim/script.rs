@@ -22,6 +22,7 @@
 //! | `settle [A B]` | delivers, writes, applies and flushes until nothing waits; tells replies and roles only;
 //! | | among two nodes, if given |
 //! | `crash N`, `start N` | loses what is not on disk; starts again |
+//! | `seen MS` | what senders of later requests have seen: so long after the last snapshot timestamp |
 //! | `counters N`, `counters-at N`, `log N` | the state, as of the last promised timestamp, or bounds of the log |
 
 use std::collections::{BTreeSet, VecDeque};
@@ -53,6 +54,8 @@ pub struct Script {
     promised: u64,
     /// Last timestamp of a prepare or commit, and requests whose reply is an answer to a distributed transaction.
     stamp: u64,
+    /// What later requests' senders have seen.
+    seen: u64,
     txns: BTreeSet<u64>,
     /// Tell everything, not only replies and roles.
     loud: bool,
@@ -75,6 +78,7 @@ impl Script {
             last_ts: 0,
             promised: 0,
             stamp: 0,
+            seen: 0,
             txns: BTreeSet::new(),
             loud: true,
             lines: Vec::new(),
@@ -97,6 +101,7 @@ impl Script {
                 self.settle(&all)?;
             }
             "settle" => self.settle(&numbers)?,
+            "seen" => self.seen = self.last_ts + arg(&numbers, 0, command)? * 1000,
             "txn" | "take" => self.distributed(&words, &numbers, command)?,
             "pass" => self.now_us += arg(&numbers, 0, command)? * 1000,
             "join" => self.cut.clear(),
@@ -209,6 +214,7 @@ impl Script {
             id: arg(numbers, 1, command)?,
             task: Task::Run(Arc::new(work)),
             session,
+            seen: self.seen,
             cancel: None,
         };
         self.input(node, Input::Request(request))
@@ -242,6 +248,7 @@ impl Script {
                 id,
                 task,
                 session,
+                seen: self.seen,
                 cancel,
             }),
         )
@@ -253,6 +260,7 @@ impl Script {
             Output::Reply {
                 id,
                 result: Ok(reply),
+                ..
             } if self.txns.contains(id) => {
                 self.stamp = script_txn::stamp(reply).unwrap_or(self.stamp);
                 Ok(format!("reply {id} {}", script_txn::told(reply)?))

@@ -6,4 +6,5 @@ mod disk;
 mod faults;
 mod life;
 mod past;
+mod rollback;
 mod schema;

@@ -169,6 +169,19 @@ pub enum ClusterCommand {
         #[command(flatten)]
         name: Name,
     },
+    /// Bring all tables of the cluster back to an earlier moment, in one transaction
+    Rollback {
+        /// When: a time ('2026-01-31 12:00:00+00'), an interval back from now ('-90s'), or a commit stamp in microseconds
+        #[arg(long, allow_hyphen_values = true)]
+        to: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        name: Name,
+    },
     /// Stop all nodes; the data stays
     Down {
         #[command(flatten)]

@@ -72,6 +72,7 @@ impl Gateway {
                     mode: lock.mode.into(),
                     wait: lock.wait.into(),
                     since,
+                    ranges: Vec::new(),
                 });
                 match self
                     .locking(holds, *group, work, *lock, alone, deadline)
