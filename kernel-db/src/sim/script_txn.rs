@@ -4,7 +4,7 @@
 //!
 //! | KIND | Then |
 //! |---|---|
-//! | `lock` | mode (`key-share`, `share`, `no-key`, `update`), counters, `nowait` or `skip`, `since` |
+//! | `lock` | mode (`key-share`, `share`, `no-key`, `update`), counters, `nowait`, `skip` or `patient`, `since` |
 //! | `read` | mode or `none`, the first counter and the one behind the last, `limit COUNT`, `reverse` |
 //! | `prepare` | `at GROUP` for the coordinator, and a part |
 //! | `commit` | `others GROUP,GROUP`, `session SESSION NUMBER`, and a part |
@@ -76,7 +76,10 @@ pub fn work(words: &[&str], known: Known) -> Result<Work> {
                 Err(_) => known.now_us + 10_000_000,
             },
         }),
-        "forget" => Work::Forget(Forget { txn }),
+        "forget" => Work::Forget(Forget {
+            txn,
+            more: Vec::new(),
+        }),
         "release" => Work::Release(Release { txn }),
         "alive" => Work::KeepAlive(KeepAlive { txns: vec![txn] }),
         "lookup" => Work::LookUp(LookUp {
@@ -126,6 +129,7 @@ impl<'a> Words<'a> {
             match *word {
                 "nowait" => lock.set_wait(WaitPolicy::NoWait),
                 "skip" => lock.set_wait(WaitPolicy::SkipLocked),
+                "patient" => lock.set_wait(WaitPolicy::Patient),
                 "since" => lock.since = Some(self.known.snapshot_ts),
                 counter => lock.keys.push(counter_of(counter)?),
             }

@@ -24,5 +24,6 @@ mod store;
 #[cfg(test)]
 mod store_tests;
 
+pub(super) use commit::Settled;
 pub(super) use drive::is_too_long;
 pub(super) use holds::Registry;
