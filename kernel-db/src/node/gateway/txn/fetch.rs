@@ -14,6 +14,10 @@ use crate::node::peers::OnLoss;
 use crate::txn::messages::{Answer, Lock, LockedRow, Read, WaitPolicy, Work};
 use crate::wire::peer::{Page, SnapshotScan, answer, call};
 
+fn lock_timeout() -> Error {
+    Error::new("55P03", "canceling statement due to lock timeout")
+}
+
 impl Gateway {
     /// All of `needs`, side by side. The first error is kept in `holds`.
     pub(super) async fn fetch(
@@ -105,9 +109,18 @@ impl Gateway {
         deadline: Instant,
     ) -> Result<Answer> {
         let had = holds.groups().contains_key(&group);
+        let until = holds.lock_wait.map(|wait| Instant::now() + wait);
         loop {
             holds.ask(group);
-            let error = match self.transact(group, work.clone()).await {
+            let asked = self.transact(group, work.clone());
+            let answer = match until {
+                None => asked.await,
+                // The leader hears of it with the end of the transaction.
+                Some(until) => tokio::time::timeout_at(until, asked)
+                    .await
+                    .unwrap_or_else(|_| Err(lock_timeout())),
+            };
+            let error = match answer {
                 Err(error) => error,
                 answer => return answer,
             };

@@ -25,5 +25,5 @@ mod store;
 mod store_tests;
 
 pub(super) use commit::Settled;
-pub(super) use drive::is_too_long;
+pub(super) use drive::{given_up, is_too_long};
 pub(super) use holds::Registry;
