@@ -270,6 +270,10 @@ impl Core {
                     }
                 }
             }
+            if self.waiting() > 1 {
+                // Whoever is ready goes first: what he asks for shares this turn's batches.
+                tokio::task::yield_now().await;
+            }
             while let Ok(report) = reports.try_recv() {
                 batch.push(report);
             }

@@ -4,7 +4,7 @@
 //!
 //! | KIND | Then |
 //! |---|---|
-//! | `lock` | mode (`key-share`, `share`, `no-key`, `update`), counters or `FROM..TO`, `nowait` or `skip`, `since` |
+//! | `lock` | mode (`key-share`, `share`, `no-key`, `update`), counters or `FROM..TO`, `nowait`, `skip` or `patient`, `since` |
 //! | `read` | mode or `none`, the first counter and the one behind the last, `limit COUNT`, `reverse` |
 //! | `prepare` | `at GROUP` for the coordinator, and a part |
 //! | `commit` | `others GROUP,GROUP`, `session SESSION NUMBER`, and a part |
@@ -83,7 +83,10 @@ pub fn work(words: &[&str], known: Known) -> Result<Work> {
             inserted: words.next()? == "new",
             after: Bytes::new(),
         }),
-        "forget" => Work::Forget(Forget { txn }),
+        "forget" => Work::Forget(Forget {
+            txn,
+            more: Vec::new(),
+        }),
         "release" => Work::Release(Release { txn }),
         "alive" => Work::KeepAlive(KeepAlive { txns: vec![txn] }),
         "lookup" => Work::LookUp(LookUp {
@@ -133,6 +136,7 @@ impl<'a> Words<'a> {
             match *word {
                 "nowait" => lock.set_wait(WaitPolicy::NoWait),
                 "skip" => lock.set_wait(WaitPolicy::SkipLocked),
+                "patient" => lock.set_wait(WaitPolicy::Patient),
                 "since" => lock.since = Some(self.known.snapshot_ts),
                 range if range.contains("..") => lock.ranges.push(span(range)?),
                 counter => lock.keys.push(counter_of(counter)?),

@@ -377,6 +377,8 @@ pub enum BenchKind {
     Fs,
     /// Transactions: one transfer between two accounts, some of them in different partitions
     Txn,
+    /// Point reads: one row by its key
+    Read,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -412,7 +414,7 @@ pub struct BenchArgs {
     /// txn: fraction of transfers between two partitions, 0 to 1
     #[arg(long)]
     pub multi_partition: Option<f64>,
-    /// txn: number of accounts
+    /// txn, read: number of accounts
     #[arg(long, value_parser = clap::value_parser!(u32).range(128..=1_000_000))]
     pub accounts: Option<u32>,
     /// txn: every transfer has the same account on one side
