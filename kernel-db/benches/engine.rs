@@ -147,6 +147,7 @@ impl Engine {
             task: Task::Run(txn),
             session,
             cancel: None,
+            waited_us: 0,
         }));
     }
 

@@ -182,7 +182,25 @@ impl Core {
         session: Option<(u128, u64)>,
         cancel: Option<Arc<AtomicBool>>,
     ) -> oneshot::Receiver<Result<Bytes>> {
-        self.request(group, Task::Run(txn), session, cancel)
+        self.submit_waited(group, txn, session, cancel, 0)
+    }
+
+    /// As `submit`, of a request that has waited for a change for so many microseconds.
+    pub fn submit_waited(
+        &self,
+        group: u32,
+        txn: Arc<dyn Transaction>,
+        session: Option<(u128, u64)>,
+        cancel: Option<Arc<AtomicBool>>,
+        waited_us: u64,
+    ) -> oneshot::Receiver<Result<Bytes>> {
+        self.request(group, |id| Request {
+            id,
+            task: Task::Run(txn),
+            session,
+            cancel,
+            waited_us,
+        })
     }
 
     /// Submits work of a transaction that runs elsewhere; resolves to an encoded `Answer`.
@@ -192,27 +210,23 @@ impl Core {
         work: Work,
         cancel: Option<Arc<AtomicBool>>,
     ) -> oneshot::Receiver<Result<Bytes>> {
-        self.request(group, Task::Txn(Arc::new(work)), None, cancel)
+        self.request(group, |id| Request {
+            id,
+            task: Task::Txn(Arc::new(work)),
+            session: None,
+            cancel,
+            waited_us: 0,
+        })
     }
 
     fn request(
         &self,
         group: u32,
-        task: Task,
-        session: Option<(u128, u64)>,
-        cancel: Option<Arc<AtomicBool>>,
+        request: impl FnOnce(u64) -> Request,
     ) -> oneshot::Receiver<Result<Bytes>> {
         let (sender, receiver) = oneshot::channel();
         let id = self.wait_for(Waiter::Reply(sender));
-        self.send(
-            group,
-            Input::Request(Request {
-                id,
-                task,
-                session,
-                cancel,
-            }),
-        );
+        self.send(group, Input::Request(request(id)));
         receiver
     }
 

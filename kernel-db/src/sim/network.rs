@@ -163,12 +163,14 @@ impl World {
                 task: Task::Run(Arc::new(task)),
                 session,
                 cancel: None,
+                waited_us: 0,
             }),
             What::Work(work) => Input::Request(Request {
                 id: question,
                 task: Task::Txn(Arc::new(work)),
                 session: None,
                 cancel: None,
+                waited_us: 0,
             }),
             What::SnapshotTs => Input::SnapshotTs { id: question },
             What::SnapshotAt { ts, rows } => {

@@ -15,7 +15,8 @@
 //! | `add\|read\|fail N ID COUNTER [SESSION NUMBER]` | a request |
 //! | `fill N ID` | a request that adds, and is followed by a flush and a settling of all |
 //! | `snapshot-ts N ID`, `snapshot-at N ID MS` | the second at the last answered timestamp plus MS |
-//! | `txn N ID ...`, `take N ID ...` | work of a distributed transaction, see `script_txn` |
+//! | `txn N ID ...`, `take N ID ...`, `await N ID ...` | see `script_txn` |
+//! | `cancel ID` | the client of a request gives it up |
 //! | `write N`, `apply N`, `save N` | does the waiting writes, the waiting apply jobs; flushes the state |
 //! | `deliver A B`, `drop A B` | the waiting messages from A to B |
 //! | `cut A`, `join` | A's messages are lost from now on, both ways; none are |
@@ -24,13 +25,14 @@
 //! | `crash N`, `start N` | loses what is not on disk; starts again |
 //! | `counters N`, `counters-at N`, `log N` | the state, as of the last promised timestamp, or bounds of the log |
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use raft::eraftpb::Message;
 
 use super::member::{Member, WaitingWrite};
-use super::script_txn::{self, Known, Take};
+use super::script_txn::{self, Await, Known, Take};
 use super::transcript;
 use super::work::{Picture, Work};
 use crate::error::{Error, Result};
@@ -54,6 +56,8 @@ pub struct Script {
     /// Last timestamp of a prepare or commit, and requests whose reply is an answer to a distributed transaction.
     stamp: u64,
     txns: BTreeSet<u64>,
+    /// Cancel flags of requests that may wait.
+    cancels: BTreeMap<u64, Arc<AtomicBool>>,
     /// Tell everything, not only replies and roles.
     loud: bool,
     lines: Vec<String>,
@@ -76,6 +80,7 @@ impl Script {
             promised: 0,
             stamp: 0,
             txns: BTreeSet::new(),
+            cancels: BTreeMap::new(),
             loud: true,
             lines: Vec::new(),
         })
@@ -98,6 +103,12 @@ impl Script {
             }
             "settle" => self.settle(&numbers)?,
             "txn" | "take" => self.distributed(&words, &numbers, command)?,
+            "await" => self.wait_for_change(&numbers, command)?,
+            "cancel" => {
+                if let Some(cancel) = self.cancels.get(&arg(&numbers, 0, command)?) {
+                    cancel.store(true, Ordering::Relaxed);
+                }
+            }
             "pass" => self.now_us += arg(&numbers, 0, command)? * 1000,
             "join" => self.cut.clear(),
             "new" => {
@@ -210,8 +221,30 @@ impl Script {
             task: Task::Run(Arc::new(work)),
             session,
             cancel: None,
+            waited_us: 0,
         };
         self.input(node, Input::Request(request))
+    }
+
+    fn wait_for_change(&mut self, numbers: &[u64], command: &str) -> Result<()> {
+        let id = arg(numbers, 1, command)?;
+        let cancel = Arc::new(AtomicBool::new(false));
+        self.cancels.insert(id, Arc::clone(&cancel));
+        let work = Await {
+            counter: arg(numbers, 2, command)?,
+            until_us: arg(numbers, 3, command)? * 1000,
+        };
+        let request = Request {
+            id,
+            task: Task::Run(Arc::new(work)),
+            session: match numbers.get(4..6) {
+                Some([session, number]) => Some((u128::from(*session), *number)),
+                _ => None,
+            },
+            cancel: Some(cancel),
+            waited_us: 0,
+        };
+        self.input(arg(numbers, 0, command)?, Input::Request(request))
     }
 
     fn distributed(&mut self, words: &[&str], numbers: &[u64], command: &str) -> Result<()> {
@@ -243,6 +276,7 @@ impl Script {
                 task,
                 session,
                 cancel,
+                waited_us: 0,
             }),
         )
     }

@@ -6,3 +6,4 @@ mod faults;
 mod life;
 mod past;
 mod schema;
+mod waits;

@@ -166,11 +166,12 @@ impl Gateway {
             .map(|(prepared, params, _)| (prepared, params))
             .collect();
         let txn = Arc::new(SqlTransaction::new(statements, label));
-        Ok(self.core.submit(
+        Ok(self.core.submit_waited(
             execute.group,
             txn,
             session,
             Some(Arc::new(AtomicBool::new(false))),
+            execute.waited_us,
         ))
     }
 }

@@ -28,6 +28,8 @@ pub struct SqlWork {
     pub txn: Arc<SqlTransaction>,
     pub session: Option<(u128, u64)>,
     pub cancel: Arc<AtomicBool>,
+    /// How long it has waited for a change already, in microseconds.
+    pub waited_us: u64,
 }
 
 /// Kernel's own work on one group.
@@ -55,7 +57,11 @@ impl Gateway {
             Place::Here => {
                 let txn = Arc::clone(&work.txn) as Arc<dyn Transaction>;
                 let cancel = Some(Arc::clone(&work.cancel));
-                local(self.core.submit(group, txn, work.session, cancel))
+                let waited_us = work.waited_us;
+                let reply = self
+                    .core
+                    .submit_waited(group, txn, work.session, cancel, waited_us);
+                local(reply)
             }
             Place::Node(node) => {
                 let on_loss = if work.txn.read_only() {
@@ -259,6 +265,7 @@ fn execute(group: u32, work: &SqlWork) -> Execute {
             Bytes::copy_from_slice(&s.to_be_bytes())
         }),
         number: work.session.map_or(0, |(_, n)| n),
+        waited_us: work.waited_us,
     }
 }
 

@@ -298,6 +298,7 @@ impl<S: StateStore> Executor<S> {
             let (id, result) = (request.id, Err(cancelled()));
             out.push(Output::Reply { id, result });
         }
+        self.end_parks(now, out);
         for reminder in self.doubt.remind(now.mono_us, self.committed_ts) {
             out.push(match reminder {
                 Reminder::Resolve {

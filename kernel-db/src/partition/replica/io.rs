@@ -161,6 +161,8 @@ pub struct Request {
     pub session: Option<(u128, u64)>,
     /// Set to true by a cancel request; checked before execution.
     pub cancel: Option<Arc<AtomicBool>>,
+    /// Microseconds that it has waited for a change already (`Wait`), here and elsewhere.
+    pub waited_us: u64,
 }
 
 /// What happened.

@@ -107,6 +107,8 @@ pub struct ConnInfo {
     pub statement_timeout_ms: Cell<u64>,
     /// Transactions submitted since the start.
     pub submitted: Cell<u64>,
+    /// Nothing more comes from the client: it is gone, or only listens for what it has asked.
+    pub hung_up: Cell<bool>,
     /// Submitted and not answered, oldest first; empty: idle.
     pub running: RefCell<VecDeque<Running>>,
 }

@@ -220,6 +220,7 @@ impl Started {
             application_name: RefCell::default(),
             statement_timeout_ms: Cell::new(0),
             submitted: Cell::new(0),
+            hung_up: Cell::new(false),
             running: RefCell::new(VecDeque::new()),
         });
         Self {
