@@ -29,7 +29,7 @@ use super::placement::Placement;
 use super::threads::{Report, Threads, WriteJob};
 use crate::error::{Error, Result};
 use crate::partition::{
-    Input, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Task, Transaction,
+    Input, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Task, Transaction, Waited,
 };
 use crate::storage::LogStore;
 use crate::txn::messages::Work;
@@ -182,24 +182,24 @@ impl Core {
         session: Option<(u128, u64)>,
         cancel: Option<Arc<AtomicBool>>,
     ) -> oneshot::Receiver<Result<Bytes>> {
-        self.submit_waited(group, txn, session, cancel, 0)
+        self.submit_waited(group, txn, session, cancel, Waited::default())
     }
 
-    /// As `submit`, of a request that has waited for a change for so many microseconds.
+    /// As `submit`, of a request that may have waited for a change already.
     pub fn submit_waited(
         &self,
         group: u32,
         txn: Arc<dyn Transaction>,
         session: Option<(u128, u64)>,
         cancel: Option<Arc<AtomicBool>>,
-        waited_us: u64,
+        waited: Waited,
     ) -> oneshot::Receiver<Result<Bytes>> {
         self.request(group, |id| Request {
             id,
             task: Task::Run(txn),
             session,
             cancel,
-            waited_us,
+            waited,
         })
     }
 
@@ -215,7 +215,7 @@ impl Core {
             task: Task::Txn(Arc::new(work)),
             session: None,
             cancel,
-            waited_us: 0,
+            waited: Waited::default(),
         })
     }
 

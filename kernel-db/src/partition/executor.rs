@@ -11,7 +11,6 @@ mod work;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -232,8 +231,7 @@ impl<S: StateStore> Executor<S> {
         out: &mut Vec<Output>,
     ) {
         let id = request.id;
-        let cancelled = request.cancel.as_ref();
-        if cancelled.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+        if request.has_nobody() {
             let error = Error::new("57014", "canceled on user request");
             return self.hold(id, Err(error), Rests::Tip);
         }
@@ -254,7 +252,7 @@ impl<S: StateStore> Executor<S> {
                 Seen::Refused(error) => return self.hold(id, Err(error), Rests::Tip),
             }
         }
-        let (result, wrote) = match self.run(config, now, &*txn, request.waited_us) {
+        let (result, wrote) = match self.run(config, now, &*txn, request.waited.us) {
             Ok(ran) => ran,
             // Undone: it is run again from the start, others go on.
             Err(Stopped::Blocked(Blocked::By(txn))) => return self.waits.park(txn, request, None),

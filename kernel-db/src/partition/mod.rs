@@ -31,7 +31,7 @@ mod watches;
 
 pub use replica::{
     Durability, FollowerStatus, Input, MemberChange, Now, Output, Replica, ReplicaConfig,
-    ReplicaStatus, Request, Role, RoleChange, SessionStatus, Task,
+    ReplicaStatus, Request, Role, RoleChange, SessionStatus, Task, Waited,
 };
 pub use sessions::{decode_outcome, encode_outcome};
 pub use tip::{Tip, TipLimits, TipStats};

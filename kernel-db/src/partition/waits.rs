@@ -5,15 +5,14 @@
 //! all of them are counted among the leader's requests, whose number is bounded (`queue_max`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
 
 use super::replica::Request;
 use super::watches::Watches;
 use crate::txn::messages::{LockMode, Span, TxnId};
 
-/// A request waits here for a change for so many microseconds at most; then its gateway sends it again, if its client is
-/// still there.
-const PARKED_US_MAX: u64 = 1_000_000;
+/// A request of another node's client waits here for a change for so many microseconds at most; then its gateway sends it
+/// again, if that client is still there. Long beside a round trip, short beside what a person does next.
+const PARKED_US_MAX: u64 = 250_000;
 
 /// A lock that is waited for.
 pub struct Want {
@@ -59,11 +58,12 @@ impl Waits {
     /// The request waits for a change in `spans` until it has waited for `until_us`.
     pub fn park_for_change(
         &mut self,
-        request: Request,
+        mut request: Request,
         spans: Vec<Span>,
         now_us: u64,
         until_us: u64,
     ) {
+        request.waited.parked = true;
         for span in &spans {
             self.watches.watch(self.arrivals + 1, span);
         }
@@ -101,8 +101,13 @@ impl Waits {
         let due = self.numbers(|waiting| match &waiting.on {
             On::Owner(_) => false,
             On::Change(change) => {
-                let left = change.until_us.saturating_sub(waiting.request.waited_us);
-                now_us.saturating_sub(change.since_us) >= left.min(PARKED_US_MAX)
+                let waited = &waiting.request.waited;
+                let left = change.until_us.saturating_sub(waited.us);
+                let left = match waited.gone {
+                    Some(_) => left,
+                    None => left.min(PARKED_US_MAX),
+                };
+                now_us.saturating_sub(change.since_us) >= left
             }
         });
         let (mut over, mut again) = (Vec::new(), Vec::new());
@@ -133,10 +138,7 @@ impl Waits {
 
     /// Those whose client has given up.
     pub fn cancelled(&mut self) -> Vec<Request> {
-        self.take(|waiting| {
-            let cancel = waiting.request.cancel.as_ref();
-            cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed))
-        })
+        self.take(|waiting| waiting.request.has_nobody())
     }
 
     pub fn all(&mut self) -> Vec<Request> {
@@ -181,8 +183,8 @@ impl Waiting {
         let mut request = self.request;
         let mut over = false;
         if let On::Change(change) = &self.on {
-            request.waited_us += now_us.saturating_sub(change.since_us);
-            over = request.waited_us >= change.until_us;
+            request.waited.us += now_us.saturating_sub(change.since_us);
+            over = request.waited.us >= change.until_us;
         }
         (request, over)
     }

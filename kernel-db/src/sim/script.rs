@@ -37,7 +37,7 @@ use super::transcript;
 use super::work::{Picture, Work};
 use crate::error::{Error, Result};
 use crate::partition::{
-    Input, MemberChange, Now, Output, ReplicaConfig, ReplicaStatus, Request, Task,
+    Input, MemberChange, Now, Output, ReplicaConfig, ReplicaStatus, Request, Task, Waited,
 };
 use crate::txn::messages::WaitPolicy;
 
@@ -221,7 +221,7 @@ impl Script {
             task: Task::Run(Arc::new(work)),
             session,
             cancel: None,
-            waited_us: 0,
+            waited: Waited::default(),
         };
         self.input(node, Input::Request(request))
     }
@@ -242,7 +242,7 @@ impl Script {
                 _ => None,
             },
             cancel: Some(cancel),
-            waited_us: 0,
+            waited: Waited::default(),
         };
         self.input(arg(numbers, 0, command)?, Input::Request(request))
     }
@@ -276,7 +276,7 @@ impl Script {
                 task,
                 session,
                 cancel,
-                waited_us: 0,
+                waited: Waited::default(),
             }),
         )
     }

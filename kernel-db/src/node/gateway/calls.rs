@@ -16,6 +16,7 @@ use super::leader::gone;
 use crate::error::{Error, Result};
 use crate::node::State;
 use crate::node::server::Calls;
+use crate::partition::Waited;
 use crate::sql::catalog::Catalog;
 use crate::sql::transaction::{SCHEMA_CHANGED, SqlTransaction};
 use crate::storage::StateSnapshot;
@@ -171,7 +172,10 @@ impl Gateway {
             txn,
             session,
             Some(Arc::new(AtomicBool::new(false))),
-            execute.waited_us,
+            Waited {
+                us: execute.waited_us,
+                ..Waited::default()
+            },
         ))
     }
 }

@@ -14,7 +14,7 @@ use super::Gateway;
 use super::plans::Plan;
 use crate::error::{Class, Error, Result};
 use crate::node::peers::OnLoss;
-use crate::partition::Transaction;
+use crate::partition::{Transaction, Waited};
 use crate::sql::transaction::SqlTransaction;
 use crate::txn::messages::{Answer, Work};
 use crate::wire::peer::{self, Execute, Maintain, Transact, answer, call, encode_values, maintain};
@@ -28,8 +28,7 @@ pub struct SqlWork {
     pub txn: Arc<SqlTransaction>,
     pub session: Option<(u128, u64)>,
     pub cancel: Arc<AtomicBool>,
-    /// How long it has waited for a change already, in microseconds.
-    pub waited_us: u64,
+    pub waited: Waited,
 }
 
 /// Kernel's own work on one group.
@@ -57,10 +56,10 @@ impl Gateway {
             Place::Here => {
                 let txn = Arc::clone(&work.txn) as Arc<dyn Transaction>;
                 let cancel = Some(Arc::clone(&work.cancel));
-                let waited_us = work.waited_us;
+                let waited = work.waited.clone();
                 let reply = self
                     .core
-                    .submit_waited(group, txn, work.session, cancel, waited_us);
+                    .submit_waited(group, txn, work.session, cancel, waited);
                 local(reply)
             }
             Place::Node(node) => {
@@ -265,7 +264,7 @@ fn execute(group: u32, work: &SqlWork) -> Execute {
             Bytes::copy_from_slice(&s.to_be_bytes())
         }),
         number: work.session.map_or(0, |(_, n)| n),
-        waited_us: work.waited_us,
+        waited_us: work.waited.us,
     }
 }
 

@@ -17,7 +17,7 @@ use super::plans::Plan;
 use super::reads::EmptyStore;
 use super::txn::is_too_long;
 use crate::error::{Error, Result};
-use crate::partition::{Budget, TxnEnv, WAITS};
+use crate::partition::{Budget, TxnEnv, WAITS, Waited};
 use crate::sql::Value;
 use crate::sql::codec;
 use crate::sql::exec;
@@ -212,7 +212,11 @@ impl Gateway {
             txn: Arc::new(SqlTransaction::new(txn.statements(), label)),
             session: txn.session,
             cancel: Arc::clone(&txn.cancel),
-            waited_us: u64::try_from(txn.began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            waited: Waited {
+                us: u64::try_from(txn.began.elapsed().as_micros()).unwrap_or(u64::MAX),
+                parked: false,
+                gone: Some(Arc::clone(&txn.info.hung_up)),
+            },
         };
         let reply = self.attempt_sql(group, &work);
         // Undone there and begun anew beside the core; the same partition keeps its number (I11).
@@ -340,7 +344,7 @@ impl Gateway {
 impl Txn {
     /// Its client cancelled it, or is gone.
     fn has_nobody(&self) -> bool {
-        self.cancel.load(Ordering::Relaxed) || self.info.hung_up.get()
+        self.cancel.load(Ordering::Relaxed) || self.info.hung_up.load(Ordering::Relaxed)
     }
 
     pub(super) fn statements(&self) -> Vec<(Arc<crate::sql::prepare::Prepared>, Vec<Value>)> {

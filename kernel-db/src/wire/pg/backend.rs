@@ -13,6 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use futures::future::LocalBoxFuture;
 
@@ -108,7 +109,7 @@ pub struct ConnInfo {
     /// Transactions submitted since the start.
     pub submitted: Cell<u64>,
     /// Nothing more comes from the client: it is gone, or only listens for what it has asked.
-    pub hung_up: Cell<bool>,
+    pub hung_up: Arc<AtomicBool>,
     /// Submitted and not answered, oldest first; empty: idle.
     pub running: RefCell<VecDeque<Running>>,
 }

@@ -8,6 +8,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use bytes::BytesMut;
@@ -58,7 +59,7 @@ pub async fn run(
                 .is_some_and(|future| future.as_mut().poll(cx).is_ready())
             {
                 queue.ended.set(true);
-                info.hung_up.set(true);
+                info.hung_up.store(true, Ordering::Relaxed);
                 reading = None;
             }
             let answered = queue.answered.get();

@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -220,7 +221,7 @@ impl Started {
             application_name: RefCell::default(),
             statement_timeout_ms: Cell::new(0),
             submitted: Cell::new(0),
-            hung_up: Cell::new(false),
+            hung_up: Arc::default(),
             running: RefCell::new(VecDeque::new()),
         });
         Self {
