@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use bytes::Bytes;
+
 /// What a caller may conclude from an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -28,6 +30,7 @@ struct Inner {
     detail: Option<String>,
     hint: Option<String>,
     position: Option<u32>,
+    before: Option<Bytes>,
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -76,6 +79,7 @@ impl Error {
             detail: None,
             hint: None,
             position: None,
+            before: None,
         }))
     }
 
@@ -98,6 +102,13 @@ impl Error {
     /// The same error with another position: of a text that contains the one it was found in.
     pub fn moved(mut self, position: u32) -> Self {
         self.0.position = Some(position);
+        self
+    }
+
+    /// The same error, with what the statements before the one that failed were answered (`Outcomes::encode`): it has no
+    /// effect, but a client is shown it.
+    pub fn after(mut self, outcomes: Bytes) -> Self {
+        self.0.before = Some(outcomes);
         self
     }
 
@@ -131,6 +142,11 @@ impl Error {
 
     pub fn position(&self) -> Option<u32> {
         self.0.position
+    }
+
+    /// What the statements before it were answered, if it came from one of several.
+    pub fn before(&self) -> Option<&Bytes> {
+        self.0.before.as_ref()
     }
 }
 

@@ -24,8 +24,8 @@ use tokio::task::JoinHandle;
 use super::{NodeAddress, NodeConfig};
 use crate::error::{Error, Result};
 use crate::wire::peer::{
-    Answer, Call, FrameReader, GroupMessage, Hello, PROTOCOL, Ping, REFUSAL_ID, RaftBatch, answer,
-    call, encode_frame, frame, from_failure,
+    Answer, Call, Cancel, FrameReader, GroupMessage, Hello, PROTOCOL, Ping, REFUSAL_ID, RaftBatch,
+    answer, call, encode_frame, frame, from_failure,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ const SILENCE: Duration = Duration::from_millis(250);
 /// A peer that nothing was heard of for this long is gone: above an election timeout, so that its groups have a new leader
 /// when calls to it end.
 const SILENCE_MAX: Duration = Duration::from_millis(1500);
-/// Nobody waits for the answer to a ping.
+/// Nobody waits for the answer to a ping or a cancel.
 const PING_ID: u64 = 0;
 
 /// What becomes of a call whose connection breaks.
@@ -207,13 +207,23 @@ impl Peers {
         body: call::Body,
         on_loss: OnLoss,
     ) -> oneshot::Receiver<Result<answer::Body>> {
+        self.call_numbered(node, body, on_loss).1
+    }
+
+    /// As `call`, with the number by which the call can be given up.
+    pub fn call_numbered(
+        &self,
+        node: u64,
+        body: call::Body,
+        on_loss: OnLoss,
+    ) -> (u64, oneshot::Receiver<Result<answer::Body>>) {
         let (sender, receiver) = oneshot::channel();
         let Some(link) = self.link(node).filter(|l| l.connected.get()) else {
             let _ = sender.send(Err(Error::retry(
                 "57P03",
                 format!("node {node} is not reachable"),
             )));
-            return receiver;
+            return (PING_ID, receiver);
         };
         let id = link.next_call.get();
         link.next_call.set(id + 1);
@@ -227,7 +237,18 @@ impl Peers {
                 "the queue to node {node} is full (peer_queue_bytes_max)"
             ))));
         }
-        receiver
+        (id, receiver)
+    }
+
+    /// Tells `node` that nobody needs what the call asked for. Its answer comes all the same.
+    pub fn cancel(&self, node: u64, call: u64) {
+        if let Some(link) = self.link(node).filter(|l| l.connected.get()) {
+            // A full queue delays the end of the statement to its own; nothing is lost.
+            link.enqueue(encode_frame(frame::Body::Call(Call {
+                id: PING_ID,
+                body: Some(call::Body::Cancel(Cancel { call })),
+            })));
+        }
     }
 }
 

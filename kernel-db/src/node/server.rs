@@ -3,8 +3,10 @@
 //! Calls are started in the order in which they arrive and answered in the order in which they finish.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -34,7 +36,13 @@ const PIECE_BYTES_MAX: u64 = 4 << 20;
 
 /// Answers the calls of peers. Must start the work before it returns, so that order is kept.
 pub trait Calls {
-    fn call(&self, from: u64, body: call::Body) -> LocalBoxFuture<'static, Result<answer::Body>>;
+    /// `cancel` is set when the caller gives up.
+    fn call(
+        &self,
+        from: u64,
+        body: call::Body,
+        cancel: Arc<AtomicBool>,
+    ) -> LocalBoxFuture<'static, Result<answer::Body>>;
 }
 
 /// What every connection of peers needs.
@@ -191,6 +199,8 @@ impl PeerServer {
             return;
         }
         answers.open.set(answers.open.get() + 1);
+        let cancel = Arc::new(AtomicBool::new(false));
+        answers.cancels.borrow_mut().insert(id, Arc::clone(&cancel));
         let work = match body {
             call::Body::FetchPiece(ask) => self.piece(from, ask),
             call::Body::SnapshotDone(done) => {
@@ -199,12 +209,20 @@ impl PeerServer {
                     .send(done.group, Input::SnapshotDone { to, arrived });
                 std::future::ready(Ok(answer::Body::Reply(Bytes::new()))).boxed_local()
             }
-            body => self.calls.call(from, body),
+            call::Body::Cancel(given_up) => {
+                // What is over already has no flag any more.
+                if let Some(cancel) = answers.cancels.borrow().get(&given_up.call) {
+                    cancel.store(true, Ordering::Relaxed);
+                }
+                std::future::ready(Ok(answer::Body::Reply(Bytes::new()))).boxed_local()
+            }
+            body => self.calls.call(from, body, cancel),
         };
         let answers = Rc::clone(answers);
         tokio::task::spawn_local(async move {
             let result = work.await;
             answers.open.set(answers.open.get() - 1);
+            answers.cancels.borrow_mut().remove(&id);
             answers.push(id, result);
         });
     }
@@ -215,6 +233,8 @@ impl PeerServer {
 struct Answers {
     queue: RefCell<Vec<Bytes>>,
     open: Cell<usize>,
+    /// Of the calls under way, by their ids.
+    cancels: RefCell<HashMap<u64, Arc<AtomicBool>>>,
     wake: Notify,
 }
 

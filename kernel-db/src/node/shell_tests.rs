@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,7 +41,12 @@ impl Transaction for Count {
 struct NoCalls;
 
 impl Calls for NoCalls {
-    fn call(&self, _from: u64, _body: call::Body) -> LocalBoxFuture<'static, Result<answer::Body>> {
+    fn call(
+        &self,
+        _from: u64,
+        _body: call::Body,
+        _cancel: Arc<AtomicBool>,
+    ) -> LocalBoxFuture<'static, Result<answer::Body>> {
         async { Err(Error::unsupported("calls in this test")) }.boxed_local()
     }
 }

@@ -25,6 +25,8 @@ const LISTS: usize = 3;
 const USES_MAX: u64 = 50;
 
 /// What a lane wants next.
+// Made and taken apart at once: there is never a list of them.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug)]
 pub enum Want {
     /// Send this; true if a copy of it may arrive too.

@@ -16,7 +16,7 @@
 //! | `fill N ID` | a request that adds, and is followed by a flush and a settling of all |
 //! | `snapshot-ts N ID`, `snapshot-at N ID MS` | the second at the last answered timestamp plus MS |
 //! | `txn N ID ...`, `take N ID ...`, `await N ID ...` | see `script_txn` |
-//! | `cancel ID` | the client of a request gives it up |
+//! | `cancel ID`, `hangup ID` | the client of a waiting request gives it up, or is gone |
 //! | `write N`, `apply N`, `save N` | does the waiting writes, the waiting apply jobs; flushes the state |
 //! | `deliver A B`, `drop A B` | the waiting messages from A to B |
 //! | `cut A`, `join` | A's messages are lost from now on, both ways; none are |
@@ -56,8 +56,8 @@ pub struct Script {
     /// Last timestamp of a prepare or commit, and requests whose reply is an answer to a distributed transaction.
     stamp: u64,
     txns: BTreeSet<u64>,
-    /// Cancel flags of requests that may wait.
-    cancels: BTreeMap<u64, Arc<AtomicBool>>,
+    /// Of requests that may wait: they are cancelled, their clients are gone.
+    waits: BTreeMap<u64, [Arc<AtomicBool>; 2]>,
     /// Tell everything, not only replies and roles.
     loud: bool,
     lines: Vec<String>,
@@ -80,7 +80,7 @@ impl Script {
             promised: 0,
             stamp: 0,
             txns: BTreeSet::new(),
-            cancels: BTreeMap::new(),
+            waits: BTreeMap::new(),
             loud: true,
             lines: Vec::new(),
         })
@@ -103,10 +103,10 @@ impl Script {
             }
             "settle" => self.settle(&numbers)?,
             "txn" | "take" => self.distributed(&words, &numbers, command)?,
-            "await" => self.wait_for_change(&numbers, command)?,
-            "cancel" => {
-                if let Some(cancel) = self.cancels.get(&arg(&numbers, 0, command)?) {
-                    cancel.store(true, Ordering::Relaxed);
+            "await" => self.wait_for_change(&words, &numbers, command)?,
+            "cancel" | "hangup" => {
+                if let Some(waited) = self.waits.get(&arg(&numbers, 0, command)?) {
+                    waited[usize::from(*name == "hangup")].store(true, Ordering::Relaxed);
                 }
             }
             "pass" => self.now_us += arg(&numbers, 0, command)? * 1000,
@@ -226,10 +226,10 @@ impl Script {
         self.input(node, Input::Request(request))
     }
 
-    fn wait_for_change(&mut self, numbers: &[u64], command: &str) -> Result<()> {
+    fn wait_for_change(&mut self, words: &[&str], numbers: &[u64], command: &str) -> Result<()> {
         let id = arg(numbers, 1, command)?;
-        let cancel = Arc::new(AtomicBool::new(false));
-        self.cancels.insert(id, Arc::clone(&cancel));
+        let [cancel, gone] = self.waits.entry(id).or_default().clone();
+        let here = words.last() != Some(&"remote");
         let work = Await {
             counter: arg(numbers, 2, command)?,
             until_us: arg(numbers, 3, command)? * 1000,
@@ -242,7 +242,10 @@ impl Script {
                 _ => None,
             },
             cancel: Some(cancel),
-            waited: Waited::default(),
+            waited: Waited {
+                gone: here.then_some(gone),
+                ..Waited::default()
+            },
         };
         self.input(arg(numbers, 0, command)?, Input::Request(request))
     }

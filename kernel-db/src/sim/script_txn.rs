@@ -16,7 +16,8 @@
 //! snapshot timestamp), `held TERM` (locks were taken), `guard COUNTER=VALUE`, `deadline MS` from now (10000 if not given).
 //!
 //! `take N ID COUNTER [nowait|skip]` is a transaction of the partition that asks for a row as FOR UPDATE does, then adds.
-//! `await N ID COUNTER MS [SESSION NUMBER]` is one that takes 1 from a counter; while that is 0 it waits for a change.
+//! `await N ID COUNTER MS [SESSION NUMBER] [remote]` is one that takes 1 from a counter; while that is 0 it waits for a
+//! change. `remote`: from another node, so that nobody tells when its client is gone.
 
 use std::str::FromStr;
 

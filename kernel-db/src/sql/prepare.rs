@@ -138,6 +138,11 @@ pub fn parse_many(text: &str) -> Result<Vec<(ast::Statement, String)>> {
     super::bind::parse::parse_many(text)
 }
 
+/// 42601 if `text` cannot be parsed; what its names mean is not looked at.
+pub fn check_syntax(text: &str) -> Result<()> {
+    super::bind::parse::parse_timed(text).map(drop)
+}
+
 /// Prepares the one statement in `text`. `param_types` may be shorter than the number of parameters.
 pub fn prepare(
     catalog: &Arc<Catalog>,

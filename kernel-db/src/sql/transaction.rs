@@ -79,7 +79,9 @@ impl Transaction for SqlTransaction {
             if statement.version != self.schema_version {
                 return Err(schema_changed(statement.version, installed));
             }
-            let mut outcome = statement.run(&mut ctx, params)?;
+            let mut outcome = statement
+                .run(&mut ctx, params)
+                .map_err(|error| Outcomes::before(&outcomes, error))?;
             outcome.notices = std::mem::take(&mut ctx.notices);
             outcomes.push(outcome);
         }
@@ -125,6 +127,14 @@ impl Outcomes {
 
     pub fn decode(bytes: &Bytes) -> Result<Vec<Outcome>> {
         super::exec::reply::decode(bytes)
+    }
+
+    /// `error` of the statement that came after `outcomes`.
+    pub fn before(outcomes: &[Outcome], error: Error) -> Error {
+        match outcomes {
+            [] => error,
+            _ => error.after(Self::encode(outcomes)),
+        }
     }
 }
 
@@ -244,13 +254,26 @@ pub fn read_catalog(store: &mut dyn Store) -> Result<Catalog> {
     }
 }
 
+fn told(tags: &[String]) -> Vec<Outcome> {
+    let outcome = |tag: &String| Outcome {
+        tag: tag.clone(),
+        ..Outcome::default()
+    };
+    tags.iter().map(outcome).collect()
+}
+
 impl Transaction for CatalogChange {
     fn run(&self, store: &mut dyn Store, _env: &mut TxnEnv) -> Result<Bytes> {
         let before = read_catalog(store)?;
         let version = before.version;
         let mut change = ddl::Change::new(before);
         match self {
-            Self::Ddl(statements) => statements.iter().try_for_each(|text| change.apply(text))?,
+            Self::Ddl(statements) => {
+                for (n, text) in statements.iter().enumerate() {
+                    let applied = change.apply(text);
+                    applied.map_err(|error| Outcomes::before(&told(&change.tags()[..n]), error))?;
+                }
+            }
             Self::IndexReady { table, index } => change.index_ready(*table, *index),
             Self::IndexFailed { table, index } => change.index_failed(*table, *index),
         }

@@ -41,15 +41,18 @@ pub struct Server {
 }
 
 struct Node {
-    child: Child,
+    _process: Process,
     client: Client,
     _dir: tempfile::TempDir,
 }
 
-impl Drop for Node {
+/// A child process that ends with this, also where the node does not start.
+struct Process(Child);
+
+impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -112,6 +115,7 @@ async fn start(partitions: u32) -> Node {
         .stderr(Stdio::null())
         .spawn()
         .expect("a child process");
+    let process = Process(child);
     let url = format!(
         "host=127.0.0.1 port={} user=dbos dbname=dbos",
         address.sql.port()
@@ -123,7 +127,7 @@ async fn start(partitions: u32) -> Node {
             let ready = "SELECT count(*) FROM dbos.partitions WHERE leader IS NULL";
             if outcome_of(client.simple_query(ready).await).first() == Some("0") {
                 return Node {
-                    child,
+                    _process: process,
                     client,
                     _dir: dir,
                 };

@@ -58,6 +58,10 @@ impl Node {
         node
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub async fn connect(&self) -> Client {
         self.connect_with("").await
     }
@@ -106,29 +110,30 @@ async fn connect(url: &str) -> Client {
 pub struct Postgres {
     bin: PathBuf,
     folder: tempfile::TempDir,
+    port: u16,
 }
 
 impl Postgres {
-    /// None if PostgreSQL 15 is not installed.
-    pub async fn start() -> Option<Self> {
+    pub async fn start() -> Self {
         let bin = PathBuf::from("/usr/lib/postgresql/15/bin");
-        if !bin.join("initdb").exists() {
-            eprintln!("PostgreSQL 15 is not installed: only this node's answers are compared");
-            return None;
-        }
+        let message = "PostgreSQL 15 is needed for this test: apt-get install postgresql-15";
+        assert!(bin.join("initdb").exists(), "{message}");
         let folder = tempfile::Builder::new()
             .prefix("isolation")
             .tempdir()
             .unwrap();
         run(Command::new("chmod").arg("777").arg(folder.path()));
-        let postgres = Self { bin, folder };
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let postgres = Self { bin, folder, port };
         let data = postgres.folder.path().join("data");
         run(postgres
             .server("initdb")
             .args(["-A", "trust", "-U", "dbos", "-D"])
             .arg(&data));
         let options = format!(
-            "-k {} -c listen_addresses= -c fsync=off -c shared_buffers=16MB",
+            "-k {} -c listen_addresses=127.0.0.1 -p {port} -c fsync=off -c shared_buffers=16MB",
             postgres.folder.path().display()
         );
         let log = postgres.folder.path().join("log");
@@ -140,12 +145,21 @@ impl Postgres {
             .arg("-l")
             .arg(&log)
             .args(["-o", &options, "start"]));
-        Some(postgres)
+        postgres
     }
 
     pub async fn connect(&self) -> Client {
         let host = self.folder.path().display();
-        connect(&format!("host={host} user=dbos dbname=postgres")).await
+        let port = self.port;
+        connect(&format!(
+            "host={host} port={port} user=dbos dbname=postgres"
+        ))
+        .await
+    }
+
+    /// On the loopback address.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// PostgreSQL refuses to run as root.

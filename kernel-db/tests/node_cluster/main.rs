@@ -1,5 +1,6 @@
 //! Clusters of real node processes.
 
+mod cancel;
 mod cluster;
 mod disk;
 mod faults;

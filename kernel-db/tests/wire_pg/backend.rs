@@ -9,8 +9,8 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use kernel_db::sql::{DataType, Value};
 use kernel_db::wire::pg::{
-    Backend, Block, BlockMode, Bound, Column, ConnInfo, Lane, Limits, Notice, Outcome, Statement,
-    serve,
+    Backend, Block, BlockMode, Bound, Column, ConnInfo, Effect, Failed, Lane, Limits, Notice,
+    Outcome, Statement, serve,
 };
 use kernel_db::{Error, Result};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,8 @@ pub struct Log {
     /// What happened in transaction blocks, in order.
     pub blocks: Vec<String>,
     pub cancelled: Vec<i32>,
+    /// What was made: `use` knows nothing else.
+    pub made: Vec<String>,
     pub connected: usize,
     /// Transactions allowed to commit; `None`: all.
     pub gate: Option<usize>,
@@ -68,7 +70,12 @@ impl Backend for Words {
         oids: &[u32],
     ) -> LocalBoxFuture<'static, Result<Statement>> {
         self.handle.log().prepared.push(sql.to_owned());
-        let statement = plan(sql.trim().trim_end_matches(';'), oids);
+        let mut statement = plan(sql.trim().trim_end_matches(';'), oids);
+        if let Some(name) = sql.strip_prefix("use ")
+            && !self.handle.log().made.iter().any(|made| made == name)
+        {
+            statement = Err(Error::new("42P01", format!("{name} does not exist")).at(5));
+        }
         // Sometimes not ready at once, as when a catalogue must be fetched.
         let late = sql.len().is_multiple_of(2);
         async move {
@@ -80,13 +87,17 @@ impl Backend for Words {
         .boxed_local()
     }
 
-    fn lane(&self, txn: &[Bound]) -> Lane {
+    fn check_syntax(&self, sql: &str) -> Result<()> {
+        plan(sql, &[]).map(drop)
+    }
+
+    fn lane(&self, _: &Rc<ConnInfo>, txn: &[Bound]) -> Lane {
         let word = |bound: &Bound| text(bound).split(' ').nth(1).and_then(|w| w.parse().ok());
         let all: Vec<&str> = txn
             .iter()
             .map(|bound| text(bound).split(' ').next().unwrap_or(""))
             .collect();
-        if all.contains(&"alone") {
+        if all.contains(&"alone") || all.contains(&"make") {
             return Lane::Alone;
         }
         txn.iter()
@@ -100,7 +111,7 @@ impl Backend for Words {
         _: &Rc<ConnInfo>,
         txn: Vec<Bound>,
         number: Option<(u128, u64)>,
-    ) -> LocalBoxFuture<'static, Result<Vec<Outcome>>> {
+    ) -> LocalBoxFuture<'static, Result<Vec<Outcome>, Failed>> {
         let mut log = self.handle.log();
         let index = log.submitted.len();
         log.submitted
@@ -112,7 +123,16 @@ impl Backend for Words {
             while handle.log().gate.is_some_and(|open| open <= index) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            txn.iter().map(outcome).collect()
+            let mut before = Vec::new();
+            for bound in &txn {
+                match outcome(bound) {
+                    Ok(done) => before.push(done),
+                    Err(error) => return Err(Failed { before, error }),
+                }
+            }
+            let names = txn.iter().filter_map(|b| text(b).strip_prefix("make "));
+            handle.log().made.extend(names.map(str::to_owned));
+            Ok(before)
         }
         .boxed_local()
     }
@@ -217,7 +237,7 @@ fn text(bound: &Bound) -> &str {
         .map_or("", String::as_str)
 }
 
-/// `put P`, `alone`, `rows N`, `echo TYPE...`, `fail SQLSTATE`, `refuse SQLSTATE` (the same as a read), `notice`; anything else is an error at its first character.
+/// `put P`, `make NAME`, `use NAME`, `alone`, `rows N`, `echo TYPE...`, `fail SQLSTATE`, `refuse SQLSTATE` (the same as a read), `notice`; anything else is an error at its first character.
 fn plan(sql: &str, oids: &[u32]) -> Result<Statement> {
     let mut words = sql.split(' ');
     let int = |n: usize| {
@@ -227,7 +247,9 @@ fn plan(sql: &str, oids: &[u32]) -> Result<Statement> {
         }]
     };
     let (params, columns) = match words.next().unwrap_or("") {
-        "put" | "alone" | "conflict" | "fail" | "refuse" | "notice" => (Vec::new(), Vec::new()),
+        "put" | "make" | "use" | "alone" | "conflict" | "fail" | "refuse" | "notice" => {
+            (Vec::new(), Vec::new())
+        }
         "rows" => (Vec::new(), int(0)),
         "echo" => {
             let types: Vec<DataType> = words
@@ -256,7 +278,11 @@ fn plan(sql: &str, oids: &[u32]) -> Result<Statement> {
     Ok(Statement {
         params,
         columns,
-        read_only,
+        effect: match read_only {
+            true => Effect::Reads,
+            false if sql.starts_with("make ") => Effect::Schema,
+            false => Effect::Writes,
+        },
         numbered: !read_only,
         handle: Arc::new(sql.to_owned()),
     })

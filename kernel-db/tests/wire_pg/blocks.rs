@@ -60,8 +60,8 @@ fn a_failed_block_answers_nothing_but_its_end() {
     }
     assert_eq!(ask(&mut client, "COMMIT"), "ROLLBACK I");
     assert_eq!(
-        ask(&mut client, "START TRANSACTION; nonsense"),
-        "START TRANSACTION 42601 E"
+        ask(&mut client, "START TRANSACTION; use nothing"),
+        "START TRANSACTION 42P01 E"
     );
     assert_eq!(ask(&mut client, "ROLLBACK; put 4"), "ROLLBACK PUT I");
     assert_eq!(
@@ -208,4 +208,108 @@ fn a_block_ends_with_its_connection_and_with_its_patience() {
     let end = client.until_closed();
     assert_eq!(say(&end), "25P03");
     assert_eq!(happened(&server).last().unwrap(), "rollback");
+}
+
+/// The value of a setting.
+fn shown(client: &mut Client, name: &str) -> String {
+    let replies = client.query(&format!("SHOW {name}")).ask();
+    let value = crate::raw::rows(&replies).remove(0).remove(0).unwrap();
+    String::from_utf8(value).unwrap()
+}
+
+#[test]
+fn a_setting_goes_with_its_transaction() {
+    let server = Server::start();
+    let mut client = Client::connect(server.port);
+    let name = "application_name";
+    ask(&mut client, "SET application_name = 'one'");
+    ask(&mut client, "BEGIN; SET application_name = 'two'");
+    assert_eq!(shown(&mut client, name), "two");
+    // The client is told of the return too.
+    assert_eq!(kinds(&client.query("ROLLBACK").ask()), "SCZ");
+    assert_eq!(shown(&mut client, name), "one");
+    ask(&mut client, "BEGIN; SET application_name = 'three'; COMMIT");
+    assert_eq!(shown(&mut client, name), "three");
+    ask(
+        &mut client,
+        "BEGIN; SET application_name = 'four'; fail 22012",
+    );
+    assert_eq!(ask(&mut client, "COMMIT"), "ROLLBACK I");
+    assert_eq!(shown(&mut client, name), "three");
+    assert_eq!(
+        ask(&mut client, "BEGIN; SET application_name = 'x'; conflict"),
+        "BEGIN SET PUT T"
+    );
+    assert_eq!(ask(&mut client, "COMMIT"), "40001 I");
+    assert_eq!(shown(&mut client, name), "three");
+    ask(
+        &mut client,
+        "BEGIN; SET application_name = 'a'; SAVEPOINT s; SET application_name = 'b'",
+    );
+    ask(&mut client, "ROLLBACK TO s");
+    assert_eq!(shown(&mut client, name), "a");
+    ask(&mut client, "COMMIT");
+    assert_eq!(shown(&mut client, name), "a");
+    // Of an implicit transaction: a simple query, what fails at planning, a pipeline.
+    assert_eq!(
+        ask(&mut client, "SET application_name = 'c'; fail 22012"),
+        "SET 22012 I"
+    );
+    assert_eq!(shown(&mut client, name), "a");
+    assert_eq!(
+        ask(&mut client, "SET application_name = 'c'; use nothing"),
+        "SET 42P01 I"
+    );
+    assert_eq!(shown(&mut client, name), "a");
+    client
+        .run("SET application_name = 'c'")
+        .run("put 1")
+        .run("fail 22012")
+        .sync()
+        .ask();
+    assert_eq!(shown(&mut client, name), "a");
+    client
+        .run("SET application_name = 'd'")
+        .run("put 1")
+        .sync()
+        .ask();
+    assert_eq!(shown(&mut client, name), "d");
+    ask(&mut client, "RESET application_name; fail 22012");
+    assert_eq!(shown(&mut client, name), "d");
+}
+
+#[test]
+fn a_local_setting_ends_with_its_transaction() {
+    let server = Server::start();
+    let mut client = Client::connect(server.port);
+    let name = "statement_timeout";
+    ask(&mut client, "SET statement_timeout = 1000");
+    let local = "BEGIN; SET LOCAL statement_timeout = 2000";
+    assert_eq!(ask(&mut client, local), "BEGIN SET T");
+    assert_eq!(shown(&mut client, name), "2000");
+    ask(&mut client, "SET LOCAL statement_timeout = 3000; COMMIT");
+    assert_eq!(shown(&mut client, name), "1000");
+    ask(&mut client, local);
+    ask(&mut client, "ROLLBACK");
+    assert_eq!(shown(&mut client, name), "1000");
+    // What is set for good in between stays.
+    ask(&mut client, local);
+    ask(&mut client, "SET statement_timeout = 4000; COMMIT");
+    assert_eq!(shown(&mut client, name), "4000");
+    ask(
+        &mut client,
+        "BEGIN; SET statement_timeout = 5000; SET LOCAL statement_timeout = 6000; COMMIT",
+    );
+    assert_eq!(shown(&mut client, name), "5000");
+    // Without a block only the rest of a query has something of it.
+    assert_eq!(
+        ask(&mut client, "SET LOCAL statement_timeout = 7000"),
+        "25P01 SET I"
+    );
+    assert_eq!(shown(&mut client, name), "5000");
+    let replies = client
+        .query("SET LOCAL statement_timeout = 7000; SHOW statement_timeout")
+        .ask();
+    assert_eq!(crate::raw::rows(&replies)[0], [Some(b"7000".to_vec())]);
+    assert_eq!(shown(&mut client, name), "5000");
 }

@@ -3,6 +3,7 @@
 mod backend;
 mod blocks;
 mod bounds;
+mod implicit;
 mod pipeline;
 mod queries;
 mod raw;

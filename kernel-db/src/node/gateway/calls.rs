@@ -33,20 +33,24 @@ const PAGE_ROWS_MAX: usize = 4096;
 const CATCH_UP: Duration = Duration::from_secs(2);
 
 impl Calls for Gateway {
-    fn call(&self, from: u64, body: call::Body) -> LocalBoxFuture<'static, Result<answer::Body>> {
-        self.answer(from, body)
+    fn call(
+        &self,
+        _from: u64,
+        body: call::Body,
+        cancel: Arc<AtomicBool>,
+    ) -> LocalBoxFuture<'static, Result<answer::Body>> {
+        match body {
+            call::Body::Execute(execute) => self.execute(execute, cancel),
+            body => self.answer(body),
+        }
     }
 }
 
 impl Gateway {
     /// Starts the work before it returns.
-    pub(super) fn answer(
-        &self,
-        _from: u64,
-        body: call::Body,
-    ) -> LocalBoxFuture<'static, Result<answer::Body>> {
+    pub(super) fn answer(&self, body: call::Body) -> LocalBoxFuture<'static, Result<answer::Body>> {
         match body {
-            call::Body::Execute(execute) => self.execute(execute),
+            call::Body::Execute(execute) => self.execute(execute, Arc::default()),
             call::Body::Maintain(Maintain { group, work }) => {
                 let txn = work
                     .ok_or_else(|| Error::unsupported("this maintenance"))
@@ -74,9 +78,9 @@ impl Gateway {
                 let status = self.node_status();
                 async move { Ok(answer::Body::Status(status)) }.boxed_local()
             }
-            call::Body::FetchPiece(_) | call::Body::SnapshotDone(_) => failed(Error::internal(
-                "checkpoints are the peer server's to answer",
-            )),
+            call::Body::FetchPiece(_) | call::Body::SnapshotDone(_) | call::Body::Cancel(_) => {
+                failed(Error::internal("this is the peer server's to answer"))
+            }
             call::Body::Advance(advance) => self.advance_members(advance),
             call::Body::Topology(bytes) => self.hear_topology(&bytes),
             call::Body::Admin(admin) => self.administer(admin),
@@ -115,9 +119,13 @@ impl Gateway {
     }
 
     /// Runs SQL of another gateway on the replica here.
-    fn execute(&self, execute: Execute) -> LocalBoxFuture<'static, Result<answer::Body>> {
+    fn execute(
+        &self,
+        execute: Execute,
+        cancel: Arc<AtomicBool>,
+    ) -> LocalBoxFuture<'static, Result<answer::Body>> {
         if execute.schema_version <= self.catalog().version {
-            return match self.submit_execute(execute) {
+            return match self.submit_execute(execute, cancel) {
                 Ok(receiver) => reply(receiver),
                 Err(error) => failed(error),
             };
@@ -125,12 +133,16 @@ impl Gateway {
         let gateway = self.own();
         async move {
             gateway.refresh_catalog(Instant::now() + CATCH_UP).await?;
-            reply(gateway.submit_execute(execute)?).await
+            reply(gateway.submit_execute(execute, cancel)?).await
         }
         .boxed_local()
     }
 
-    fn submit_execute(&self, execute: Execute) -> Result<oneshot::Receiver<Result<Bytes>>> {
+    fn submit_execute(
+        &self,
+        execute: Execute,
+        cancel: Arc<AtomicBool>,
+    ) -> Result<oneshot::Receiver<Result<Bytes>>> {
         let version = self.catalog().version;
         if execute.schema_version != version {
             return Err(Error::retry(
@@ -171,7 +183,7 @@ impl Gateway {
             execute.group,
             txn,
             session,
-            Some(Arc::new(AtomicBool::new(false))),
+            Some(cancel),
             Waited {
                 us: execute.waited_us,
                 ..Waited::default()

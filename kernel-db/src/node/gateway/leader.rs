@@ -1,5 +1,6 @@
 //! Work at the leader of a group, wherever that is: handed to the replica here, or sent to the leader's node.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 use super::Gateway;
 use super::plans::Plan;
+use super::txn::given_up;
 use crate::error::{Class, Error, Result};
 use crate::node::peers::OnLoss;
 use crate::partition::{Transaction, Waited};
@@ -68,15 +70,35 @@ impl Gateway {
                 } else {
                     OnLoss::Unknown
                 };
-                self.remote(
-                    group,
-                    node,
-                    call::Body::Execute(execute(group, work)),
-                    on_loss,
-                )
+                self.remote_sql(group, node, work, on_loss)
             }
             Place::Nowhere => no_leader(group),
         }
+    }
+
+    /// Runs at the leader's node, which hears of it if the statement is given up here.
+    fn remote_sql(
+        &self,
+        group: u32,
+        node: u64,
+        work: &SqlWork,
+        on_loss: OnLoss,
+    ) -> LocalBoxFuture<'static, Result<Bytes>> {
+        let body = call::Body::Execute(execute(group, work));
+        let (id, mut receiver) = self.peers.call_numbered(node, body, on_loss);
+        let (peers, cancel) = (Rc::clone(&self.peers), Arc::clone(&work.cancel));
+        async move {
+            let answer = tokio::select! {
+                biased;
+                answer = &mut receiver => answer,
+                () = given_up(&cancel) => {
+                    peers.cancel(node, id);
+                    receiver.await
+                }
+            };
+            reply_of(group, node, answer.unwrap_or_else(|_| Err(gone())))
+        }
+        .boxed_local()
     }
 
     fn attempt_upkeep(&self, group: u32, work: &Upkeep) -> LocalBoxFuture<'static, Result<Bytes>> {
@@ -152,10 +174,7 @@ impl Gateway {
     ) -> Result<(u64, answer::Body)> {
         loop {
             let (node, attempt) = match self.place(group) {
-                Place::Here => (
-                    self.config.node_id,
-                    self.answer(self.config.node_id, body.clone()),
-                ),
+                Place::Here => (self.config.node_id, self.answer(body.clone())),
                 Place::Node(node) => {
                     let receiver = self.peers.call(node, body.clone(), OnLoss::Retry);
                     (
@@ -233,15 +252,17 @@ impl Gateway {
         on_loss: OnLoss,
     ) -> LocalBoxFuture<'static, Result<Bytes>> {
         let receiver = self.peers.call(node, body, on_loss);
-        async move {
-            match receiver.await.unwrap_or_else(|_| Err(gone()))? {
-                answer::Body::Reply(reply) => Ok(reply),
-                _ => Err(Error::unknown(format!(
-                    "node {node} answered something else for group {group}"
-                ))),
-            }
-        }
-        .boxed_local()
+        async move { reply_of(group, node, receiver.await.unwrap_or_else(|_| Err(gone()))) }
+            .boxed_local()
+    }
+}
+
+fn reply_of(group: u32, node: u64, answer: Result<answer::Body>) -> Result<Bytes> {
+    match answer? {
+        answer::Body::Reply(reply) => Ok(reply),
+        _ => Err(Error::unknown(format!(
+            "node {node} answered something else for group {group}"
+        ))),
     }
 }
 

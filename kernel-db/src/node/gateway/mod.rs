@@ -36,7 +36,9 @@ use super::peers::Peers;
 use super::placement::Placement;
 use crate::error::{Error, Result};
 use crate::sql::catalog::Catalog;
-use crate::wire::pg::{self, Backend, Block, BlockMode, Bound, ConnInfo, Lane, Outcome};
+use crate::wire::pg::{
+    self, Backend, Block, BlockMode, Bound, ConnInfo, Effect, Failed, Lane, Outcome,
+};
 use order::Order;
 use plans::{Plan, PlanCache};
 
@@ -138,6 +140,14 @@ impl Gateway {
     }
 }
 
+/// How long the connection's statements may wait for one lock.
+fn lock_wait(info: &ConnInfo) -> Option<Duration> {
+    match info.lock_timeout_ms.get() {
+        0 => None,
+        ms => Some(Duration::from_millis(ms)),
+    }
+}
+
 impl Backend for Gateway {
     fn prepare(
         &self,
@@ -166,8 +176,12 @@ impl Backend for Gateway {
         }
     }
 
-    fn lane(&self, txn: &[Bound]) -> Lane {
-        self.lane_of(txn)
+    fn check_syntax(&self, sql: &str) -> Result<()> {
+        crate::sql::prepare::check_syntax(sql)
+    }
+
+    fn lane(&self, conn: &Rc<ConnInfo>, txn: &[Bound]) -> Lane {
+        self.lane_of(conn, txn)
     }
 
     fn submit(
@@ -175,7 +189,7 @@ impl Backend for Gateway {
         conn: &Rc<ConnInfo>,
         txn: Vec<Bound>,
         number: Option<(u128, u64)>,
-    ) -> LocalBoxFuture<'static, Result<Vec<Outcome>>> {
+    ) -> LocalBoxFuture<'static, Result<Vec<Outcome>, Failed>> {
         self.submit_transaction(conn, txn, number)
     }
 
@@ -207,10 +221,19 @@ fn statement(plan: &Arc<Plan>) -> Result<pg::Statement> {
     Ok(pg::Statement {
         params: plan.prepared.params.clone(),
         columns: plan.prepared.columns.iter().map(column).collect(),
-        read_only: !plan.prepared.writes() && !plan.is_ddl(),
+        effect: effect(plan),
         numbered: plan.numbered(),
         handle: Arc::clone(plan) as Arc<dyn std::any::Any + Send + Sync>,
     })
+}
+
+fn effect(plan: &Plan) -> Effect {
+    match &plan.prepared {
+        _ if plan.is_ddl() => Effect::Schema,
+        prepared if prepared.writes() => Effect::Writes,
+        prepared if prepared.is_timed() => Effect::Past,
+        _ => Effect::Reads,
+    }
 }
 
 /// The catalogue cannot be read now, so whether `error` is true is not known.

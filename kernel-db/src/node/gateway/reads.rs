@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::Gateway;
 use super::cluster_store::{ClusterStore, Limits, Source};
 use super::leader::gone;
-use super::submit::{Txn, outcome};
+use super::submit::{Txn, in_order};
 use super::system::SystemRows;
 use crate::error::{Error, Result};
 use crate::partition::{Budget, Scan, Slot, Store};
@@ -89,14 +89,9 @@ impl Gateway {
                 } else {
                     store.check_schema(&groups, version)?;
                 }
-                let outcomes: Result<Vec<_>> = statements
-                    .into_iter()
-                    .map(|(prepared, params)| {
-                        let done =
-                            prepared.execute_at(&mut store, &mut env, &params, Some(&system))?;
-                        Ok(outcome(done))
-                    })
-                    .collect();
+                let outcomes = in_order(statements, |prepared, params| {
+                    prepared.execute_at(&mut store, &mut env, params, Some(&system))
+                });
                 // What a DROP or TRUNCATE removes has no history: had one begun to be installed, rows would be missing.
                 store.read_newest();
                 store.check_schema(&groups, version)?;

@@ -5,25 +5,29 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use tokio::time::Instant;
 
-use super::Gateway;
 use super::leader::{SqlWork, is_routing};
 use super::plans::Plan;
 use super::reads::EmptyStore;
 use super::txn::is_too_long;
+use super::{Gateway, lock_wait};
 use crate::error::{Error, Result};
 use crate::partition::{Budget, TxnEnv, WAITS, Waited};
 use crate::sql::Value;
 use crate::sql::codec;
 use crate::sql::exec;
-use crate::sql::prepare::{Kind, Route};
+use crate::sql::prepare::{Kind, Prepared, Route};
 use crate::sql::transaction::{Outcomes, SCHEMA_CHANGED, SqlTransaction};
-use crate::wire::pg::{Bound, ConnInfo, Lane, Notice, Outcome};
+use crate::wire::pg::{Bound, ConnInfo, Failed, Lane, Notice, Outcome};
+
+/// After the statement timeout: for whoever runs it, here or on another node, to say that it has ended without effect.
+const CANCEL_WAIT: Duration = Duration::from_millis(500);
 
 /// A transaction with the plans that its client prepared.
 #[derive(Clone)]
@@ -35,6 +39,8 @@ pub(super) struct Txn {
     pub began: Instant,
     pub deadline: Instant,
     pub info: Rc<ConnInfo>,
+    /// For each lock.
+    pub lock_wait: Option<Duration>,
     /// It runs beside the cores and has not begun to commit: to give it up means that nothing happened.
     pub harmless: Rc<Cell<bool>>,
 }
@@ -54,13 +60,14 @@ pub(super) enum Target {
 }
 
 impl Gateway {
-    pub(super) fn lane_of(&self, txn: &[Bound]) -> Lane {
+    pub(super) fn lane_of(&self, info: &ConnInfo, txn: &[Bound]) -> Lane {
         let Ok(plans) = plans_of(txn) else {
             return Lane::Alone;
         };
         let params: Vec<&[Value]> = txn.iter().map(|b| b.params.as_slice()).collect();
         match self.target(&plans, &params, None) {
             Ok(Target::Here) => Lane::Any,
+            Ok(Target::Group(_)) if is_beside(&plans, lock_wait(info)) => Lane::Several,
             Ok(Target::Group(group)) => Lane::Partition(group),
             Ok(Target::Several(_)) => Lane::Several,
             _ => Lane::Alone,
@@ -72,10 +79,10 @@ impl Gateway {
         info: &Rc<ConnInfo>,
         bound: Vec<Bound>,
         session: Option<(u128, u64)>,
-    ) -> LocalBoxFuture<'static, Result<Vec<Outcome>>> {
+    ) -> LocalBoxFuture<'static, Result<Vec<Outcome>, Failed>> {
         let plans = match plans_of(&bound) {
             Ok(plans) => plans,
-            Err(error) => return async move { Err(error) }.boxed_local(),
+            Err(error) => return async move { Err(error.into()) }.boxed_local(),
         };
         let connection = self.connection(info);
         let txn = Txn {
@@ -86,6 +93,7 @@ impl Gateway {
             began: Instant::now(),
             deadline: self.deadline(info),
             info: Rc::clone(info),
+            lock_wait: lock_wait(info),
             harmless: Rc::default(),
         };
         let ticket = connection.order.enter();
@@ -96,12 +104,17 @@ impl Gateway {
             let (deadline, cancel) = (txn.deadline, Arc::clone(&txn.cancel));
             let harmless = Rc::clone(&txn.harmless);
             let writes = txn.plans.iter().any(|p| p.prepared.writes() || p.is_ddl());
-            let work = gateway.finish(txn, first, ticket);
-            let result = match tokio::time::timeout_at(deadline, work).await {
+            let mut work = std::pin::pin!(gateway.finish(txn, first, ticket));
+            let result = match tokio::time::timeout_at(deadline, &mut work).await {
                 Ok(result) => result,
                 Err(_) => {
                     cancel.store(true, Ordering::Relaxed);
-                    Err(timed_out(writes && !harmless.get()))
+                    match tokio::time::timeout(CANCEL_WAIT, work).await {
+                        Ok(Err(error)) if error.sqlstate() == "57014" => Err(timed_out(false)),
+                        // It may have been over at that moment.
+                        Ok(result) => result,
+                        Err(_) => Err(timed_out(writes && !harmless.get())),
+                    }
                 }
             };
             // A flag that was set, here or beside the core, is not the next statement's.
@@ -109,7 +122,7 @@ impl Gateway {
             if same && cancel.load(Ordering::Relaxed) {
                 connection.cancel.take();
             }
-            result
+            result.map_err(failed)
         }
         .boxed_local()
     }
@@ -120,7 +133,7 @@ impl Gateway {
         first: Option<LocalBoxFuture<'static, Result<Vec<Outcome>>>>,
         ticket: super::order::Ticket,
     ) -> Result<Vec<Outcome>> {
-        let patience = std::time::Duration::from_millis(self.config.leader_wait_ms);
+        let patience = Duration::from_millis(self.config.leader_wait_ms);
         let mut give_up = txn.deadline.min(txn.began + patience);
         let mut result = match first {
             Some(first) => first.await,
@@ -164,7 +177,7 @@ impl Gateway {
         if error.sqlstate() != SCHEMA_CHANGED {
             match groups.first() {
                 Some(group) if groups.len() == 1 => self.pause(*group, error).await,
-                _ => tokio::time::sleep(std::time::Duration::from_millis(15)).await,
+                _ => tokio::time::sleep(Duration::from_millis(15)).await,
             }
             return Ok(());
         }
@@ -190,6 +203,9 @@ impl Gateway {
         let params: Vec<&[Value]> = txn.params.iter().map(Vec::as_slice).collect();
         match self.target(&txn.plans, &params, txn.session) {
             Ok(Target::Here) => std::future::ready(self.run_here(txn)).boxed_local(),
+            Ok(Target::Group(group)) if is_beside(&txn.plans, txn.lock_wait) => {
+                self.one_shot(group, txn)
+            }
             Ok(Target::Group(group)) => self.attempt_group(group, txn),
             Ok(Target::Read(groups)) => self.read(groups, txn),
             Ok(Target::Several(home)) => self.one_shot(home, txn),
@@ -234,14 +250,11 @@ impl Gateway {
     fn run_here(&self, txn: &Txn) -> Result<Vec<Outcome>> {
         let mut env = self.env();
         let mut store = EmptyStore;
-        let run = |(prepared, params): (Arc<crate::sql::prepare::Prepared>, Vec<Value>)| {
+        in_order(txn.statements(), |prepared, params| {
             // No table is touched: the time makes no difference, but it must be one.
-            prepared.read_time(&params, env.wall_us)?;
-            prepared
-                .execute_at(&mut store, &mut env, &params, None)
-                .map(outcome)
-        };
-        txn.statements().into_iter().map(run).collect()
+            prepared.read_time(params, env.wall_us)?;
+            prepared.execute_at(&mut store, &mut env, params, None)
+        })
     }
 
     /// Surroundings of work that runs in no partition.
@@ -347,12 +360,17 @@ impl Txn {
         self.cancel.load(Ordering::Relaxed) || self.info.hung_up.load(Ordering::Relaxed)
     }
 
-    pub(super) fn statements(&self) -> Vec<(Arc<crate::sql::prepare::Prepared>, Vec<Value>)> {
+    pub(super) fn statements(&self) -> Vec<(Arc<Prepared>, Vec<Value>)> {
         let one = |(plan, params): (&Arc<Plan>, &Vec<Value>)| {
             (Arc::clone(&plan.prepared), params.clone())
         };
         self.plans.iter().zip(&self.params).map(one).collect()
     }
+}
+
+/// On the core nobody takes locks one by one, so nobody could stop waiting for one.
+fn is_beside(plans: &[Arc<Plan>], lock_wait: Option<Duration>) -> bool {
+    lock_wait.is_some() && plans.iter().any(|plan| plan.prepared.writes())
 }
 
 fn plans_of(txn: &[Bound]) -> Result<Vec<Arc<Plan>>> {
@@ -363,6 +381,31 @@ pub(super) fn plan_of(bound: &Bound) -> Result<Arc<Plan>> {
     Arc::clone(&bound.statement.handle)
         .downcast::<Plan>()
         .map_err(|_| Error::internal("a statement of another backend"))
+}
+
+/// Runs statements that write nothing; an error carries the outcomes of those before.
+pub(super) fn in_order(
+    statements: Vec<(Arc<Prepared>, Vec<Value>)>,
+    mut run: impl FnMut(&Prepared, &[Value]) -> Result<exec::Outcome>,
+) -> Result<Vec<Outcome>> {
+    let mut done = Vec::with_capacity(statements.len());
+    for (prepared, params) in statements {
+        match run(&prepared, &params) {
+            Ok(outcome) => done.push(outcome),
+            Err(error) => return Err(Outcomes::before(&done, error)),
+        }
+    }
+    Ok(done.into_iter().map(outcome).collect())
+}
+
+/// What the client is told of a transaction that failed.
+fn failed(error: Error) -> Failed {
+    // Results that cannot be read are left out: what counts is the error.
+    let before = error.before().and_then(|bytes| decode(bytes).ok());
+    Failed {
+        before: before.unwrap_or_default(),
+        error,
+    }
 }
 
 pub(super) fn decode(reply: &Bytes) -> Result<Vec<Outcome>> {

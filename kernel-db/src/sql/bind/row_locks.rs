@@ -1,7 +1,7 @@
 //! FOR UPDATE, FOR NO KEY UPDATE, FOR SHARE, FOR KEY SHARE.
 //!
 //! The parser knows two of the four strengths. The other two are written into the clause's `OF` as a first part of the
-//! name that no text can contain.
+//! name that no text can contain. It also knows one name after `OF`: several become a clause each.
 
 use sqlparser::ast;
 use sqlparser::keywords::Keyword;
@@ -16,9 +16,89 @@ use crate::txn::messages::{LockMode, WaitPolicy};
 const NO_KEY: &str = "\0no key";
 const KEY: &str = "\0key";
 
-/// Rewrites `FOR NO KEY UPDATE` and `FOR KEY SHARE` to what the parser knows.
+fn is(token: &TokenWithSpan, keyword: Keyword) -> bool {
+    matches!(&token.token, Token::Word(word) if word.keyword == keyword)
+}
+
+fn is_space(token: &TokenWithSpan) -> bool {
+    matches!(token.token, Token::Whitespace(_))
+}
+
+/// Writes what the parser does not know in words that it knows.
 pub(super) fn rewrite(tokens: &mut Vec<TokenWithSpan>) {
-    let is = |t: &TokenWithSpan, k: Keyword| matches!(&t.token, Token::Word(w) if w.keyword == k);
+    let mut at = 0;
+    while at < tokens.len() {
+        match one_name_each(&tokens[at..]) {
+            Some((length, clauses)) => {
+                let next = at + clauses.len();
+                tokens.splice(at..at + length, clauses);
+                at = next;
+            }
+            None => at += 1,
+        }
+    }
+    rewrite_strengths(tokens);
+}
+
+/// If `tokens` begin with `FOR strength OF a, b [NOWAIT | SKIP LOCKED]`: how many they are, and a clause for each name.
+fn one_name_each(tokens: &[TokenWithSpan]) -> Option<(usize, Vec<TokenWithSpan>)> {
+    if !is(tokens.first()?, Keyword::FOR) {
+        return None;
+    }
+    let mut words = (1..tokens.len()).filter(|n| !is_space(&tokens[*n]));
+    let of = words
+        .by_ref()
+        .take(4)
+        .find(|n| is(&tokens[*n], Keyword::OF))?;
+    let strength = [Keyword::NO, Keyword::KEY, Keyword::UPDATE, Keyword::SHARE];
+    let known = |t: &TokenWithSpan| is_space(t) || strength.iter().any(|k| is(t, *k));
+    if !tokens[1..of].iter().all(known) {
+        return None;
+    }
+    let mut names = vec![Vec::new()];
+    let (mut end, mut policy) = (of + 1, Vec::new());
+    for n in words {
+        match &tokens[n].token {
+            Token::Comma if policy.is_empty() => names.push(Vec::new()),
+            Token::Word(_) | Token::Period => {
+                let waits = [Keyword::NOWAIT, Keyword::SKIP, Keyword::LOCKED];
+                let is_policy = waits.iter().any(|k| is(&tokens[n], *k));
+                let after = policy.is_empty() && !is_policy;
+                // Another clause begins, or something else that is not this one's.
+                if is(&tokens[n], Keyword::FOR) || !(is_policy || after) {
+                    break;
+                }
+                match is_policy {
+                    true => policy.push(n),
+                    false => names.last_mut()?.push(n),
+                }
+            }
+            _ => break,
+        }
+        end = n + 1;
+    }
+    if names.len() < 2 || names.iter().any(Vec::is_empty) {
+        return None;
+    }
+    let space = TokenWithSpan {
+        token: Token::Whitespace(sqlparser::tokenizer::Whitespace::Space),
+        span: tokens[of].span,
+    };
+    let mut clauses = Vec::new();
+    for name in &names {
+        clauses.extend_from_slice(&tokens[..=of]);
+        clauses.push(space.clone());
+        clauses.extend(name.iter().map(|n| tokens[*n].clone()));
+        for n in &policy {
+            clauses.extend([space.clone(), tokens[*n].clone()]);
+        }
+        clauses.push(space.clone());
+    }
+    Some((end, clauses))
+}
+
+/// Rewrites `FOR NO KEY UPDATE` and `FOR KEY SHARE`.
+fn rewrite_strengths(tokens: &mut Vec<TokenWithSpan>) {
     let mut at = 0;
     while at < tokens.len() {
         if !is(&tokens[at], Keyword::FOR) {

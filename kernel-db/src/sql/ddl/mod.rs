@@ -62,6 +62,11 @@ impl Change {
         Ok((self.catalog, self.tags, self.notices))
     }
 
+    /// Command tags of the statements applied so far.
+    pub fn tags(&self) -> &[String] {
+        &self.tags
+    }
+
     pub fn apply(&mut self, text: &str) -> Result<()> {
         for (statement, _) in parse::parse_many(text)? {
             let tag = self.statement(&statement)?;

@@ -15,6 +15,7 @@ pub fn to_failure(error: &Error) -> Failure {
         detail: error.get_detail().map(str::to_string),
         hint: error.get_hint().map(str::to_string),
         position: error.position(),
+        before: error.before().cloned(),
     }
 }
 
@@ -35,6 +36,9 @@ pub fn from_failure(failure: Failure) -> Error {
     if let Some(position) = failure.position {
         error = error.at(position);
     }
+    if let Some(before) = failure.before {
+        error = error.after(before);
+    }
     error
 }
 
@@ -48,6 +52,7 @@ mod tests {
             Error::new("42703", "column x").hint("h").at(7),
             Error::retry("DB002", "not leader").detail("3"),
             Error::unknown("lost"),
+            Error::new("22012", "division by zero").after(bytes::Bytes::from_static(b"before")),
         ] {
             assert_eq!(from_failure(to_failure(&error)), error);
         }

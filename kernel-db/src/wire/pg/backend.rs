@@ -1,7 +1,8 @@
 //! What the protocol needs from the node behind it.
 //!
 //! The protocol side knows messages, portals, formats and session settings; the backend knows SQL and partitions. The
-//! boundary is the implicit transaction: everything up to one Sync, or all of one simple query, is handed over at once.
+//! boundary is the implicit transaction: everything up to one Sync, or all of one simple query, is handed over at once,
+//! unless some of it must be seen before its end (`implicit`).
 //!
 //! What holds: transactions of one connection are submitted in the order of their Syncs; transactions of different lanes
 //! never overlap on one connection, so a client that pipelines sees its own effects in order. Inside a transaction block
@@ -17,7 +18,7 @@ use std::sync::atomic::AtomicBool;
 
 use futures::future::LocalBoxFuture;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sql::{DataType, Value};
 
 /// A result column.
@@ -27,6 +28,17 @@ pub struct Column {
     pub data_type: DataType,
 }
 
+/// What a statement does to the transaction it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Reads,
+    Writes,
+    /// Reads a time that is over, which no transaction changes: alone.
+    Past,
+    /// Changes the schema: only with others that do, as one change.
+    Schema,
+}
+
 /// A statement that the backend has planned.
 #[derive(Clone)]
 pub struct Statement {
@@ -34,8 +46,7 @@ pub struct Statement {
     pub params: Vec<DataType>,
     /// Result columns; empty if the statement returns no rows.
     pub columns: Vec<Column>,
-    /// Never writes, so that its result may be sent before Sync.
-    pub read_only: bool,
+    pub effect: Effect,
     /// A transaction with this statement takes the next number of the client's session (I11).
     pub numbered: bool,
     /// The backend's own plan.
@@ -68,6 +79,21 @@ pub struct Outcome {
     /// Command tag as PostgreSQL prints it: `INSERT 0 1`, `SELECT 5`.
     pub tag: String,
     pub notices: Vec<Notice>,
+}
+
+/// A transaction that came to nothing, or whose end is not known (class Unknown).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failed {
+    /// What the statements before the one that failed did: shown to the client, and undone.
+    pub before: Vec<Outcome>,
+    pub error: Error,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        let before = Vec::new();
+        Self { before, error }
+    }
 }
 
 /// Where a transaction runs, as far as the order on its connection is concerned.
@@ -106,6 +132,8 @@ pub struct ConnInfo {
     pub application_name: RefCell<String>,
     /// 0: the node's own bound. Set by `SET statement_timeout`.
     pub statement_timeout_ms: Cell<u64>,
+    /// 0: as long as the statement may take. Set by `SET lock_timeout`.
+    pub lock_timeout_ms: Cell<u64>,
     /// Transactions submitted since the start.
     pub submitted: Cell<u64>,
     /// Nothing more comes from the client: it is gone, or only listens for what it has asked.
@@ -184,18 +212,21 @@ pub trait Backend {
         param_oids: &[u32],
     ) -> LocalBoxFuture<'static, Result<Statement>>;
 
-    /// Where `txn` runs. Called right before `submit`.
-    fn lane(&self, txn: &[Bound]) -> Lane;
+    /// 42601 if the statement cannot be parsed, whatever its names mean.
+    fn check_syntax(&self, sql: &str) -> Result<()>;
 
-    /// Runs the statements as one transaction: the outcomes of all, in order, once it is committed, or the error for
-    /// which nothing happened (or whose class is Unknown). Must submit before it returns, not at the first poll: the
+    /// Where `txn` runs. Called right before `submit`.
+    fn lane(&self, conn: &Rc<ConnInfo>, txn: &[Bound]) -> Lane;
+
+    /// Runs the statements as one transaction: the outcomes of all, in order, once it is committed, or what it failed
+    /// with. Must submit before it returns, not at the first poll: the
     /// order of calls is the order of execution. `number` is session and number (I11).
     fn submit(
         &self,
         conn: &Rc<ConnInfo>,
         txn: Vec<Bound>,
         number: Option<(u128, u64)>,
-    ) -> LocalBoxFuture<'static, Result<Vec<Outcome>>>;
+    ) -> LocalBoxFuture<'static, Result<Vec<Outcome>, Failed>>;
 
     /// Opens a transaction block. Everything the connection submitted before is finished.
     fn begin(&self, conn: &Rc<ConnInfo>, mode: BlockMode) -> Result<Rc<dyn Block>>;

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use super::backend::{Block, BlockMode, Isolation, Notice, Outcome};
 use super::session::{Words, end, syntax};
+use super::settings::Settings;
 use crate::error::{Error, Result};
 
 /// Savepoints of one block.
@@ -165,12 +166,14 @@ fn level(words: &mut Words<'_>) -> Result<Isolation> {
 pub struct OpenBlock {
     pub block: Rc<dyn Block>,
     pub mode: BlockMode,
+    /// The client did not begin it: it is an implicit transaction that was flushed, and ends with it.
+    pub implicit: bool,
     /// After an error nothing runs but its end.
     pub failed: bool,
     /// A statement has run: the isolation level stays.
     pub started: bool,
-    /// Newest last.
-    savepoints: Vec<(String, usize)>,
+    /// Newest last; with the block's mark and the settings to return to.
+    savepoints: Vec<(String, usize, Settings)>,
 }
 
 impl OpenBlock {
@@ -178,6 +181,7 @@ impl OpenBlock {
         Self {
             block,
             mode,
+            implicit: false,
             failed: false,
             started: false,
             savepoints: Vec::new(),
@@ -192,12 +196,13 @@ impl OpenBlock {
         self.failed = true;
     }
 
-    pub fn savepoint(&mut self, name: String) -> Result<()> {
+    pub fn savepoint(&mut self, name: String, settings: Settings) -> Result<()> {
         if self.savepoints.len() >= SAVEPOINTS_MAX {
             let message = format!("more than {SAVEPOINTS_MAX} savepoints in one transaction");
             return Err(Error::new("54000", message).hint("RELEASE those that are not needed"));
         }
-        self.savepoints.push((name, self.block.savepoint()));
+        let mark = self.block.savepoint();
+        self.savepoints.push((name, mark, settings));
         Ok(())
     }
 
@@ -208,19 +213,20 @@ impl OpenBlock {
         Ok(())
     }
 
-    /// Undoes what was done since the savepoint, which stays.
-    pub fn rollback_to(&mut self, name: &str) -> Result<()> {
+    /// Undoes what was done since the savepoint, which stays, and returns the settings of then.
+    pub fn rollback_to(&mut self, name: &str) -> Result<Settings> {
         let at = self.find(name)?;
         self.savepoints.truncate(at + 1);
-        self.block.rollback_to(self.savepoints[at].1);
+        let (_, mark, settings) = &self.savepoints[at];
+        self.block.rollback_to(*mark);
         self.failed = false;
-        Ok(())
+        Ok(settings.clone())
     }
 
     fn find(&self, name: &str) -> Result<usize> {
         self.savepoints
             .iter()
-            .rposition(|(n, _)| n == name)
+            .rposition(|(n, ..)| n == name)
             .ok_or_else(|| Error::new("3B001", format!("savepoint \"{name}\" does not exist")))
     }
 

@@ -1,11 +1,11 @@
 //! Carries out BEGIN and what belongs to it, and runs statements inside a block.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use pgwire::messages::response::TransactionStatus;
 
-use super::backend::{BlockMode, Bound, Isolation, Outcome, Running};
+use super::backend::{BlockMode, Bound, Isolation, Outcome};
 use super::block::{BlockCommand, Modes, OpenBlock, aborted, done};
 use super::reader::{Reader, wait};
 use crate::error::{Error, Result};
@@ -59,39 +59,47 @@ impl Reader {
         let tag = command.tag();
         match command {
             BlockCommand::Begin { modes, .. } => {
-                if self.block.is_some() {
+                if self.in_progress() {
                     let warning = ("25001", "there is already a transaction in progress");
                     return Ok(done(tag, Some(warning)));
                 }
                 self.begin(*modes).await?;
             }
             BlockCommand::SetTransaction(modes) => match &mut self.block {
-                Some(open) => open.set(*modes)?,
-                None => {
+                Some(open) if !open.implicit => open.set(*modes)?,
+                _ => {
                     let message = "SET TRANSACTION can only be used in transaction blocks";
                     return Ok(done(tag, Some(("25P01", message))));
                 }
             },
             BlockCommand::Commit { chain } => return self.commit(*chain).await,
-            BlockCommand::Rollback { chain } => {
-                let Some(open) = self.end_block(*chain)? else {
-                    return Ok(done(tag, Some(NO_BLOCK)));
-                };
-                let mode = open.mode;
-                drop(open);
-                self.chain(*chain, mode)?;
+            BlockCommand::Rollback { chain } => return self.rollback(*chain).await,
+            BlockCommand::Savepoint(name) => {
+                let settings = self.settings.clone();
+                self.in_block(tag)?.savepoint(name.clone(), settings)?;
             }
-            BlockCommand::Savepoint(name) => self.in_block(tag)?.savepoint(name.clone())?,
             BlockCommand::Release(name) => self.in_block("RELEASE SAVEPOINT")?.release(name)?,
             BlockCommand::RollbackTo(name) => {
-                self.in_block("ROLLBACK TO SAVEPOINT")?.rollback_to(name)?;
+                let then = self.in_block("ROLLBACK TO SAVEPOINT")?.rollback_to(name)?;
+                self.return_settings(then);
             }
         }
         Ok(done(tag, None))
     }
 
+    /// True in a block that the client has begun.
+    fn in_progress(&self) -> bool {
+        self.block.as_ref().is_some_and(|open| !open.implicit)
+    }
+
+    /// True if there is an end that something could last until.
+    pub(super) fn in_transaction(&self) -> bool {
+        self.several || self.block.is_some() || !self.txn.is_empty()
+    }
+
     fn in_block(&mut self, what: &str) -> Result<&mut OpenBlock> {
-        self.block.as_mut().ok_or_else(|| {
+        let open = self.block.as_mut().filter(|open| !open.implicit);
+        open.ok_or_else(|| {
             Error::new(
                 "25P01",
                 format!("{what} can only be used in transaction blocks"),
@@ -101,66 +109,81 @@ impl Reader {
 
     /// Opens a block; statements that were executed before it in the same implicit transaction become part of it.
     async fn begin(&mut self, modes: Modes) -> Result<()> {
-        let default = self.settings.get("default_transaction_isolation")?;
-        let mode = BlockMode {
-            isolation: modes
-                .isolation
-                .or_else(|| Isolation::from_name(default))
-                .unwrap_or(Isolation::Serializable),
-            read_only: modes.read_only.unwrap_or(false),
-        };
+        if self.changes_schema() {
+            self.cut_at_schema().await?;
+        }
+        if let Some(open) = &mut self.block {
+            open.set(modes)?;
+            open.implicit = false;
+            return Ok(());
+        }
+        let mut mode = self.default_mode()?;
+        mode.isolation = modes.isolation.unwrap_or(mode.isolation);
+        mode.read_only = modes.read_only.unwrap_or(mode.read_only);
         let queue = self.queue.clone();
         wait(|| queue.is_idle()).await;
         self.open(mode)?;
-        let before = std::mem::take(&mut self.txn);
-        for (n, bound) in before.into_iter().enumerate() {
-            let outcome = self.in_block("BEGIN")?.block.run(bound).await?;
-            if let Some(cursor) = self.part.cursors.get(n) {
-                cursor.fill(outcome);
-            }
-        }
-        self.part.cursors.clear();
-        Ok(())
+        self.run_collected().await
     }
 
-    fn open(&mut self, mode: BlockMode) -> Result<()> {
+    /// Of a block that says nothing about it.
+    pub(super) fn default_mode(&self) -> Result<BlockMode> {
+        let isolation = self.settings.get("default_transaction_isolation")?;
+        Ok(BlockMode {
+            isolation: Isolation::from_name(isolation).unwrap_or(Isolation::Serializable),
+            read_only: false,
+        })
+    }
+
+    pub(super) fn open(&mut self, mode: BlockMode) -> Result<()> {
         let block = self.backend.begin(&self.info, mode)?;
         self.block = Some(OpenBlock::new(block, mode));
         Ok(())
     }
 
     async fn commit(&mut self, chain: bool) -> Result<Outcome> {
-        let Some(open) = self.end_block(chain)? else {
+        if !self.in_progress() {
+            // As in PostgreSQL it ends the implicit transaction.
+            no_chain(chain)?;
+            self.cut().await?;
+        }
+        let Some(open) = self.block.take() else {
+            self.settle_settings(true);
             return Ok(done("COMMIT", Some(NO_BLOCK)));
         };
-        let mode = open.mode;
-        let failed = open.failed;
-        if !failed {
-            self.busy("COMMIT".into());
-            let committed = open.block.commit().await;
-            self.info.running.borrow_mut().pop_back();
-            committed?;
-        }
+        let committed = match open.failed {
+            true => Ok(()),
+            false => self.commit_block(&open).await,
+        };
+        self.settle_settings(!open.failed && committed.is_ok());
+        committed?;
+        let (mode, implicit) = (open.mode, open.implicit);
+        let tag = if open.failed { "ROLLBACK" } else { "COMMIT" };
         drop(open);
         self.chain(chain, mode)?;
-        Ok(done(if failed { "ROLLBACK" } else { "COMMIT" }, None))
+        Ok(done(tag, implicit.then_some(NO_BLOCK)))
     }
 
-    /// Takes the block away, to be committed or dropped.
-    fn end_block(&mut self, chain: bool) -> Result<Option<OpenBlock>> {
-        if self.block.is_none() {
-            if chain {
-                let message = "COMMIT AND CHAIN can only be used in transaction blocks";
-                return Err(Error::new("25P01", message));
-            }
-            if !self.txn.is_empty() {
-                return Err(Error::unsupported(
-                    "ending an implicit transaction before its Sync or end of query",
-                )
-                .hint("send BEGIN first"));
-            }
+    pub(super) async fn commit_block(&mut self, open: &OpenBlock) -> Result<()> {
+        self.busy("COMMIT".into());
+        let committed = open.block.commit().await;
+        self.info.running.borrow_mut().pop_back();
+        committed
+    }
+
+    async fn rollback(&mut self, chain: bool) -> Result<Outcome> {
+        if !self.in_progress() {
+            no_chain(chain)?;
+            self.show_collected().await?;
         }
-        Ok(self.block.take())
+        self.settle_settings(false);
+        let Some(open) = self.block.take() else {
+            return Ok(done("ROLLBACK", Some(NO_BLOCK)));
+        };
+        let (mode, implicit) = (open.mode, open.implicit);
+        drop(open);
+        self.chain(chain, mode)?;
+        Ok(done("ROLLBACK", implicit.then_some(NO_BLOCK)))
     }
 
     fn chain(&mut self, chain: bool, mode: BlockMode) -> Result<()> {
@@ -172,10 +195,9 @@ impl Reader {
         if self.block_failed() {
             return Err(aborted());
         }
-        if self.part.replies.len() > REPLIES_KEPT {
-            self.flush_part().await;
-        }
-        let open = self.in_block("a statement")?;
+        self.send_kept().await;
+        let open = self.block.as_mut();
+        let open = open.ok_or_else(|| Error::internal("a statement outside of a block"))?;
         open.started = true;
         let running = open.block.run(bound);
         self.busy(text);
@@ -184,15 +206,18 @@ impl Reader {
         outcome
     }
 
-    /// Shows in dbos.statements what is running.
-    fn busy(&self, query: Arc<str>) {
-        let started_us = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |t| t.as_micros() as i64);
-        self.info
-            .running
-            .borrow_mut()
-            .push_back(Running { started_us, query });
-        self.info.submitted.set(self.info.submitted.get() + 1);
+    /// Sends the replies so far if they are many.
+    pub(super) async fn send_kept(&mut self) {
+        if self.part.cursors.is_empty() && self.part.replies.len() > REPLIES_KEPT {
+            self.flush_part().await;
+        }
     }
+}
+
+fn no_chain(chain: bool) -> Result<()> {
+    if chain {
+        let message = "COMMIT AND CHAIN can only be used in transaction blocks";
+        return Err(Error::new("25P01", message));
+    }
+    Ok(())
 }

@@ -1,13 +1,16 @@
 //! Executes statements about the connection itself.
 
 use super::backend::Outcome;
-use super::block::{Modes, aborted};
+use super::block::{Modes, aborted, done};
 use super::queue::Reply;
 use super::reader::Reader;
 use super::session::{Command, REQUEST, SESSION};
-use super::settings::{Changed, severity_rank};
+use super::settings::{Changed, Settings, severity_rank};
 use crate::error::{Error, Result};
 use crate::sql::Value;
+
+/// SET LOCAL where there is nothing that could end.
+const NO_LOCAL: (&str, &str) = ("25P01", "SET LOCAL can only be used in transaction blocks");
 
 impl Reader {
     /// Takes effect at once, before anything that comes later on the connection is submitted.
@@ -19,8 +22,9 @@ impl Reader {
             return Err(aborted());
         }
         let mut rows = Vec::new();
+        let mut warning = None;
         match command {
-            Command::Set { name, value } if name == REQUEST => {
+            Command::Set { name, value, .. } if name == REQUEST => {
                 self.set_request(value.as_deref())?
             }
             Command::Set { name, .. } | Command::Reset { name } if name == SESSION => {
@@ -29,14 +33,11 @@ impl Reader {
                         .hint("give it in the startup options: -c dbos.session=<32 hex digits>"),
                 );
             }
-            Command::Set { name, value } => {
-                let changed = self.settings.set(name, value.as_deref())?;
-                self.took_effect(&changed);
+            Command::Set { name, value, local } => {
+                warning = (*local && !self.in_transaction()).then_some(NO_LOCAL);
+                self.set(name, value.as_deref(), *local)?;
             }
-            Command::Reset { name } => {
-                let changed = self.settings.set(name, None)?;
-                self.took_effect(&changed);
-            }
+            Command::Reset { name } => self.set(name, None, false)?,
             Command::ResetAll => self.reset_all(),
             Command::Show { name } => rows.push(vec![self.show(name)?]),
             Command::ShowAll => rows = self.show_all(),
@@ -54,9 +55,48 @@ impl Reader {
         }
         Ok(Outcome {
             rows,
-            tag: command.tag().to_owned(),
-            notices: Vec::new(),
+            ..done(command.tag(), warning)
         })
+    }
+
+    fn set(&mut self, name: &str, value: Option<&str>, local: bool) -> Result<()> {
+        self.save_settings();
+        let changed = match local {
+            true => self.settings.set_local(name, value)?,
+            false => self.settings.set(name, value)?,
+        };
+        self.took_effect(&changed);
+        Ok(())
+    }
+
+    /// Before the first change of a transaction.
+    fn save_settings(&mut self) {
+        if self.saved.is_none() {
+            self.saved = Some(self.settings.clone());
+        }
+    }
+
+    /// The transaction is over: what it has set stays if it was committed.
+    pub(super) fn settle_settings(&mut self, committed: bool) {
+        if let Some(saved) = self.saved.take() {
+            let changed = match committed {
+                true => self.settings.end_local(),
+                false => self.settings.restore(saved),
+            };
+            self.took_effect_all(&changed);
+        }
+    }
+
+    /// ROLLBACK TO a savepoint that was set when they were so.
+    pub(super) fn return_settings(&mut self, then: Settings) {
+        let changed = self.settings.restore(then);
+        self.took_effect_all(&changed);
+    }
+
+    fn took_effect_all(&mut self, changed: &[Changed]) {
+        for changed in changed {
+            self.took_effect(changed);
+        }
     }
 
     /// I11: a retry of an unknown outcome runs under the number it had.
@@ -93,12 +133,13 @@ impl Reader {
             return Err(Error::unsupported("READ ONLY for a whole session")
                 .hint("BEGIN READ ONLY is supported"));
         }
-        if let Some(isolation) = modes.isolation {
-            let name = "default_transaction_isolation";
-            let changed = self.settings.set(name, Some(isolation.name()))?;
-            self.took_effect(&changed);
+        match modes.isolation {
+            Some(isolation) => {
+                let name = "default_transaction_isolation";
+                self.set(name, Some(isolation.name()), false)
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn show_all(&self) -> Vec<Vec<Value>> {
@@ -110,9 +151,9 @@ impl Reader {
     }
 
     fn reset_all(&mut self) {
-        for changed in self.settings.reset() {
-            self.took_effect(&changed);
-        }
+        self.save_settings();
+        let changed = self.settings.reset();
+        self.took_effect_all(&changed);
     }
 
     /// Carries a setting to where it is used.
@@ -128,6 +169,7 @@ impl Reader {
                 .info
                 .statement_timeout_ms
                 .set(value.parse().unwrap_or(0)),
+            "lock_timeout" => self.info.lock_timeout_ms.set(value.parse().unwrap_or(0)),
             "client_min_messages" => self
                 .queue
                 .min_severity

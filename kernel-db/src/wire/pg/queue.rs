@@ -19,7 +19,7 @@ use pgwire::messages::extendedquery::{
 };
 use pgwire::messages::response::{EmptyQueryResponse, TransactionStatus};
 
-use super::backend::{Column, ConnInfo, Lane, Notice, Outcome, Statement};
+use super::backend::{Column, ConnInfo, Failed, Lane, Notice, Outcome, Statement};
 use super::format::Formats;
 use super::reply;
 use super::settings::severity_rank;
@@ -33,7 +33,11 @@ const WRITE_BYTES: usize = 256 << 10;
 
 /// Result of one Execute, kept while its portal may ask for more rows.
 #[derive(Default)]
-pub struct Cursor(RefCell<CursorState>);
+pub struct Cursor {
+    state: RefCell<CursorState>,
+    /// Characters before the statement in the text it was sent in.
+    offset: u32,
+}
 
 #[derive(Default)]
 enum CursorState {
@@ -47,6 +51,12 @@ enum CursorState {
 }
 
 impl Cursor {
+    /// Of a statement that has not run.
+    pub fn new(offset: u32) -> Rc<Self> {
+        let state = RefCell::default();
+        Rc::new(Self { state, offset })
+    }
+
     pub fn done(outcome: Outcome) -> Rc<Self> {
         let cursor = Rc::new(Self::default());
         cursor.fill(outcome);
@@ -55,7 +65,7 @@ impl Cursor {
 
     pub(super) fn fill(&self, outcome: Outcome) {
         let Outcome { rows, tag, notices } = outcome;
-        *self.0.borrow_mut() = CursorState::Open {
+        *self.state.borrow_mut() = CursorState::Open {
             rows: rows.into_iter(),
             tag,
             notices,
@@ -98,15 +108,60 @@ pub struct Part {
     pub replies: Vec<Reply>,
     /// Results to fill from the transaction's outcomes, in order. Empty: nothing was submitted.
     pub cursors: Vec<Rc<Cursor>>,
-    /// Index in `replies` of the first Result: from there on an error replaces everything but Ready.
-    pub first_result: usize,
-    /// Statements named after the first Execute: a failed transaction takes them back, as PostgreSQL never gets there.
-    pub named: Vec<String>,
+    /// Statements named after so many of `cursors`: a transaction that fails before takes them back, as PostgreSQL never gets
+    /// there.
+    pub named: Vec<(usize, String)>,
+    /// What came before it in the same query is committed.
+    pub partly_committed: bool,
     /// Request bytes, for the bound.
     pub bytes: usize,
 }
 
-type Submitted = LocalBoxFuture<'static, Result<Vec<Outcome>>>;
+impl Part {
+    /// The statement of `cursors[done]` failed: its replies and all later ones go, but for those in the returned list.
+    /// Returned too is the error as the client is to see it.
+    pub fn cut(&mut self, done: usize, error: Error) -> (Error, Vec<Reply>) {
+        let Some(failed) = self.cursors.get(done).or(self.cursors.last()) else {
+            return (error, Vec::new());
+        };
+        let error = shifted(error, failed.offset);
+        let is_failed = |reply: &Reply| match reply {
+            Reply::Result { cursor, .. } => Rc::ptr_eq(cursor, failed),
+            _ => false,
+        };
+        let first = self.replies.iter().position(is_failed);
+        let mut rest = self.replies.split_off(first.unwrap_or(self.replies.len()));
+        rest.retain(|reply| matches!(reply, Reply::Ready(_) | Reply::ParameterStatus { .. }));
+        (error, rest)
+    }
+
+    /// The error with what the client should know beside it.
+    pub fn told(&self, error: Error) -> Error {
+        if !self.partly_committed || error.get_detail().is_some() {
+            return error;
+        }
+        error.detail("The statements up to the last change of the schema before it are committed.")
+    }
+
+    /// Names that a failure after `done` statements takes back.
+    pub fn taken_back(&mut self, done: usize) -> impl Iterator<Item = String> {
+        let named = std::mem::take(&mut self.named);
+        named
+            .into_iter()
+            .filter(move |(after, _)| *after > done)
+            .map(|(_, name)| name)
+    }
+}
+
+/// The error of a statement that comes `offset` characters after the beginning of its text.
+pub fn shifted(error: Error, offset: u32) -> Error {
+    match error.position() {
+        Some(position) => error.moved(position + offset),
+        None => error,
+    }
+}
+
+type Submitted = LocalBoxFuture<'static, Result<Vec<Outcome>, Failed>>;
 
 /// The parts that are not answered yet.
 pub struct Queue {
@@ -118,8 +173,6 @@ pub struct Queue {
     lane: Cell<Lane>,
     /// Answered parts, so that the reader can see progress.
     pub answered: Cell<u64>,
-    /// The last finished transaction failed.
-    pub failed: Cell<bool>,
     /// Names to be taken back by the reader.
     pub forgotten: RefCell<Vec<String>>,
     /// Lowest severity of notices that the client wants.
@@ -137,7 +190,6 @@ impl Queue {
             bytes: Cell::new(0),
             lane: Cell::new(Lane::Any),
             answered: Cell::new(0),
-            failed: Cell::new(false),
             forgotten: RefCell::default(),
             min_severity: Cell::new(severity_rank("notice").unwrap_or(0)),
             ended: Cell::new(false),
@@ -198,9 +250,8 @@ impl Queue {
             };
             let outcome = if waits {
                 match self.running.borrow_mut().poll_next_unpin(cx) {
-                    Poll::Ready(outcome) => {
-                        outcome.unwrap_or_else(|| Err(Error::internal("a transaction got lost")))
-                    }
+                    Poll::Ready(outcome) => outcome
+                        .unwrap_or_else(|| Err(Error::internal("a transaction got lost").into())),
                     Poll::Pending => break,
                 }
             } else {
@@ -212,7 +263,6 @@ impl Queue {
             self.answered.set(self.answered.get() + 1);
             self.bytes.set(self.bytes.get().saturating_sub(part.bytes));
             if waits {
-                self.failed.set(outcome.is_err());
                 conn.running.borrow_mut().pop_front();
             }
             self.answer(part, outcome, out)?;
@@ -227,42 +277,35 @@ impl Queue {
         }
     }
 
-    fn answer(&self, part: Part, outcome: Result<Vec<Outcome>>, out: &mut BytesMut) -> Result<()> {
-        let failed = match outcome {
-            Ok(outcomes) if outcomes.len() == part.cursors.len() => {
-                for (cursor, outcome) in part.cursors.iter().zip(outcomes) {
-                    cursor.fill(outcome);
-                }
-                None
+    fn answer(
+        &self,
+        mut part: Part,
+        outcome: Result<Vec<Outcome>, Failed>,
+        out: &mut BytesMut,
+    ) -> Result<()> {
+        let (done, error) = match outcome {
+            Ok(done) if done.len() == part.cursors.len() => (done, None),
+            Ok(done) => {
+                let (results, statements) = (done.len(), part.cursors.len());
+                let message = format!("{results} results for {statements} statements");
+                (Vec::new(), Some(Error::internal(message)))
             }
-            Ok(outcomes) => {
-                let message = format!(
-                    "{} results for {} statements",
-                    outcomes.len(),
-                    part.cursors.len()
-                );
-                Some(Error::internal(message))
-            }
-            Err(error) => Some(error),
+            Err(Failed { before, error }) => (before, Some(error)),
         };
-        let Some(error) = failed else {
-            return part
-                .replies
-                .into_iter()
-                .try_for_each(|reply| self.encode(reply, out));
-        };
-        self.forgotten.borrow_mut().extend(part.named);
-        for (n, reply) in part.replies.into_iter().enumerate() {
-            if n == part.first_result {
-                reply::error(out, &error, false)?;
-            }
-            if n < part.first_result
-                || matches!(reply, Reply::Ready(_) | Reply::ParameterStatus { .. })
-            {
-                self.encode(reply, out)?;
-            }
+        let shown = done.len();
+        for (cursor, outcome) in part.cursors.iter().zip(done) {
+            cursor.fill(outcome);
         }
-        Ok(())
+        if let Some(error) = error {
+            let (error, rest) = part.cut(shown, error);
+            let error = part.told(error);
+            self.forgotten.borrow_mut().extend(part.taken_back(shown));
+            part.replies.push(Reply::Error(error));
+            part.replies.extend(rest);
+        }
+        part.replies
+            .into_iter()
+            .try_for_each(|reply| self.encode(reply, out))
     }
 
     fn encode(&self, reply: Reply, out: &mut BytesMut) -> Result<()> {
@@ -308,7 +351,7 @@ impl Queue {
         max_rows: usize,
         out: &mut BytesMut,
     ) -> Result<()> {
-        let mut state = cursor.0.borrow_mut();
+        let mut state = cursor.state.borrow_mut();
         let CursorState::Open { rows, tag, notices } = &mut *state else {
             return Err(Error::internal(
                 "a result was asked for before its transaction ran",

@@ -1,34 +1,28 @@
-//! Turns a client's messages into transactions.
+//! A client's messages, one after the other: statements that are prepared, bound, described and executed.
 //!
-//! Statements up to one Sync, or in one simple query, become one transaction that is submitted at the Sync; the reader goes
-//! on with the next messages while it runs. What holds: transactions are submitted in the order of their Syncs; lanes (see
-//! `backend`) never overlap; after an error everything up to the next Sync is skipped; request numbers are given out in
-//! the order of Syncs (I11). Outside a block a portal ends at Sync, and Flush may run what was executed before it only if
-//! nothing there writes, because it would end the transaction early. Inside a block (`block_commands`) every statement runs
-//! when it is executed.
+//! What is executed becomes part of the implicit transaction (`implicit`), of the open block (`block_commands`), or changes
+//! the connection itself (`commands`). What holds: after an error everything up to the next Sync is skipped; outside a block
+//! a portal ends at Sync.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use pgwire::messages::extendedquery::{Bind, Close, Describe, Execute, Parse};
 
-use super::backend::{Backend, Bound, ConnInfo, Lane, Running, Statement};
+use super::backend::{Backend, Bound, ConnInfo, Effect, Statement};
 use super::block::{OpenBlock, aborted};
 use super::format::{self, Formats};
 use super::frame::{Frontend, protocol};
-use super::queue::{Cursor, Part, Queue, Reply, Shape};
+use super::queue::{Cursor, Part, Queue, Reply, Shape, shifted};
 use super::session::{self, Command};
 use super::settings::Settings;
 use super::split;
 use crate::error::{Error, Result};
 use crate::sql::Value;
 
-/// Statements of one transaction.
-const TRANSACTION_STATEMENTS_MAX: usize = 10_000;
 /// Prepared statements of one connection.
 const PREPARED_MAX: usize = 10_000;
 
@@ -39,13 +33,13 @@ enum Plan {
     Query(Rc<Statement>),
 }
 
-struct Prepared {
+pub(super) struct Prepared {
     plan: Plan,
     shape: Shape,
     sql: Arc<str>,
 }
 
-struct Portal {
+pub(super) struct Portal {
     prepared: Rc<Prepared>,
     params: Vec<Value>,
     formats: Formats,
@@ -66,18 +60,24 @@ pub struct Reader {
     pub(super) info: Rc<ConnInfo>,
     pub(super) queue: Rc<Queue>,
     pub(super) settings: Settings,
+    /// As they were before the present transaction changed some.
+    pub(super) saved: Option<Settings>,
     /// Number of the session's next transaction (I11).
     pub(super) next_request: u64,
     /// Transactions of different partitions wait for each other.
     pub(super) strict: bool,
-    prepared: HashMap<String, Rc<Prepared>>,
-    portals: HashMap<String, Portal>,
+    pub(super) prepared: HashMap<String, Rc<Prepared>>,
+    pub(super) portals: HashMap<String, Portal>,
     pub(super) part: Part,
     pub(super) txn: Vec<Bound>,
     /// The open transaction block.
     pub(super) block: Option<OpenBlock>,
     /// Text of the transaction's first statement.
-    text: Option<Arc<str>>,
+    pub(super) text: Option<Arc<str>>,
+    /// Characters before the present statement in its query.
+    pub(super) offset: u32,
+    /// A simple query of several statements is under way.
+    pub(super) several: bool,
     /// An error was reported: ignore everything up to Sync.
     skipping: bool,
 }
@@ -95,6 +95,7 @@ impl Reader {
             info,
             queue,
             settings,
+            saved: None,
             next_request,
             strict: true,
             prepared: HashMap::new(),
@@ -103,6 +104,8 @@ impl Reader {
             txn: Vec::new(),
             block: None,
             text: None,
+            offset: 0,
+            several: false,
             skipping: false,
         }
     }
@@ -115,7 +118,7 @@ impl Reader {
             Frontend::Terminate => return Next::End,
             Frontend::Sync => {
                 self.skipping = false;
-                self.finish(true).await;
+                self.finish().await;
             }
             Frontend::Ignored => {}
             _ if self.skipping => {}
@@ -127,7 +130,7 @@ impl Reader {
             extended => {
                 if let Err(error) = self.extended(extended).await {
                     self.skipping = true;
-                    self.fail(error);
+                    self.fail(error).await;
                     self.flush_part().await;
                 }
             }
@@ -176,7 +179,8 @@ impl Reader {
             }
         };
         if !self.part.cursors.is_empty() && !name.is_empty() {
-            self.part.named.push(name.clone());
+            let after = self.part.cursors.len();
+            self.part.named.push((after, name.clone()));
         }
         self.prepared.insert(name, Rc::new(prepared));
         self.part.replies.push(Reply::ParseComplete);
@@ -185,7 +189,8 @@ impl Reader {
 
     /// Plans one statement; waits for what must run alone, because it may change what names mean.
     async fn prepare(&mut self, sql: &str, oids: &[u32]) -> Result<Prepared> {
-        let command = session::parse(sql)?;
+        let offset = self.offset;
+        let command = session::parse(sql).map_err(|error| shifted(error, offset))?;
         let ends = matches!(&command, Some(Command::Block(c)) if c.ends_failure());
         if self.block_failed() && !ends {
             return Err(aborted());
@@ -203,7 +208,13 @@ impl Reader {
         }
         let queue = self.queue.clone();
         wait(|| queue.is_open()).await;
-        let statement = self.backend.prepare(&self.info, sql, oids).await?;
+        let mut planned = self.backend.prepare(&self.info, sql, oids).await;
+        if self.changes_schema() && !matches!(&planned, Ok(s) if s.effect == Effect::Schema) {
+            // It may use what was created just before it.
+            self.cut_at_schema().await?;
+            planned = self.backend.prepare(&self.info, sql, oids).await;
+        }
+        let statement = planned.map_err(|error| shifted(error, offset))?;
         let shape = Shape::of(&statement);
         Ok(Prepared {
             plan: Plan::Query(Rc::new(statement)),
@@ -340,32 +351,17 @@ impl Reader {
                 let outcome = self.command(command).await?;
                 Ok(Some(Cursor::done(outcome)))
             }
-            Plan::Query(statement) if self.block.is_some() => {
+            Plan::Query(statement) => {
                 let bound = Bound {
                     statement: statement.clone(),
                     params,
                 };
-                let outcome = self.in_block_run(bound, prepared.sql.clone()).await?;
+                let text = prepared.sql.clone();
+                if self.block.is_none() {
+                    return self.collect(bound, text).await.map(Some);
+                }
+                let outcome = self.in_block_run(bound, text).await?;
                 Ok(Some(Cursor::done(outcome)))
-            }
-            Plan::Query(statement) => {
-                if self.txn.len() >= TRANSACTION_STATEMENTS_MAX {
-                    let message = format!(
-                        "more than {TRANSACTION_STATEMENTS_MAX} statements in one transaction"
-                    );
-                    return Err(Error::new("54000", message).hint("send Sync more often"));
-                }
-                let cursor = Rc::new(Cursor::default());
-                if self.part.cursors.is_empty() {
-                    self.part.first_result = self.part.replies.len();
-                    self.text = Some(prepared.sql.clone());
-                }
-                self.part.cursors.push(cursor.clone());
-                self.txn.push(Bound {
-                    statement: statement.clone(),
-                    params,
-                });
-                Ok(Some(cursor))
             }
         }
     }
@@ -382,25 +378,7 @@ impl Reader {
         Ok(())
     }
 
-    async fn flush(&mut self) -> Result<()> {
-        if self.txn.is_empty() {
-            self.flush_part().await;
-            return Ok(());
-        }
-        if !self.txn.iter().all(|bound| bound.statement.read_only) {
-            return Err(
-                Error::unsupported("a result of a writing statement before Sync")
-                    .hint("send Sync: statements are committed there and their results follow"),
-            );
-        }
-        self.finish(false).await;
-        let queue = self.queue.clone();
-        wait(|| queue.is_idle()).await;
-        self.skipping = queue.failed.get();
-        Ok(())
-    }
-
-    /// A simple query: all its statements are one transaction.
+    /// A simple query: all its statements are one transaction, if none of them changes the schema.
     async fn query(&mut self, text: &str) {
         self.prepared.remove("");
         self.portals.remove("");
@@ -408,106 +386,52 @@ impl Reader {
         if statements.is_empty() {
             self.part.replies.push(Reply::EmptyQuery);
         }
-        for (at, sql) in statements {
-            if let Err(error) = self.simple(sql).await {
-                self.fail(shifted(error, text, at));
-                break;
-            }
+        self.several = statements.len() > 1;
+        if let Err(error) = self.simple(text, &statements).await {
+            self.fail(error).await;
         }
-        self.finish(true).await;
+        self.several = false;
+        self.offset = 0;
+        self.finish().await;
     }
 
-    async fn simple(&mut self, sql: &str) -> Result<()> {
-        let prepared = self.prepare(sql, &[]).await?;
-        if !prepared.shape.params.is_empty() {
-            return Err(Error::new("42P02", "there is no parameter $1")
-                .hint("use the extended query protocol"));
+    async fn simple(&mut self, text: &str, statements: &[(usize, &str)]) -> Result<()> {
+        let offset = |at: usize| text[..at].chars().count() as u32;
+        if self.several {
+            // As in PostgreSQL nothing runs if anything cannot be parsed.
+            for (at, sql) in statements {
+                self.check_syntax(sql)
+                    .map_err(|error| shifted(error, offset(*at)))?;
+            }
         }
-        if let Some(cursor) = self.run(&prepared, Vec::new()).await? {
-            self.result(&prepared, cursor, Formats::TEXT, 0, true);
+        for (at, sql) in statements {
+            self.offset = offset(*at);
+            let prepared = self.prepare(sql, &[]).await?;
+            if !prepared.shape.params.is_empty() {
+                return Err(Error::new("42P02", "there is no parameter $1")
+                    .hint("use the extended query protocol"));
+            }
+            if let Some(cursor) = self.run(&prepared, Vec::new()).await? {
+                self.result(&prepared, cursor, Formats::TEXT, 0, true);
+            }
         }
         Ok(())
     }
 
+    fn check_syntax(&self, sql: &str) -> Result<()> {
+        let wrong = |error: &Error| error.sqlstate() == "42601";
+        match session::parse(sql) {
+            Ok(None) => self.backend.check_syntax(sql).err(),
+            Ok(Some(_)) => None,
+            Err(error) => Some(error),
+        }
+        .filter(wrong)
+        .map_or(Ok(()), Err)
+    }
+
     async fn refuse(&mut self, error: Error) {
-        self.fail(error);
-        self.finish(true).await;
-    }
-
-    /// Gives up the transaction being collected: what was executed in it will not run.
-    fn fail(&mut self, error: Error) {
-        let part = &mut self.part;
-        if !part.cursors.is_empty() {
-            let kept = part.replies.split_off(part.first_result);
-            part.replies.extend(
-                kept.into_iter()
-                    .filter(|reply| matches!(reply, Reply::ParameterStatus { .. })),
-            );
-            part.cursors.clear();
-        }
-        for name in part.named.drain(..) {
-            self.prepared.remove(&name);
-        }
-        self.txn.clear();
-        if let Some(open) = &mut self.block {
-            open.fail();
-        }
-        part.replies.push(Reply::Error(error));
-    }
-
-    /// Submits what was collected. `ready`: at Sync or the end of a simple query.
-    async fn finish(&mut self, ready: bool) {
-        let queue = self.queue.clone();
-        if ready {
-            if self.block.is_none() {
-                self.portals.clear();
-            }
-            self.part.replies.push(Reply::Ready(self.status()));
-        }
-        wait(|| queue.has_room()).await;
-        let part = std::mem::take(&mut self.part);
-        let txn = std::mem::take(&mut self.txn);
-        if txn.is_empty() {
-            queue.push(part);
-            return;
-        }
-        let lane = self.backend.lane(&txn);
-        let strict = self.strict;
-        wait(|| queue.admits(lane, strict)).await;
-        self.submit(part, txn, lane);
-    }
-
-    fn submit(&mut self, part: Part, txn: Vec<Bound>, lane: Lane) {
-        // I11: numbers follow the order of Syncs, whatever the transactions' fate.
-        let numbered = txn.iter().any(|bound| bound.statement.numbered);
-        let number = self
-            .info
-            .session
-            .filter(|_| numbered)
-            .map(|session| (session, self.next_request));
-        if number.is_some() {
-            self.next_request += 1;
-        }
-        let started_us = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |t| t.as_micros() as i64);
-        let query = self.text.take().unwrap_or_else(|| "".into());
-        self.info
-            .running
-            .borrow_mut()
-            .push_back(Running { started_us, query });
-        self.info.submitted.set(self.info.submitted.get() + 1);
-        let submitted = self.backend.submit(&self.info, txn, number);
-        self.queue.push_running(part, lane, submitted);
-    }
-
-    pub(super) async fn flush_part(&mut self) {
-        if self.part.replies.is_empty() {
-            return;
-        }
-        let queue = self.queue.clone();
-        wait(|| queue.has_room()).await;
-        queue.push(std::mem::take(&mut self.part));
+        self.fail(error).await;
+        self.finish().await;
     }
 
     /// Takes back statements that a failed transaction had named.
@@ -562,21 +486,4 @@ fn no_statement(name: &str) -> Error {
 
 fn no_portal(name: &str) -> Error {
     Error::new("34000", format!("portal \"{name}\" does not exist"))
-}
-
-/// Moves an error's position from one statement into the whole text, which starts `at` bytes earlier.
-fn shifted(error: Error, text: &str, at: usize) -> Error {
-    let Some(position) = error.position() else {
-        return error;
-    };
-    let before = text[..at].chars().count() as u32;
-    let mut moved =
-        Error::with_class(error.class(), error.sqlstate(), error.message()).at(position + before);
-    if let Some(detail) = error.get_detail() {
-        moved = moved.detail(detail);
-    }
-    if let Some(hint) = error.get_hint() {
-        moved = moved.hint(hint);
-    }
-    moved
 }

@@ -220,6 +220,7 @@ impl Started {
             session: hello.session,
             application_name: RefCell::default(),
             statement_timeout_ms: Cell::new(0),
+            lock_timeout_ms: Cell::new(0),
             submitted: Cell::new(0),
             hung_up: Arc::default(),
             running: RefCell::new(VecDeque::new()),

@@ -18,10 +18,11 @@ pub const SESSION: &str = "dbos.session";
 /// A statement about the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// `None`: DEFAULT.
+    /// `None`: DEFAULT. `local`: until the transaction's end.
     Set {
         name: String,
         value: Option<String>,
+        local: bool,
     },
     Show {
         name: String,
@@ -99,15 +100,10 @@ pub fn parse(sql: &str) -> Result<Option<Command>> {
 
 fn set(words: &mut Words<'_>) -> Result<Command> {
     let mut name = words.name()?;
-    if name == "session" || name == "local" {
-        let local = name == "local";
+    let local = name == "local";
+    if name == "session" || local {
         name = words.name()?;
-        if local {
-            return Err(
-                Error::unsupported("SET LOCAL").hint("use SET; it lasts until the connection ends")
-            );
-        }
-        if name == "characteristics" {
+        if name == "characteristics" && !local {
             words.expect("AS")?;
             words.expect("TRANSACTION")?;
             let next = words.upper();
@@ -134,7 +130,7 @@ fn set(words: &mut Words<'_>) -> Result<Command> {
         },
     }
     let value = words.value()?;
-    Ok(Command::Set { name, value })
+    Ok(Command::Set { name, value, local })
 }
 
 fn show(words: &mut Words<'_>) -> Result<Command> {
@@ -328,6 +324,7 @@ mod tests {
         Some(Command::Set {
             name: name.into(),
             value: Some(value.into()),
+            local: false,
         })
     }
 
@@ -358,7 +355,16 @@ mod tests {
             parse("SET x TO DEFAULT").unwrap(),
             Some(Command::Set {
                 name: "x".into(),
-                value: None
+                value: None,
+                local: false,
+            })
+        );
+        assert_eq!(
+            parse("SET LOCAL TIME ZONE DEFAULT").unwrap(),
+            Some(Command::Set {
+                name: "timezone".into(),
+                value: None,
+                local: true,
             })
         );
         let isolation = Command::Show {
@@ -398,7 +404,6 @@ mod tests {
             "PREPARE TRANSACTION 'x'",
             "COMMIT PREPARED 'x'",
             "copy t from stdin",
-            "SET LOCAL a = 1",
         ] {
             let error = parse(sql).unwrap_err();
             assert_eq!(error.sqlstate(), "0A000", "{sql}");

@@ -1,8 +1,8 @@
 //! A connection's settings: what SET, SHOW and RESET work on.
 //!
 //! A setting is accepted only if the server then does what it says; values that would change how results look or what
-//! isolation means are refused with 0A000 instead of being ignored. Settings that promise less than the server gives (lock
-//! waits, weaker isolation) are accepted. Left out: SET LOCAL, and undoing a SET when its transaction fails.
+//! isolation means are refused with 0A000 instead of being ignored. A change belongs to its transaction: `restore` takes it
+//! back, `end_local` ends what SET LOCAL did.
 
 use std::collections::HashMap;
 
@@ -111,12 +111,16 @@ fn definition(name: &str) -> Result<&'static Definition> {
         })
 }
 
+type Values = HashMap<&'static str, String>;
+
 /// Values that differ from the defaults.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Settings {
-    values: HashMap<&'static str, String>,
+    values: Values,
+    /// What the transaction's end returns to, by names that SET LOCAL has changed; `None`: the default.
+    local: HashMap<&'static str, Option<String>>,
     /// What RESET returns to: values from the startup message.
-    startup: HashMap<&'static str, String>,
+    startup: Values,
 }
 
 /// A change the client may have to be told about (ParameterStatus).
@@ -151,20 +155,57 @@ impl Settings {
             }
             None => self.startup.get(definition.name).cloned(),
         };
-        match value {
-            Some(value) => self.values.insert(definition.name, value),
-            None => self.values.remove(definition.name),
-        };
+        self.put(definition.name, value);
+        self.local.remove(definition.name);
         Ok(Changed {
             name: definition.name,
             reported: definition.reported,
         })
     }
 
+    fn put(&mut self, name: &'static str, value: Option<String>) {
+        match value {
+            Some(value) => self.values.insert(name, value),
+            None => self.values.remove(name),
+        };
+    }
+
+    /// As `set`, until the transaction's end.
+    pub fn set_local(&mut self, name: &str, value: Option<&str>) -> Result<Changed> {
+        let name = definition(name)?.name;
+        let before = match self.local.get(name) {
+            Some(before) => before.clone(),
+            None => self.values.get(name).cloned(),
+        };
+        let changed = self.set(name, value)?;
+        self.local.insert(name, before);
+        Ok(changed)
+    }
+
+    /// The transaction is over: SET LOCAL has no effect any more. Returns what that changes.
+    pub fn end_local(&mut self) -> Vec<Changed> {
+        let before = self.values.clone();
+        for (name, value) in std::mem::take(&mut self.local) {
+            self.put(name, value);
+        }
+        self.changes(&before)
+    }
+
+    /// All as it was in `saved`; returns what that changes.
+    pub fn restore(&mut self, saved: Settings) -> Vec<Changed> {
+        let before = std::mem::replace(self, saved).values;
+        self.changes(&before)
+    }
+
     /// Every setting back to its default; returns those that were changed.
     pub fn reset(&mut self) -> Vec<Changed> {
         let before = std::mem::replace(&mut self.values, self.startup.clone());
-        let differs = |d: &&Definition| before.get(d.name) != self.startup.get(d.name);
+        self.local.clear();
+        self.changes(&before)
+    }
+
+    fn changes(&self, before: &Values) -> Vec<Changed> {
+        let differs = |d: &&Definition| before.get(d.name) != self.values.get(d.name);
         DEFINITIONS
             .iter()
             .filter(differs)

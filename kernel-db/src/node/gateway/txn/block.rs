@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::super::plans::Plan;
 use super::super::submit::{outcome, plan_of};
-use super::super::{Connection, Gateway};
+use super::super::{Connection, Gateway, lock_wait};
 use super::commit::may_pass;
 use super::drive::{Job, Work, cancelled_by};
 use super::holds::Holds;
@@ -236,6 +236,7 @@ impl Block for GatewayBlock {
             let cancel = Arc::clone(&connection.cancel.borrow());
             let deadline = gateway.deadline(&connection.info);
             let mark = state.work.buffer.mark();
+            state.holds.lock_wait = lock_wait(&connection.info);
             let flag = Arc::clone(&cancel);
             let run =
                 gateway.block_statement(&mut state, mode, plan, statement.params, flag, deadline);

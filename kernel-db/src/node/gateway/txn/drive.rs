@@ -19,6 +19,7 @@ use crate::partition::{Budget, TxnEnv};
 use crate::sql::Value;
 use crate::sql::exec::{ExecCtx, Outcome};
 use crate::sql::prepare::Prepared;
+use crate::sql::transaction::Outcomes;
 
 /// Runs on the core at most; then the statement gets a thread.
 const ROUNDS_INLINE: usize = 8;
@@ -64,7 +65,9 @@ impl Job {
             let system = self.system.as_deref().map(|s| s as _);
             let mut ctx = ExecCtx::new(&mut store, &mut env, first.catalog(), system);
             self.statements.iter().try_for_each(|(statement, params)| {
-                let mut outcome = statement.run(&mut ctx, params)?;
+                let mut outcome = statement
+                    .run(&mut ctx, params)
+                    .map_err(|error| Outcomes::before(&outcomes, error))?;
                 outcome.notices = std::mem::take(&mut ctx.notices);
                 outcomes.push(outcome);
                 Ok(())
@@ -180,6 +183,13 @@ impl Gateway {
 /// It used up its steps on the core.
 pub(in super::super) fn is_too_long(error: &Error) -> bool {
     error.sqlstate() == crate::partition::TOO_LONG
+}
+
+/// Ends when the statement was cancelled.
+pub(in super::super) async fn given_up(cancel: &AtomicBool) {
+    while !cancel.load(Ordering::Relaxed) {
+        tokio::time::sleep(CANCEL_LOOK).await;
+    }
 }
 
 /// Ends when the statement is to be given up: by a cancel, or because its time is over.

@@ -17,6 +17,10 @@ use crate::partition::RowLock;
 use crate::txn::messages::{Answer, Lock, LockedRow, Read, WaitPolicy, Work};
 use crate::wire::peer::{Page, SnapshotScan, answer, call};
 
+fn lock_timeout() -> Error {
+    Error::new("55P03", "canceling statement due to lock timeout")
+}
+
 /// Between two attempts at a lock that an older transaction holds.
 const LOCK_PAUSE_FIRST: Duration = Duration::from_millis(1);
 const LOCK_PAUSE_MAX: Duration = Duration::from_millis(16);
@@ -118,9 +122,18 @@ impl Gateway {
     ) -> Result<Answer> {
         let had = holds.groups().contains_key(&group);
         let mut pause = LOCK_PAUSE_FIRST;
+        let until = holds.lock_wait.map(|wait| Instant::now() + wait);
         loop {
             holds.ask(group);
-            let error = match self.transact(group, work.clone()).await {
+            let asked = self.transact(group, work.clone());
+            let answer = match until {
+                None => asked.await,
+                // The leader hears of it with the end of the transaction.
+                Some(until) => tokio::time::timeout_at(until, asked)
+                    .await
+                    .unwrap_or_else(|_| Err(lock_timeout())),
+            };
+            let error = match answer {
                 Err(error) => error,
                 answer => return answer,
             };

@@ -32,6 +32,8 @@ pub(super) struct Holds {
     registry: Rc<Registry>,
     /// The first error of a fetch: the transaction cannot commit, whatever its body made of it.
     pub failure: Option<Error>,
+    /// How long it waits for one lock.
+    pub lock_wait: Option<Duration>,
 }
 
 impl Registry {
@@ -65,6 +67,7 @@ impl Registry {
             id,
             registry: Rc::clone(self),
             failure: None,
+            lock_wait: None,
         }
     }
 }

@@ -24,5 +24,5 @@ mod store;
 #[cfg(test)]
 mod store_tests;
 
-pub(super) use drive::is_too_long;
+pub(super) use drive::{given_up, is_too_long};
 pub(super) use holds::Registry;

@@ -39,7 +39,7 @@ impl Gateway {
     ) -> LocalBoxFuture<'static, Result<Vec<Outcome>>> {
         let gateway = self.own();
         let session = txn.session;
-        let deadline = txn.deadline;
+        let (deadline, lock_wait) = (txn.deadline, txn.lock_wait);
         let harmless = Rc::clone(&txn.harmless);
         harmless.set(true);
         let job = match gateway.job(home, txn) {
@@ -59,6 +59,7 @@ impl Gateway {
                 session,
                 version,
                 deadline,
+                lock_wait,
                 harmless,
             };
             gateway.attempts(&one).await
@@ -85,6 +86,7 @@ impl Gateway {
         let mut attempt = 0;
         loop {
             let mut holds = self.registry.open(start);
+            holds.lock_wait = one.lock_wait;
             let error = match self.attempt_once(one, &mut holds, attempt).await {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(Failed::Final(error)) => return Err(error),
@@ -202,6 +204,7 @@ struct OneShot {
     session: Option<(u128, u64)>,
     version: u64,
     deadline: Instant,
+    lock_wait: Option<Duration>,
     /// As `Txn::harmless`.
     harmless: Rc<Cell<bool>>,
 }
