@@ -344,6 +344,7 @@ impl Attempt {
             partition: 0,
             partitions: self.groups,
             budget: Budget::new(1000),
+            wait: None,
         };
         self.result = self.task.run(&mut view, &mut env);
         self.writes = view.writes;

@@ -341,7 +341,7 @@ impl<S: StateStore> Executor<S> {
 
 /// 57014: whoever waited was told to stop.
 pub(super) fn cancelled() -> Error {
-    Error::new("57014", "canceled while waiting for a lock")
+    Error::new("57014", "canceled while waiting")
 }
 
 fn deadlock() -> Error {
