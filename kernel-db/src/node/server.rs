@@ -264,6 +264,7 @@ impl Answers {
             clock,
             queue: RefCell::default(),
             open: Cell::new(0),
+            cancels: RefCell::default(),
             wake: Notify::new(),
         }
     }

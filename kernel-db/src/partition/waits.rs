@@ -156,7 +156,10 @@ impl Waits {
             })
         };
         let found = self.waiting.values().find(|waiting| wants(waiting));
-        found.map(|waiting| waiting.on)
+        found.and_then(|waiting| match waiting.on {
+            On::Owner(owner) => Some(owner),
+            On::Change(_) => None,
+        })
     }
 
     fn take(&mut self, which: impl Fn(&Waiting) -> bool) -> Vec<Request> {

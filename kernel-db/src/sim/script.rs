@@ -247,6 +247,7 @@ impl Script {
                 Some([session, number]) => Some((u128::from(*session), *number)),
                 _ => None,
             },
+            seen: self.seen,
             cancel: Some(cancel),
             waited: Waited {
                 gone: here.then_some(gone),
