@@ -83,7 +83,7 @@ impl Locks {
 
     /// A prepared write of `key` by another than `me`.
     pub fn read_conflict(&self, me: Option<TxnId>, key: &[u8]) -> Option<TxnId> {
-        let of_key = self.keys.get(key).into_iter().flatten();
+        let mut of_key = self.keys.get(key).into_iter().flatten();
         let of_ranges = || {
             let mut ranges = self.ranges.iter();
             ranges.find_map(|(span, holder)| {
@@ -91,7 +91,7 @@ impl Locks {
             })
         };
         let written = |holder: &&Holder| holder.written && Some(holder.txn) != me;
-        let found = of_key.filter(written).next().or_else(of_ranges);
+        let found = of_key.find(written).or_else(of_ranges);
         found.map(|holder| holder.txn)
     }
 

@@ -26,7 +26,7 @@ const SESSIONS: usize = 4;
 #[derive(Clone, Debug)]
 pub enum Want {
     /// Send this; true if a copy of it may arrive too.
-    Send(Ask, bool),
+    Send(Box<Ask>, bool),
     /// Nothing before this time has passed.
     Sleep(u64),
     /// It has stopped.
@@ -107,13 +107,13 @@ impl Lane {
         self.current.as_ref().map(|current| current.operation)
     }
 
-    fn ask(&self, group: u32, what: What) -> Ask {
-        Ask {
+    fn ask(&self, group: u32, what: What) -> Box<Ask> {
+        Box::new(Ask {
             node: self.nodes[group as usize - 1],
             group,
             what,
             seen: self.clock,
-        }
+        })
     }
 
     /// Causality: whatever the lane asks for from now on comes after what it hears.

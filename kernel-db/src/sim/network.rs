@@ -293,7 +293,7 @@ impl World {
     fn obey(&mut self, lane: usize, want: Want) {
         match want {
             Want::Send(ask, repeatable) => {
-                self.question(Owner::Lane(lane), ask, repeatable);
+                self.question(Owner::Lane(lane), *ask, repeatable);
             }
             Want::Sleep(us) => {
                 self.links.asked[lane] = 0;
