@@ -146,6 +146,7 @@ impl Engine {
             id,
             task: Task::Run(txn),
             session,
+            seen: 0,
             cancel: None,
             waited: Waited::default(),
         }));

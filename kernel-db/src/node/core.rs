@@ -23,6 +23,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::State;
 use super::chore::Chore;
+use super::clock::NodeClock;
 use super::metrics::Counters;
 use super::peers::Peers;
 use super::placement::Placement;
@@ -90,6 +91,7 @@ pub struct Core {
     threads: RefCell<Threads>,
     log: Arc<dyn LogStore>,
     peers: Rc<Peers>,
+    clock: Rc<NodeClock>,
     placement: Placement,
     started: Instant,
     this: Weak<Self>,
@@ -122,6 +124,7 @@ impl Core {
             snapshots: Cell::new(0),
             threads: RefCell::new(threads),
             log,
+            clock: peers.clock(),
             peers,
             placement,
             started: Instant::now(),
@@ -138,6 +141,11 @@ impl Core {
 
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The highest timestamp seen here.
+    pub fn clock(&self) -> Rc<NodeClock> {
+        Rc::clone(&self.clock)
     }
 
     /// Requests whose answers are waited for.
@@ -198,6 +206,7 @@ impl Core {
             id,
             task: Task::Run(txn),
             session,
+            seen: self.clock.seen(),
             cancel,
             waited,
         })
@@ -214,6 +223,7 @@ impl Core {
             id,
             task: Task::Txn(Arc::new(work)),
             session: None,
+            seen: self.clock.seen(),
             cancel,
             waited: Waited::default(),
         })
@@ -274,6 +284,10 @@ impl Core {
                         return;
                     }
                 }
+            }
+            if self.waiting() > 1 {
+                // Whoever is ready goes first: what he asks for shares this turn's batches.
+                tokio::task::yield_now().await;
             }
             while let Ok(report) = reports.try_recv() {
                 batch.push(report);
@@ -377,7 +391,10 @@ impl Core {
                     self.threads.borrow().apply(&group.store, job);
                     self.hurry_apply(group);
                 }
-                Output::Reply { id, result } => self.reply(id, result),
+                Output::Reply { id, result, ts } => {
+                    self.clock.learn(ts);
+                    self.reply(id, result);
+                }
                 Output::SnapshotTs { id, result } => {
                     if let Some(Waiter::Ts(sender)) = self.waiting.borrow_mut().remove(&id) {
                         let _ = sender.send(result);

@@ -349,7 +349,7 @@ impl<S: StateStore> Store for TxnView<'_, S> {
             (None, _) => Ok(true),
             (Some(_), WaitPolicy::SkipLocked) => Ok(false),
             (Some(_), WaitPolicy::NoWait) => Err(lock_not_available()),
-            (Some(txn), WaitPolicy::Wait) => self.block(Blocked::By(txn)),
+            (Some(txn), WaitPolicy::Wait | WaitPolicy::Patient) => self.block(Blocked::By(txn)),
         }
     }
 

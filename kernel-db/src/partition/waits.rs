@@ -145,13 +145,20 @@ impl Waits {
         self.take(|_| true)
     }
 
-    /// True if a transaction older than `txn` waits for a lock that this one would be in the way of: it goes first.
-    pub fn older_wants(&self, txn: TxnId, spans: &[Span], mode: LockMode) -> bool {
-        let wants = self.waiting.values().filter_map(|w| w.want.as_ref());
-        let mut older = wants.filter(|want| want.txn < txn && want.mode.conflicts(mode));
-        older.any(|want| {
-            let meets = |span: &Span| want.spans.iter().any(|wanted| wanted.overlaps(span));
-            spans.iter().any(meets)
+    /// Whom a transaction older than `txn` waits for, if it waits for a lock that this one would be in the way of: it goes
+    /// first.
+    pub fn older_wants(&self, txn: TxnId, spans: &[Span], mode: LockMode) -> Option<TxnId> {
+        let wants = |waiting: &Waiting| {
+            let older = |want: &&Want| want.txn < txn && want.mode.conflicts(mode);
+            waiting.want.as_ref().filter(older).is_some_and(|want| {
+                let meets = |span: &Span| want.spans.iter().any(|wanted| wanted.overlaps(span));
+                spans.iter().any(meets)
+            })
+        };
+        let found = self.waiting.values().find(|waiting| wants(waiting));
+        found.and_then(|waiting| match waiting.on {
+            On::Owner(owner) => Some(owner),
+            On::Change(_) => None,
         })
     }
 

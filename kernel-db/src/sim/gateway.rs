@@ -154,7 +154,11 @@ impl Attempt {
                     ..Lock::default()
                 };
                 lock.set_mode(*mode);
-                lock.set_wait(WaitPolicy::Wait);
+                // Before the first lock it holds none.
+                lock.set_wait(match at {
+                    0 => WaitPolicy::Patient,
+                    _ => WaitPolicy::Wait,
+                });
                 work(*group, Work::Lock(lock))
             }
             Stage::Prepare(at) => {
@@ -221,6 +225,7 @@ impl Attempt {
             },
             writes: writes.collect(),
             guards: Vec::new(),
+            staged: false,
             deadline_ts: self.deadline_ts,
         }
     }

@@ -151,10 +151,15 @@ impl World {
 
     /// A client's question arrives.
     pub fn ask(&mut self, question: u64, ask: Ask) -> Result<(), Error> {
-        let Ask { node, group, what } = ask;
+        let Ask {
+            node,
+            group,
+            what,
+            seen,
+        } = ask;
         if !self.node(node).machine.is_up() {
             let error = Error::retry("08006", "node down");
-            self.answer(question, Heard::Reply(Err(error)));
+            self.answer(question, Heard::Reply(Err(error), 0));
             return Ok(());
         }
         let input = match what {
@@ -162,6 +167,7 @@ impl World {
                 id: question,
                 task: Task::Run(Arc::new(task)),
                 session,
+                seen,
                 cancel: None,
                 waited: Waited::default(),
             }),
@@ -169,6 +175,7 @@ impl World {
                 id: question,
                 task: Task::Txn(Arc::new(work)),
                 session: None,
+                seen,
                 cancel: None,
                 waited: Waited::default(),
             }),
@@ -235,7 +242,7 @@ impl World {
         let lost: Vec<u64> = lost.map(|(question, _)| *question).collect();
         for question in lost {
             let error = Error::unknown("connection lost");
-            self.answer(question, Heard::Reply(Err(error)));
+            self.answer(question, Heard::Reply(Err(error), 0));
         }
     }
 

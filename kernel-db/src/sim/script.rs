@@ -23,6 +23,7 @@
 //! | `settle [A B]` | delivers, writes, applies and flushes until nothing waits; tells replies and roles only;
 //! | | among two nodes, if given |
 //! | `crash N`, `start N` | loses what is not on disk; starts again |
+//! | `seen MS` | what senders of later requests have seen: so long after the last snapshot timestamp |
 //! | `counters N`, `counters-at N`, `log N` | the state, as of the last promised timestamp, or bounds of the log |
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -55,6 +56,8 @@ pub struct Script {
     promised: u64,
     /// Last timestamp of a prepare or commit, and requests whose reply is an answer to a distributed transaction.
     stamp: u64,
+    /// What later requests' senders have seen.
+    seen: u64,
     txns: BTreeSet<u64>,
     /// Of requests that may wait: they are cancelled, their clients are gone.
     waits: BTreeMap<u64, [Arc<AtomicBool>; 2]>,
@@ -79,6 +82,7 @@ impl Script {
             last_ts: 0,
             promised: 0,
             stamp: 0,
+            seen: 0,
             txns: BTreeSet::new(),
             waits: BTreeMap::new(),
             loud: true,
@@ -102,6 +106,7 @@ impl Script {
                 self.settle(&all)?;
             }
             "settle" => self.settle(&numbers)?,
+            "seen" => self.seen = self.last_ts + arg(&numbers, 0, command)? * 1000,
             "txn" | "take" => self.distributed(&words, &numbers, command)?,
             "await" => self.wait_for_change(&words, &numbers, command)?,
             "cancel" | "hangup" => {
@@ -220,6 +225,7 @@ impl Script {
             id: arg(numbers, 1, command)?,
             task: Task::Run(Arc::new(work)),
             session,
+            seen: self.seen,
             cancel: None,
             waited: Waited::default(),
         };
@@ -241,6 +247,7 @@ impl Script {
                 Some([session, number]) => Some((u128::from(*session), *number)),
                 _ => None,
             },
+            seen: self.seen,
             cancel: Some(cancel),
             waited: Waited {
                 gone: here.then_some(gone),
@@ -278,6 +285,7 @@ impl Script {
                 id,
                 task,
                 session,
+                seen: self.seen,
                 cancel,
                 waited: Waited::default(),
             }),
@@ -290,6 +298,7 @@ impl Script {
             Output::Reply {
                 id,
                 result: Ok(reply),
+                ..
             } if self.txns.contains(id) => {
                 self.stamp = script_txn::stamp(reply).unwrap_or(self.stamp);
                 Ok(format!("reply {id} {}", script_txn::told(reply)?))

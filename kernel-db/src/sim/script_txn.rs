@@ -4,16 +4,17 @@
 //!
 //! | KIND | Then |
 //! |---|---|
-//! | `lock` | mode (`key-share`, `share`, `no-key`, `update`), counters, `nowait` or `skip`, `since` |
+//! | `lock` | mode (`key-share`, `share`, `no-key`, `update`), counters or `FROM..TO`, `nowait`, `skip` or `patient`, `since` |
 //! | `read` | mode or `none`, the first counter and the one behind the last, `limit COUNT`, `reverse` |
 //! | `prepare` | `at GROUP` for the coordinator, and a part |
 //! | `commit` | `others GROUP,GROUP`, `session SESSION NUMBER`, and a part |
 //! | `settle`, `abort` | the first at the last timestamp answered to a prepare or commit plus one |
+//! | `stage` | `back` or `new`: one step of going back to the last snapshot timestamp |
 //! | `resolve` | `deadline MS` |
 //! | `forget`, `release`, `alive`, `lookup SESSION NUMBER` | |
 //!
 //! A part: `put COUNTER=VALUE`, `del COUNTER`, `check COUNTER` or `check FROM..TO` (what was read), `since` (at the last
-//! snapshot timestamp), `held TERM` (locks were taken), `guard COUNTER=VALUE`, `deadline MS` from now (10000 if not given).
+//! snapshot timestamp), `staged`, `held TERM` (locks were taken), `guard COUNTER=VALUE`, `deadline MS` from now (10000 if not given).
 //!
 //! `take N ID COUNTER [nowait|skip]` is a transaction of the partition that asks for a row as FOR UPDATE does, then adds.
 //! `await N ID COUNTER MS [SESSION NUMBER] [remote]` is one that takes 1 from a counter; while that is 0 it waits for a
@@ -28,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::partition::{Store, Transaction, TxnEnv, decode_outcome, encode_outcome};
 use crate::txn::messages::{
     Answer, Commit, Forget, Guard, KeepAlive, Lock, LockMode, LookUp, Part, Prepare, Read, Release,
-    Resolve, Settle, Span, TxnId, WaitPolicy, Work, Write,
+    Resolve, Settle, Span, Stage, TxnId, WaitPolicy, Work, Write,
 };
 
 /// What a scenario has come to know.
@@ -78,7 +79,16 @@ pub fn work(words: &[&str], known: Known) -> Result<Work> {
                 Err(_) => known.now_us + 10_000_000,
             },
         }),
-        "forget" => Work::Forget(Forget { txn }),
+        "stage" => Work::Stage(Stage {
+            txn,
+            to_ts: known.snapshot_ts,
+            inserted: words.next()? == "new",
+            after: Bytes::new(),
+        }),
+        "forget" => Work::Forget(Forget {
+            txn,
+            more: Vec::new(),
+        }),
         "release" => Work::Release(Release { txn }),
         "alive" => Work::KeepAlive(KeepAlive { txns: vec![txn] }),
         "lookup" => Work::LookUp(LookUp {
@@ -128,7 +138,9 @@ impl<'a> Words<'a> {
             match *word {
                 "nowait" => lock.set_wait(WaitPolicy::NoWait),
                 "skip" => lock.set_wait(WaitPolicy::SkipLocked),
+                "patient" => lock.set_wait(WaitPolicy::Patient),
                 "since" => lock.since = Some(self.known.snapshot_ts),
+                range if range.contains("..") => lock.ranges.push(span(range)?),
                 counter => lock.keys.push(counter_of(counter)?),
             }
         }
@@ -178,6 +190,7 @@ impl<'a> Words<'a> {
                 }),
                 "check" => part.reads.push(span(self.next()?)?),
                 "since" => part.since = Some(self.known.snapshot_ts),
+                "staged" => part.staged = true,
                 "held" => part.term = Some(self.number()?),
                 "deadline" => {
                     part.deadline_ts = self.deadline()?;
@@ -271,6 +284,12 @@ pub fn told(reply: &Bytes) -> Result<String> {
         Answer::Kept(kept) if kept.lost.is_empty() => "kept".into(),
         Answer::Kept(_) => "lost".into(),
         Answer::Done(_) => "done".into(),
+        Answer::Staged(staged) => {
+            let rows: u64 = staged.counts.iter().map(|count| count.rows).sum();
+            let more = if staged.next.is_some() { ", more" } else { "" };
+            format!("staged {rows}{more}")
+        }
+        Answer::More(_) => "more".into(),
     })
 }
 

@@ -110,7 +110,7 @@ impl<S: StateStore> Executor<S> {
         for request in again {
             self.requests -= 1;
             let (id, result) = (request.id, Err(still_waiting()));
-            out.push(Output::Reply { id, result });
+            out.push(Output::Reply { id, result, ts: 0 });
         }
     }
 }

@@ -146,7 +146,9 @@ impl Task {
     pub fn read_only(&self) -> bool {
         match self {
             Task::Run(txn) => txn.read_only(),
-            Task::Txn(work) => !matches!(**work, Work::Prepare(_) | Work::Commit(_)),
+            Task::Txn(work) => {
+                !matches!(**work, Work::Prepare(_) | Work::Commit(_) | Work::Stage(_))
+            }
         }
     }
 }
@@ -159,6 +161,9 @@ pub struct Request {
     pub task: Task,
     /// (session, number) of a numbered request (I11).
     pub session: Option<(u128, u64)>,
+    /// The highest timestamp that whoever asks has seen: what is done for him here is above it. 55000 if it is further
+    /// ahead than `OFFSET_MAX_US`.
+    pub seen: u64,
     /// Set to true by a cancel request; checked before execution.
     pub cancel: Option<Arc<AtomicBool>>,
     pub waited: Waited,
@@ -244,6 +249,8 @@ pub enum Output {
     Reply {
         id: u64,
         result: Result<Bytes>,
+        /// Nothing that the answer rests on is later; 0 if it rests on nothing.
+        ts: u64,
     },
     SnapshotTs {
         id: u64,

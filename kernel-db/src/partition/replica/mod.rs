@@ -209,6 +209,7 @@ impl<S: StateStore> Replica<S> {
             out.push(Output::Reply {
                 id: request.id,
                 result: Err(self.not_leader()),
+                ts: 0,
             });
             return Ok(());
         };

@@ -231,6 +231,12 @@ pub trait Backend {
     /// Opens a transaction block. Everything the connection submitted before is finished.
     fn begin(&self, conn: &Rc<ConnInfo>, mode: BlockMode) -> Result<Rc<dyn Block>>;
 
+    /// The highest timestamp seen here, which everything asked for from now on comes after: hybrid logical microseconds.
+    fn seen(&self) -> u64;
+
+    /// What is asked for here from now on comes after `ts`, as another node told it; 55000 if that is too far ahead.
+    fn observe(&self, ts: u64) -> Result<()>;
+
     /// Asks to end what the connection is running (57014), if that is still possible. The secret was checked.
     fn cancel(&self, pid: i32);
 
