@@ -98,8 +98,9 @@ impl Gateway {
             drop(holds);
             attempt += 1;
             // Refused by wait-die again and again, it waits for a lock as much as one that stands in line.
-            let since = *refused.get_or_insert_with(Instant::now);
-            if one.lock_wait.is_some_and(|wait| since.elapsed() >= wait) {
+            if let Some(wait) = one.lock_wait.filter(|_| error.sqlstate() == "40P01")
+                && refused.get_or_insert_with(Instant::now).elapsed() >= wait
+            {
                 return Err(lock_timeout());
             }
             let stop = one.job.cancel.load(Ordering::Relaxed);
