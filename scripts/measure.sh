@@ -14,19 +14,32 @@ trap '"$dbos" cluster destroy --all --yes >/dev/null; rm -rf "$XDG_DATA_HOME" "$
 
 "$dbos" cluster up --name one --nodes 1 >&2
 "$dbos" cluster up --name three --nodes 3 >&2
+
+# turn LABEL ARGS...: one run, its JSON line kept with the label in front
+turn() {
+  label=$1; shift
+  echo "  $label" >&2
+  line=$("$dbos" bench sched --policy fifo --duration "$duration" --json "$@") || true
+  echo "$line"
+  printf '%s\t%s\n' "$label" "$line" >>"$lines"
+}
 for round in $(seq "$rounds"); do
-  for target in "--target local-postgres" "--name one" "--name three"; do
-    echo "round $round: $target" >&2
-    # shellcheck disable=SC2086
-    "$dbos" bench sched $target --policy fifo --in-flight 64 --duration "$duration" --json | tee -a "$lines" || true
-  done
+  echo "round $round" >&2
+  turn 'PostgreSQL, 64 in flight on 4 connections' --target local-postgres --in-flight 64
+  turn 'PostgreSQL, one on each of 16 connections' --target local-postgres --connections 16 --in-flight 16
+  turn 'one node' --name one --in-flight 64
+  turn 'three nodes, three replicas' --name three --in-flight 64
+done
+# Half of what one node did, offered at a fixed rate.
+half=$(grep "^one node" "$lines" | sed -n 's/.*"throughput_per_s":\([0-9]*\).*/\1/p' | sort -n | awk '{v[NR]=$1} END {print int(v[int((NR+1)/2)] / 2)}')
+for round in $(seq "$rounds"); do
+  turn "one node at half load, $half/s offered" --name one --in-flight 256 --rate "$half"
 done
 
-field() { sed -n "s/.*\"$2\":\([0-9.]*\).*/\1/p" <<<"$1"; }
-summary() { # name, field: median, minimum and maximum over the rounds
-  values=$(grep "\"target\":\"$1\"" "$lines" | while read -r line; do field "$line" "$2"; done | sort -n)
-  printf '%s' "$values" | awk '{v[NR]=$1} END {if (NR) printf "%.0f (%.0f to %.0f)", v[int((NR+1)/2)], v[1], v[NR]}'
+summary() { # label, field: median, minimum and maximum over the rounds
+  grep -F "$1	" "$lines" | sed -n "s/.*\"$2\":\([0-9.]*\).*/\1/p" | sort -n |
+    awk '{v[NR]=$1} END {if (NR) printf "%.0f (%.0f to %.0f)", v[int((NR+1)/2)], v[1], v[NR]}'
 }
-for target in local-postgres one three; do
-  echo "$target: throughput/s $(summary "$target" throughput_per_s), p50 µs $(summary "$target" p50), p99 µs $(summary "$target" p99), fdatasync p50 µs $(summary "$target" before)" >&2
+cut -f1 "$lines" | awk '!seen[$0]++' | while read -r label; do
+  echo "$label: $(summary "$label" throughput_per_s)/s, p50 µs $(summary "$label" p50), p99 µs $(summary "$label" p99), fdatasync p50 µs $(summary "$label" before)" >&2
 done

@@ -383,6 +383,7 @@ impl Core {
                 Output::Checkpoint { members } => self.checkpoint(number, group, members),
                 Output::Role(role) => {
                     tracing::info!(group = number, leader = ?role.leader, term = role.term, open = role.open, "role");
+                    self.peers.set_leader(number, role.leader);
                     group.role.set(role);
                 }
                 chore @ (Output::Resolve { .. } | Output::Finish { .. }) => {

@@ -5,7 +5,8 @@
 //!
 //! Raft messages to a node that is not connected are dropped: raft-rs sends them again. A call to it is refused at once
 //! with an error to try again. When a connection breaks, calls that were under way end as *outcome unknown*, unless
-//! they change nothing.
+//! they change nothing. A call to a group's leader ends so earlier, once the group has another leader and the old one is
+//! quiet.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -34,11 +35,15 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from
 
 /// A peer that nothing was heard of for this long is asked.
 const SILENCE: Duration = Duration::from_millis(250);
+/// A peer that nothing was heard of for this long, although it was asked, has no answers on their way.
+const QUIET: Duration = Duration::from_millis(500);
 /// A peer that nothing was heard of for this long is gone: above an election timeout, so that its groups have a new leader
 /// when calls to it end.
 const SILENCE_MAX: Duration = Duration::from_millis(1500);
 /// Nobody waits for the answer to a ping or a cancel.
 const PING_ID: u64 = 0;
+/// How often the silence is looked at.
+const WATCH: Duration = Duration::from_millis(100);
 
 /// What becomes of a call whose connection breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +54,16 @@ pub enum OnLoss {
     Unknown,
 }
 
-type AnswerSender = oneshot::Sender<Result<answer::Body>>;
+/// A call without an answer.
+struct Waiting {
+    /// The group whose leader it is for.
+    group: Option<u32>,
+    on_loss: OnLoss,
+    sender: oneshot::Sender<Result<answer::Body>>,
+}
+
+/// Who leads which group, as far as this node's replicas know.
+type Leaders = Rc<RefCell<BTreeMap<u32, u64>>>;
 
 /// How busy the way to one node is.
 pub struct LinkLoad {
@@ -71,7 +85,8 @@ struct Link {
     bytes_max: u64,
     /// Raft messages of this turn.
     batch: RefCell<Vec<GroupMessage>>,
-    calls: RefCell<HashMap<u64, (OnLoss, AnswerSender)>>,
+    calls: RefCell<HashMap<u64, Waiting>>,
+    leaders: Leaders,
     next_call: Cell<u64>,
     wake: Notify,
 }
@@ -83,6 +98,7 @@ pub struct Peers {
     links: RefCell<BTreeMap<u64, Rc<Link>>>,
     tasks: RefCell<BTreeMap<u64, JoinHandle<()>>>,
     bytes_max: u64,
+    leaders: Leaders,
 }
 
 impl Peers {
@@ -93,6 +109,7 @@ impl Peers {
             links: RefCell::default(),
             tasks: RefCell::default(),
             bytes_max: config.peer_queue_bytes_max,
+            leaders: Leaders::default(),
         };
         peers.know(nodes);
         Rc::new(peers)
@@ -117,7 +134,10 @@ impl Peers {
             stays
         });
         for node in nodes.iter().filter(|n| n.id != self.own) {
-            let new = || Rc::new(Link::new(node.id, node.peer, self.bytes_max));
+            let new = || {
+                let leaders = Rc::clone(&self.leaders);
+                Rc::new(Link::new(node.id, node.peer, self.bytes_max, leaders))
+            };
             links.entry(node.id).or_insert_with(new);
         }
     }
@@ -200,6 +220,13 @@ impl Peers {
         }
     }
 
+    /// A replica here has learned who leads `group`.
+    pub fn set_leader(&self, group: u32, leader: Option<u64>) {
+        if let Some(leader) = leader {
+            self.leaders.borrow_mut().insert(group, leader);
+        }
+    }
+
     /// Calls `node`. Queued when this returns, in order of calls.
     pub fn call(
         &self,
@@ -207,12 +234,13 @@ impl Peers {
         body: call::Body,
         on_loss: OnLoss,
     ) -> oneshot::Receiver<Result<answer::Body>> {
-        self.call_numbered(node, body, on_loss).1
+        self.call_leader(None, node, body, on_loss).1
     }
 
-    /// As `call`, with the number by which the call can be given up.
-    pub fn call_numbered(
+    /// Calls `node` as the leader of `group`. With the number by which the call can be given up.
+    pub fn call_leader(
         &self,
+        group: Option<u32>,
         node: u64,
         body: call::Body,
         on_loss: OnLoss,
@@ -231,7 +259,12 @@ impl Peers {
             id,
             body: Some(body),
         }))) {
-            link.calls.borrow_mut().insert(id, (on_loss, sender));
+            let waiting = Waiting {
+                group,
+                on_loss,
+                sender,
+            };
+            link.calls.borrow_mut().insert(id, waiting);
         } else {
             let _ = sender.send(Err(Error::busy(format!(
                 "the queue to node {node} is full (peer_queue_bytes_max)"
@@ -253,7 +286,7 @@ impl Peers {
 }
 
 impl Link {
-    fn new(node: u64, address: SocketAddr, bytes_max: u64) -> Self {
+    fn new(node: u64, address: SocketAddr, bytes_max: u64, leaders: Leaders) -> Self {
         Self {
             node,
             address,
@@ -264,6 +297,7 @@ impl Link {
             bytes_max,
             batch: RefCell::default(),
             calls: RefCell::default(),
+            leaders,
             next_call: Cell::new(1),
             wake: Notify::new(),
         }
@@ -331,7 +365,7 @@ impl Link {
     /// Ends when the peer has been silent for too long.
     async fn watch(&self) -> Result<()> {
         loop {
-            tokio::time::sleep(SILENCE).await;
+            tokio::time::sleep(WATCH).await;
             let silence = self.heard.get().elapsed();
             if silence > SILENCE_MAX {
                 return Err(Error::retry(
@@ -341,6 +375,9 @@ impl Link {
             }
             if silence >= SILENCE {
                 self.ping();
+            }
+            if silence >= QUIET {
+                self.give_up_led_elsewhere();
             }
         }
     }
@@ -366,7 +403,7 @@ impl Link {
                 ));
             };
             // The caller may have given up already.
-            if let Some((_, sender)) = self.calls.borrow_mut().remove(&id) {
+            if let Some(Waiting { sender, .. }) = self.calls.borrow_mut().remove(&id) {
                 let result = match body {
                     Some(answer::Body::Failure(failure)) => Err(from_failure(failure)),
                     Some(body) => Ok(body),
@@ -397,13 +434,32 @@ impl Link {
         self.queue.borrow_mut().clear();
         self.batch.borrow_mut().clear();
         self.queued_bytes.set(0);
-        for (_, (on_loss, sender)) in self.calls.borrow_mut().drain() {
-            let message = format!("connection to node {} was lost", self.node);
-            let _ = sender.send(Err(match on_loss {
-                OnLoss::Retry => Error::retry("08006", message),
-                OnLoss::Unknown => Error::unknown(message),
-            }));
+        let message = format!("connection to node {} was lost", self.node);
+        for (_, waiting) in self.calls.borrow_mut().drain() {
+            waiting.lose(&message);
         }
+    }
+
+    /// Ends calls to a leader that has been replaced.
+    fn give_up_led_elsewhere(&self) {
+        let leaders = self.leaders.borrow();
+        let elsewhere = |_: &u64, waiting: &mut Waiting| {
+            let leader = waiting.group.and_then(|group| leaders.get(&group));
+            leader.is_some_and(|leader| *leader != self.node)
+        };
+        let message = format!("node {} is silent and leads no longer", self.node);
+        for (_, waiting) in self.calls.borrow_mut().extract_if(elsewhere) {
+            waiting.lose(&message);
+        }
+    }
+}
+
+impl Waiting {
+    fn lose(self, message: &str) {
+        let _ = self.sender.send(Err(match self.on_loss {
+            OnLoss::Retry => Error::retry("08006", message),
+            OnLoss::Unknown => Error::unknown(message),
+        }));
     }
 }
 
@@ -451,5 +507,43 @@ mod tests {
         peers.know(&[]);
         peers.send(2, GroupMessage::default());
         assert!(peers.nodes().is_empty() && !peers.connected(2));
+    }
+
+    #[test]
+    fn calls_to_a_leader_that_was_replaced_end_and_others_wait_on() {
+        let config = NodeConfig::default();
+        let node = NodeAddress {
+            id: 2,
+            ..config.nodes[0].clone()
+        };
+        let peers = Peers::new(&config, &[node]);
+        let link = peers.link(2).unwrap();
+        link.connected.set(true);
+        let call = |group, on_loss| {
+            peers
+                .call_leader(group, 2, call::Body::Ping(Ping {}), on_loss)
+                .1
+        };
+        let mut write = call(Some(1), OnLoss::Unknown);
+        let mut read = call(Some(1), OnLoss::Retry);
+        let mut led_there = call(Some(2), OnLoss::Unknown);
+        let mut of_no_group = call(None, OnLoss::Unknown);
+        peers.set_leader(1, Some(2));
+        peers.set_leader(2, Some(2));
+        link.give_up_led_elsewhere();
+        assert_eq!(link.calls.borrow().len(), 4);
+
+        peers.set_leader(1, Some(3));
+        // Nobody leads for a moment: that tells nothing.
+        peers.set_leader(2, None);
+        link.give_up_led_elsewhere();
+        let class = |ended: Option<Result<answer::Body>>| ended.unwrap().unwrap_err().class();
+        assert_eq!(
+            class(write.try_recv().unwrap()),
+            crate::error::Class::Unknown
+        );
+        assert_eq!(class(read.try_recv().unwrap()), crate::error::Class::Retry);
+        assert!(led_there.try_recv().unwrap().is_none());
+        assert!(of_no_group.try_recv().unwrap().is_none());
     }
 }

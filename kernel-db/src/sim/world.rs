@@ -34,6 +34,8 @@ pub const EPOCH_US: i64 = 1_700_000_000_000_000;
 /// A run goes on until it has seen as much as this.
 const OPERATIONS_MIN: usize = 1_000;
 const FAULTS_MIN: u64 = 20;
+/// Ticks that a timer sends at once after a stall: a replica must not count what comes too fast.
+const BURST: u64 = 12;
 /// After the faults everything must have come to rest within this time.
 const REST_US: u64 = 30_000_000;
 
@@ -59,6 +61,8 @@ pub type Lines = Arc<Mutex<Vec<String>>>;
 
 pub enum Event {
     Tick(u64),
+    /// The ticks that a timer missed during a pause, all at once.
+    Burst(u64),
     /// With the number of the message on its link.
     Deliver(u32, u64, Message),
     LogDone(u64, u64),
@@ -86,6 +90,7 @@ impl Event {
     fn node(&self) -> Option<u64> {
         match self {
             Event::Tick(node)
+            | Event::Burst(node)
             | Event::StateFlush(node, _)
             | Event::LogDone(node, _)
             | Event::ApplyDone(node, ..)
@@ -237,29 +242,25 @@ impl World {
     }
 
     /// The node is paused: what happens to it happens when it goes on.
-    fn postpone(&mut self, node: u64, event: Event) -> Result<(), Error> {
+    fn postpone(&mut self, node: u64, event: Event) {
         let until = self.node(node).paused_until;
-        // A timer that bursts after a stall: the replica must not count what came too fast.
-        let burst = if matches!(event, Event::Tick(_)) {
-            12
-        } else {
-            0
-        };
+        let timer = matches!(event, Event::Tick(_));
         self.at(until, event);
-        for group in 1..=self.plan.groups {
-            (0..burst).try_for_each(|_| self.input_at(node, group, Input::Tick, until))?;
+        if timer {
+            self.at(until, Event::Burst(node));
         }
-        Ok(())
     }
 
     fn happen(&mut self, event: Event) -> Result<(), Error> {
         if let Some(node) = event.node()
             && self.node(node).paused_until > self.now
         {
-            return self.postpone(node, event);
+            self.postpone(node, event);
+            return Ok(());
         }
         match event {
             Event::Tick(node) => self.tick(node),
+            Event::Burst(node) => (0..BURST).try_for_each(|_| self.tick_groups(node)),
             Event::Deliver(group, number, message) => self.deliver(group, number, message),
             Event::LogDone(node, life) if self.lives(node, life) => self.log_done(node),
             Event::ApplyDone(node, group, life) if self.lives(node, life) => {
@@ -321,6 +322,10 @@ impl World {
             self.now + TICK_US.saturating_add_signed(-drift),
             Event::Tick(node),
         );
+        self.tick_groups(node)
+    }
+
+    fn tick_groups(&mut self, node: u64) -> Result<(), Error> {
         (1..=self.plan.groups).try_for_each(|group| self.input(node, group, Input::Tick))
     }
 
@@ -347,12 +352,8 @@ impl World {
         Ok(())
     }
 
-    pub fn input(&mut self, node: u64, group: u32, input: Input) -> Result<(), Error> {
-        self.input_at(node, group, input, self.now)
-    }
-
     /// Gives an input to a replica and carries its outputs out.
-    fn input_at(&mut self, node: u64, group: u32, input: Input, time: u64) -> Result<(), Error> {
+    pub fn input(&mut self, node: u64, group: u32, input: Input) -> Result<(), Error> {
         if !self.node(node).machine.is_up() {
             return Ok(());
         }
@@ -368,6 +369,7 @@ impl World {
             Input::SnapshotTs { id } => Some(*id),
             _ => None,
         };
+        let time = self.now;
         let place = self.node(node);
         let drift = time as i64 / 1_000 * place.drift_ppm / 1_000;
         let now = Now {

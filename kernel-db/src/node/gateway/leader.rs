@@ -80,7 +80,7 @@ impl Gateway {
         on_loss: OnLoss,
     ) -> LocalBoxFuture<'static, Result<Bytes>> {
         let body = call::Body::Execute(execute(group, work));
-        let (id, mut receiver) = self.peers.call_numbered(node, body, on_loss);
+        let (id, mut receiver) = self.peers.call_leader(Some(group), node, body, on_loss);
         let (peers, cancel) = (Rc::clone(&self.peers), Arc::clone(&work.cancel));
         async move {
             let answer = tokio::select! {
@@ -171,7 +171,9 @@ impl Gateway {
             let (node, attempt) = match self.place(group) {
                 Place::Here => (self.config.node_id, self.answer(body.clone())),
                 Place::Node(node) => {
-                    let receiver = self.peers.call(node, body.clone(), OnLoss::Retry);
+                    let (_, receiver) =
+                        self.peers
+                            .call_leader(Some(group), node, body.clone(), OnLoss::Retry);
                     (
                         node,
                         async move { receiver.await.unwrap_or_else(|_| Err(gone())) }.boxed_local(),
@@ -246,7 +248,7 @@ impl Gateway {
         body: call::Body,
         on_loss: OnLoss,
     ) -> LocalBoxFuture<'static, Result<Bytes>> {
-        let receiver = self.peers.call(node, body, on_loss);
+        let (_, receiver) = self.peers.call_leader(Some(group), node, body, on_loss);
         async move { reply_of(group, node, receiver.await.unwrap_or_else(|_| Err(gone()))) }
             .boxed_local()
     }

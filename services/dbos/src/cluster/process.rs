@@ -79,7 +79,13 @@ pub fn pause(spec: &ClusterSpec, node: u16, stop: bool) -> Result<bool> {
     };
     signal(pid, if stop { Signal::STOP } else { Signal::CONT })?;
     let start = Instant::now();
-    while paused(spec, node) != stop && start.elapsed() < STOP_TIMEOUT {
+    while paused(spec, node) != stop {
+        if start.elapsed() > STOP_TIMEOUT {
+            let what = if stop { "pause" } else { "go on" };
+            return Err(Failure::new(format!(
+                "node {node} (process {pid}) does not {what}"
+            )));
+        }
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(true)
