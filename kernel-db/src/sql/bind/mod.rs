@@ -34,7 +34,7 @@ use super::plan::{AggregateCall, Expr, Plan, Routing, sites};
 use super::prepare::{Column, Kind, ParamScope, Prepared, PreparedExpr};
 use super::{DataType, explain};
 use crate::error::{Error, Result};
-pub use as_of::stamp;
+pub use as_of::{moment, stamp};
 use scope::Scope;
 
 /// How deep queries and expressions may nest.

@@ -90,6 +90,7 @@ impl<'a> ExecCtx<'a> {
         FnCtx {
             wall_us: self.env.wall_us,
             seed: &mut self.env.seed,
+            wait: self.env.wait.as_mut(),
             user: "dbos",
             database: "dbos",
             application: "",
@@ -220,6 +221,7 @@ pub fn eval_pure(expr: &Expr, params: &[Value]) -> Result<Value> {
         partition: 0,
         partitions: 1,
         budget: crate::partition::Budget::new(1_000),
+        wait: None,
     };
     let catalog = Arc::new(Catalog::default());
     let mut ctx = ExecCtx::new(&mut store, &mut env, &catalog, None);

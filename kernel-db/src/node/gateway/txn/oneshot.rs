@@ -160,7 +160,7 @@ impl Gateway {
         one.harmless
             .set(matches!(&committed, Err(e) if e.class() != Class::Unknown));
         match committed {
-            Ok(Ended::Committed) => Ok(done.into_iter().map(outcome).collect()),
+            Ok(Ended::Committed(_)) => Ok(done.into_iter().map(outcome).collect()),
             Ok(Ended::Repeated(recorded)) => repeated(&recorded).map_err(Failed::Final),
             Err(error) if may_pass(&error) => Err(Failed::Passing(error)),
             Err(error) => Err(Failed::Final(error)),
@@ -200,7 +200,7 @@ impl Gateway {
         {
             Ok(Ended::Repeated(recorded)) => repeated(&recorded),
             // Not recorded: a retry of the same number may come to something else, and nothing was done.
-            Ok(Ended::Committed) | Err(_) => Err(error),
+            Ok(Ended::Committed(_)) | Err(_) => Err(error),
         }
     }
 }
