@@ -155,6 +155,10 @@ pub fn run_quiet(plan: &Plan, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result
             })?;
             Ok(Done::new("SELECT", rows.len() as u64, rows))
         }
+        Plan::Do(call) => {
+            query::run(call, &Frame::new(params), ctx, &mut |_, _| Ok(true))?;
+            Ok(Done::new(DO, 0, Vec::new()))
+        }
         Plan::Insert(insert) => write::insert(insert, ctx, params),
         Plan::Update(update) => write::update(update, ctx, params),
         Plan::Delete(delete) => write::delete(delete, ctx, params),
@@ -179,8 +183,9 @@ pub struct Done {
     verb: &'static str,
 }
 
-/// The one command whose tag has no count.
+/// The commands whose tags have no count.
 const EXPLAIN: &str = "EXPLAIN";
+const DO: &str = "DO";
 
 impl Done {
     fn new(verb: &'static str, count: u64, rows: Vec<Vec<Value>>) -> Self {
@@ -191,7 +196,7 @@ impl Done {
     fn tag(&self) -> String {
         let mut tag = String::with_capacity(self.verb.len() + 4);
         tag.push_str(self.verb);
-        if self.verb != EXPLAIN {
+        if ![EXPLAIN, DO].contains(&self.verb) {
             tag.push(' ');
             match u8::try_from(self.count) {
                 Ok(digit @ 0..=9) => tag.push(char::from(b'0' + digit)),
