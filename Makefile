@@ -9,6 +9,8 @@
 #   make audit   security advisories, where their database can be reached
 #   make sim     the seeded simulator: SEED=0 RUNS=100 [MUTATION=name]
 #   make sim-mutations   how many seeds it takes to find each planted fault
+#   make repro [FULL=1|SMOKE=1] [ONLY=name] [AGAIN=1]
+#                the papers' experiments beside what is used instead, and one report (about 25 minutes; docs/report/README.md)
 #   make bench   criterion micro-benchmarks and the engine benchmark
 #   make bench-compare BASE=rev   the micro-benchmarks of a revision, and of the working tree against it
 
@@ -19,7 +21,7 @@ export CARGO_TARGET_DIR
 export ROCKSDB_LIB_DIR = $(CARGO_TARGET_DIR)/rocksdb
 export ROCKSDB_STATIC = 1
 
-.PHONY: build demo test torture check audit bench bench-compare sim sim-mutations rocksdb setup setup-test clean
+.PHONY: build demo test torture repro repro-publish check audit bench bench-compare sim sim-mutations rocksdb setup setup-test clean
 .DEFAULT_GOAL := build
 
 setup:
@@ -45,6 +47,19 @@ test: setup-test rocksdb
 
 torture: rocksdb
 	TORTURE_MINUTES=$(MINUTES) $(CARGO) test --release --locked -p dbos --test torture -- --nocapture
+
+# Results go to target/repro/SCALE and outlive an interruption: the same command goes on. Peers are fetched as Debian
+# packages into target/peers, which needs no root; where that fails they are reported as not installed. DBOS_PEERS: others.
+SCALE = $(if $(FULL),full,$(if $(SMOKE),smoke,default))
+repro: setup-test build
+	$(CARGO) build --release --locked --bin paper-repro
+	@[ -n "$$DBOS_PEERS" ] || scripts/peers.sh "$(CARGO_TARGET_DIR)/peers"
+	DBOS_PEERS="$${DBOS_PEERS-$$([ ! -f "$(CARGO_TARGET_DIR)/peers/complete" ] || echo "$(CARGO_TARGET_DIR)/peers")}" \
+	  "$(CARGO_TARGET_DIR)/release/paper-repro" --scale $(SCALE) $(if $(ONLY),--only "$(ONLY)") $(if $(AGAIN),--again)
+
+# Copies the last report of that scale to docs/report and its summary into the README.
+repro-publish:
+	"$(CARGO_TARGET_DIR)/release/paper-repro" --scale $(SCALE) --publish
 
 check: rocksdb
 	$(CARGO) fmt --all --check

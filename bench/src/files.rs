@@ -397,4 +397,6 @@ fn aggregate(run: Run) -> Operation {
 }
 
 /// The papers' query over file metadata: all of it is this statement.
-pub(crate) const AGGREGATE: &str = include_str!("../sql/aggregate.sql");
+pub const AGGREGATE: &str = include_str!("../sql/aggregate.sql");
+/// Its opponent on a file system: the source of a walk over the tree.
+pub const TREE_WALK: &str = include_str!("peers/tree_walk.rs");

@@ -1,10 +1,14 @@
 //! Every shape runs on every kind of target: rounds and operations are counted, none fails, and what each benchmark checks
 //! at its end holds. Nothing is said about speed.
+//!
+//! Peers that this machine does not have are listed as ignored, "not installed"; with `DBOS_PEERS` set they fail.
 
 use std::time::Duration;
 
 use bench::peers::NotInstalled;
 use bench::{Kind, Options, Target, files, measure, messages, sched};
+use dbos_client::testing::LocalCluster;
+use libtest_mimic::{Arguments, Trial};
 
 const DURATION: Duration = Duration::from_millis(300);
 
@@ -46,60 +50,22 @@ fn rounds(target: &Target) {
     }
 }
 
-fn peer(name: &str) -> Option<Target> {
+fn peer(name: &str) -> Target {
     match Target::peer(name) {
-        Ok(target) => Some(target.expect("a known name")),
-        Err(error) if error.is::<NotInstalled>() => {
-            eprintln!("{name}: {error}");
-            None
-        }
+        Ok(target) => target.expect("a known name"),
         Err(error) => panic!("{name}: {error:#}"),
     }
 }
 
-#[test]
-fn messages_go_round_on_connections() {
-    for name in ["tcp", "grpc", "grpc-stream"] {
-        rounds(&peer(name).expect("part of this program"));
-    }
+fn tasks(target: &Target, in_flight: u32) {
+    let fifo = sched::Spec::new(sched::Policy::Fifo);
+    run(target, Kind::Sched(fifo), in_flight);
 }
 
-#[test]
-fn messages_go_round_in_mailboxes_of_peers() {
-    for name in ["redis", "nats"] {
-        if let Some(target) = peer(name) {
-            rounds(&target);
-        }
-    }
-}
-
-#[test]
-fn tasks_go_to_etcd() {
-    if let Some(target) = peer("etcd") {
-        run(
-            &target,
-            Kind::Sched(sched::Spec::new(sched::Policy::Fifo)),
-            4,
-        );
-    }
-}
-
-#[test]
-fn jobs_go_to_slurm() {
-    if let Some(target) = peer("slurm") {
-        run(
-            &target,
-            Kind::Sched(sched::Spec::new(sched::Policy::Fifo)),
-            2,
-        );
-    }
-}
-
-#[test]
 fn files_by_system_calls() {
     let folder = tempfile::tempdir().unwrap();
     for sync in ["ext4", "ext4-fsync"] {
-        let target = peer(&format!("{sync}:{}", folder.path().display())).unwrap();
+        let target = peer(&format!("{sync}:{}", folder.path().display()));
         for (_, shape) in files::Shape::ALL {
             run(&target, Kind::Fs { shape, size: None }, 2);
         }
@@ -108,12 +74,10 @@ fn files_by_system_calls() {
     assert_eq!(left, 0, "files are removed");
 }
 
-#[test]
-fn a_database_does_every_benchmark() {
-    let target = Target::local_postgres().unwrap();
-    rounds(&target);
+fn every_benchmark(target: &Target) {
+    rounds(target);
     for (_, shape) in files::Shape::ALL {
-        run(&target, Kind::Fs { shape, size: None }, 2);
+        run(target, Kind::Fs { shape, size: None }, 2);
     }
     let accounts = 640;
     let transfers = Kind::Txn {
@@ -132,6 +96,59 @@ fn a_database_does_every_benchmark() {
             tasks: if policy == sched::Policy::Scan { 50 } else { 0 },
             ..sched::Spec::new(policy)
         };
-        run(&target, Kind::Sched(spec), 4);
+        run(target, Kind::Sched(spec), 4);
     }
+}
+
+fn on_a_cluster(nodes: u16) {
+    let count = nodes.to_string();
+    let cluster = LocalCluster::start(&["--nodes", &count, "--partitions", "2"]).unwrap();
+    let urls = (1..=nodes).map(|node| cluster.url(node)).collect();
+    let replicas = if nodes < 3 { 1 } else { 3 };
+    let shape = [u32::from(nodes), 2, replicas];
+    let target = Target::cluster("test", urls, std::env::temp_dir(), shape, "fsync");
+    every_benchmark(&target);
+}
+
+fn trial(name: &str, test: fn()) -> Trial {
+    Trial::test(name, move || {
+        test();
+        Ok(())
+    })
+}
+
+/// A test with a server that may not be on this machine: starting it is what tells.
+fn with_server(name: &'static str, test: fn(&Target)) -> Trial {
+    let missing = match Target::peer(name) {
+        Err(error) if error.is::<NotInstalled>() => Some(format!("{error}")),
+        _ => None,
+    };
+    let kind = missing.clone().unwrap_or_default();
+    let trial = Trial::test(name, move || {
+        test(&peer(name));
+        Ok(())
+    });
+    trial.with_kind(kind).with_ignored_flag(missing.is_some())
+}
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let trials = vec![
+        trial("messages_go_round_on_connections", || {
+            for name in ["tcp", "grpc", "grpc-stream"] {
+                rounds(&peer(name));
+            }
+        }),
+        trial("files_by_system_calls", files_by_system_calls),
+        trial("postgres_does_every_benchmark", || {
+            every_benchmark(&Target::local_postgres().unwrap());
+        }),
+        trial("one_node_does_every_benchmark", || on_a_cluster(1)),
+        trial("three_nodes_do_every_benchmark", || on_a_cluster(3)),
+        with_server("redis", rounds),
+        with_server("nats", rounds),
+        with_server("etcd", |target| tasks(target, 4)),
+        with_server("slurm", |target| tasks(target, 2)),
+    ];
+    libtest_mimic::run(&arguments, trials).exit();
 }

@@ -5,14 +5,15 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use crate::files::{AGGREGATE_MIN, Layout, Shape, place};
+use super::tree_walk::aggregate;
+use crate::files::{Layout, Shape, place};
 use crate::load::ThreadOperation;
 
 /// Where the files go.
@@ -250,19 +251,4 @@ impl Root {
         }
         Ok(())
     }
-}
-
-/// The papers' opponent of the aggregate query: walks a tree and adds the sizes of files of at least [`AGGREGATE_MIN`] bytes.
-fn aggregate(folder: &Path) -> std::io::Result<u64> {
-    let mut sum = 0;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        if metadata.is_dir() {
-            sum += aggregate(&entry.path())?;
-        } else if metadata.len() >= AGGREGATE_MIN {
-            sum += metadata.len();
-        }
-    }
-    Ok(sum)
 }

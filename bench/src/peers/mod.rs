@@ -2,7 +2,8 @@
 //!
 //! Servers that are programs of their own (Redis, NATS, etcd, Slurm) are private ones: started for one run on free loopback
 //! ports with their data in a temporary folder, and killed on drop. They are looked for in the folder that `DBOS_PEERS`
-//! names (`scripts/peers.sh` fills one from Debian packages) and in `PATH`. A peer that is not there is [`NotInstalled`].
+//! names (`scripts/peers.sh` fills one from Debian packages) and in `PATH`. A peer that is not there is [`NotInstalled`]; with
+//! `DBOS_PEERS` set it is an error.
 //! gRPC and TCP responders run on a thread of their own in this process.
 
 pub(crate) mod etcd;
@@ -12,6 +13,7 @@ pub(crate) mod redis;
 pub(crate) mod rpc;
 pub(crate) mod slurm;
 pub(crate) mod tcp;
+pub(crate) mod tree_walk;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -38,9 +40,18 @@ impl fmt::Display for NotInstalled {
 
 impl std::error::Error for NotInstalled {}
 
-/// The folder of `DBOS_PEERS`, if that is set.
+/// The folder of `DBOS_PEERS`, if that is set and not empty.
 fn peers_root() -> Option<PathBuf> {
-    std::env::var_os("DBOS_PEERS").map(PathBuf::from)
+    let folder = std::env::var_os("DBOS_PEERS").filter(|folder| !folder.is_empty());
+    folder.map(PathBuf::from)
+}
+
+/// A peer that is not there or does not run: [`NotInstalled`], but a plain error where `DBOS_PEERS` promises it.
+pub(crate) fn missing(why: String) -> anyhow::Error {
+    match peers_root() {
+        Some(root) => anyhow::anyhow!("{why}, though DBOS_PEERS is {}", root.display()),
+        None => NotInstalled(why).into(),
+    }
 }
 
 /// Where a program is: below `DBOS_PEERS` first, then in `PATH` and the system's folders for servers.
@@ -54,7 +65,7 @@ pub(crate) fn program(name: &str) -> anyhow::Result<PathBuf> {
     ));
     folders.extend(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
     let found = folders.iter().map(|f| f.join(name)).find(|f| f.is_file());
-    found.ok_or_else(|| NotInstalled(format!("no program {name}")).into())
+    found.ok_or_else(|| missing(format!("no program {name}")))
 }
 
 /// A command for a program of [`program`], with the libraries that came with it.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use super::{NotInstalled, Server, command, free_addresses, program, server_folder, version_of};
+use super::{Server, command, free_addresses, missing, program, server_folder};
 use crate::run::{Operation, Prepared};
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -48,7 +48,7 @@ impl Slurm {
         let controller = started(&controller, "slurmctld", &["-D", "-c"])?;
         let node = started(&node, "slurmd", &["-D", "-N", "localhost"])?;
         let slurm = Self {
-            version: version_of(&sbatch, "--version"),
+            version: version(&sbatch, &config),
             _node: node,
             _controller: controller,
             _munge: munge,
@@ -81,13 +81,21 @@ impl Slurm {
                 let log = std::fs::read_to_string(self._controller.folder().join("server.log"));
                 let log = log.unwrap_or_default();
                 let last = log.lines().last().unwrap_or_default().to_string();
-                return Err(
-                    NotInstalled(format!("slurm does not run here: {said}; {last}")).into(),
-                );
+                return Err(missing(format!("slurm does not run here: {said}; {last}")));
             }
             std::thread::sleep(Duration::from_millis(200));
         }
     }
+}
+
+/// The program does not say it without a configuration.
+fn version(sbatch: &Path, config: &Path) -> String {
+    let output = command(sbatch)
+        .arg("--version")
+        .env("SLURM_CONF", config)
+        .output();
+    let text = output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_string());
+    text.unwrap_or_default()
 }
 
 fn start_munge(munged: &Path, folder: &Path, socket: &Path) -> anyhow::Result<Server> {
