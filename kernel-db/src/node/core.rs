@@ -30,7 +30,7 @@ use super::placement::Placement;
 use super::threads::{Report, Threads, WriteJob};
 use crate::error::{Error, Result};
 use crate::partition::{
-    Input, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Task, Transaction,
+    Input, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Task, Transaction, Waited,
 };
 use crate::storage::LogStore;
 use crate::txn::messages::Work;
@@ -190,7 +190,26 @@ impl Core {
         session: Option<(u128, u64)>,
         cancel: Option<Arc<AtomicBool>>,
     ) -> oneshot::Receiver<Result<Bytes>> {
-        self.request(group, Task::Run(txn), session, cancel)
+        self.submit_waited(group, txn, session, cancel, Waited::default())
+    }
+
+    /// As `submit`, of a request that may have waited for a change already.
+    pub fn submit_waited(
+        &self,
+        group: u32,
+        txn: Arc<dyn Transaction>,
+        session: Option<(u128, u64)>,
+        cancel: Option<Arc<AtomicBool>>,
+        waited: Waited,
+    ) -> oneshot::Receiver<Result<Bytes>> {
+        self.request(group, |id| Request {
+            id,
+            task: Task::Run(txn),
+            session,
+            seen: self.clock.seen(),
+            cancel,
+            waited,
+        })
     }
 
     /// Submits work of a transaction that runs elsewhere; resolves to an encoded `Answer`.
@@ -200,28 +219,24 @@ impl Core {
         work: Work,
         cancel: Option<Arc<AtomicBool>>,
     ) -> oneshot::Receiver<Result<Bytes>> {
-        self.request(group, Task::Txn(Arc::new(work)), None, cancel)
+        self.request(group, |id| Request {
+            id,
+            task: Task::Txn(Arc::new(work)),
+            session: None,
+            seen: self.clock.seen(),
+            cancel,
+            waited: Waited::default(),
+        })
     }
 
     fn request(
         &self,
         group: u32,
-        task: Task,
-        session: Option<(u128, u64)>,
-        cancel: Option<Arc<AtomicBool>>,
+        request: impl FnOnce(u64) -> Request,
     ) -> oneshot::Receiver<Result<Bytes>> {
         let (sender, receiver) = oneshot::channel();
         let id = self.wait_for(Waiter::Reply(sender));
-        self.send(
-            group,
-            Input::Request(Request {
-                id,
-                task,
-                session,
-                seen: self.clock.seen(),
-                cancel,
-            }),
-        );
+        self.send(group, Input::Request(request(id)));
         receiver
     }
 
@@ -269,6 +284,10 @@ impl Core {
                         return;
                     }
                 }
+            }
+            if self.waiting() > 1 {
+                // Whoever is ready goes first: what he asks for shares this turn's batches.
+                tokio::task::yield_now().await;
             }
             while let Ok(report) = reports.try_recv() {
                 batch.push(report);

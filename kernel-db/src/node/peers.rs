@@ -100,8 +100,8 @@ pub struct Peers {
     links: RefCell<BTreeMap<u64, Rc<Link>>>,
     tasks: RefCell<BTreeMap<u64, JoinHandle<()>>>,
     bytes_max: u64,
-    clock: Rc<NodeClock>,
     leaders: Leaders,
+    clock: Rc<NodeClock>,
 }
 
 impl Peers {
@@ -112,8 +112,8 @@ impl Peers {
             links: RefCell::default(),
             tasks: RefCell::default(),
             bytes_max: config.peer_queue_bytes_max,
-            clock: NodeClock::new(),
             leaders: Leaders::default(),
+            clock: NodeClock::new(),
         };
         peers.know(nodes);
         Rc::new(peers)
@@ -144,14 +144,9 @@ impl Peers {
         });
         for node in nodes.iter().filter(|n| n.id != self.own) {
             let new = || {
-                let (leaders, clock) = (Rc::clone(&self.leaders), self.clock());
-                Rc::new(Link::new(
-                    node.id,
-                    node.peer,
-                    self.bytes_max,
-                    leaders,
-                    clock,
-                ))
+                let leaders = Rc::clone(&self.leaders);
+                let (address, clock) = (node.peer, self.clock());
+                Rc::new(Link::new(node.id, address, self.bytes_max, leaders, clock))
             };
             links.entry(node.id).or_insert_with(new);
         }

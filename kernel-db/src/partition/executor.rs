@@ -7,15 +7,14 @@
 
 mod commit;
 mod promises;
+mod run;
 mod staged;
 mod work;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use promises::SnapshotWait;
 
@@ -28,13 +27,13 @@ use super::replica::{Now, Output, ReplicaConfig, Request, Task};
 use super::sessions::{Outcome, Seen, Sessions};
 use super::tip::{Tip, TipLimits, TipStats};
 use super::tip_view::Blocked;
-use super::transaction::{Budget, Transaction, TxnEnv};
 use super::waits::Waits;
 use crate::error::{Class, Error, Result};
 use crate::planted::Mutation;
 use crate::raft::Lease;
 use crate::storage::StateStore;
 use crate::txn::HybridClock;
+use run::Stopped;
 
 /// I13: commits and read promises stay within this time of the clock, at or below a ceiling that the log holds.
 const CEILING_AHEAD_US: u64 = 500_000;
@@ -206,7 +205,8 @@ impl<S: StateStore> Executor<S> {
             self.queue.push_back(request);
         } else {
             self.execute(config, now, request, out);
-            // Those who waited for what this one released.
+            self.wake(now);
+            // Those who waited for what this one released or wrote.
             self.run_queue(config, now, out);
         }
     }
@@ -230,6 +230,7 @@ impl<S: StateStore> Executor<S> {
                 break;
             };
             self.execute(config, now, request, out);
+            self.wake(now);
             ran = true;
         }
         ran
@@ -243,8 +244,7 @@ impl<S: StateStore> Executor<S> {
         out: &mut Vec<Output>,
     ) {
         let id = request.id;
-        let cancelled = request.cancel.as_ref();
-        if cancelled.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+        if request.has_nobody() {
             let error = Error::new("57014", "canceled on user request");
             return self.hold(id, Err(error), Rests::Tip);
         }
@@ -265,11 +265,15 @@ impl<S: StateStore> Executor<S> {
                 Seen::Refused(error) => return self.hold(id, Err(error), Rests::Tip),
             }
         }
-        let (result, wrote) = match self.run(config, now, &*txn) {
+        let (result, wrote) = match self.run(config, now, &*txn, request.waited.us) {
             Ok(ran) => ran,
             // Undone: it is run again from the start, others go on.
-            Err(Blocked::By(txn)) => return self.waits.park(txn, request, None),
-            Err(Blocked::Batch) => return self.batch_first(request),
+            Err(Stopped::Blocked(Blocked::By(txn))) => return self.waits.park(txn, request, None),
+            Err(Stopped::Blocked(Blocked::Batch)) => return self.batch_first(request),
+            Err(Stopped::Waits { spans, until_us }) => {
+                let now_us = now.mono_us;
+                return self.waits.park_for_change(request, spans, now_us, until_us);
+            }
         };
         let mut rests = if wrote { Rests::Effect } else { Rests::Tip };
         if let Some((session, number)) = session
@@ -291,48 +295,6 @@ impl<S: StateStore> Executor<S> {
         if let Some(evicted) = self.sessions.record(session, number, outcome) {
             self.batch.add_eviction(evicted);
         }
-    }
-
-    /// Runs the transaction on the tip; on error every write is undone. `Err`: it met what it must wait for.
-    fn run(
-        &mut self,
-        config: &ReplicaConfig,
-        now: Now,
-        txn: &dyn Transaction,
-    ) -> Result<(Result<Bytes>, bool), Blocked> {
-        self.runs += 1;
-        let mut run = [0; 16];
-        run[..8].copy_from_slice(&self.term.to_be_bytes());
-        run[8..].copy_from_slice(&self.runs.to_be_bytes());
-        let seed = xxh3_64_with_seed(&run, config.seed);
-        let mut env = TxnEnv {
-            wall_us: now.wall_us,
-            seed,
-            partition: config.partition,
-            partitions: config.partitions,
-            budget: Budget::new(config.run_limit_steps),
-        };
-        let locks = (!self.locks.is_empty()).then_some(&self.locks);
-        let mut view = self.tip.begin_under(locks);
-        let result = txn.run(&mut view, &mut env);
-        if let Some(blocked) = view.blocked() {
-            // Whatever it made of the error it got; nothing of this run is kept or told.
-            view.rollback();
-            return Err(blocked);
-        }
-        Ok(match result {
-            Ok(_) if txn.read_only() && view.wrote() => {
-                view.rollback();
-                let error = Error::internal("a transaction that claims to read only has written");
-                (Err(error), false)
-            }
-            Ok(reply) => (Ok(reply), view.commit()),
-            Err(error) => {
-                // I5: what a transaction wrote was in memory only; nothing of a failed one stays there.
-                view.rollback();
-                (Err(error), false)
-            }
-        })
     }
 
     /// I4: a reply waits for the newest entry that it may rest on; only what rests on committed state goes to the reads.

@@ -44,7 +44,13 @@ impl Chore {
         let commit_ts = Some(ts);
         let settle = |group: &u32| (*group, Work::Settle(Settle { txn, commit_ts }));
         let mut works: Vec<_> = others.iter().map(settle).collect();
-        works.push((coordinator, Work::Forget(Forget { txn })));
+        works.push((
+            coordinator,
+            Work::Forget(Forget {
+                txn,
+                more: Vec::new(),
+            }),
+        ));
         Self::new(works)
     }
 

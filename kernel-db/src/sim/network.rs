@@ -9,7 +9,7 @@ use super::clients::{Ask, Heard, Want, What};
 use super::load::{Row, rows_at};
 use super::world::{Event, World};
 use crate::error::Error;
-use crate::partition::{Input, Request, Task};
+use crate::partition::{Input, Request, Task, Waited};
 
 /// A client gives up on an answer after this time, and asks again.
 const PATIENCE_US: u64 = 700_000;
@@ -169,6 +169,7 @@ impl World {
                 session,
                 seen,
                 cancel: None,
+                waited: Waited::default(),
             }),
             What::Work(work) => Input::Request(Request {
                 id: question,
@@ -176,6 +177,7 @@ impl World {
                 session: None,
                 seen,
                 cancel: None,
+                waited: Waited::default(),
             }),
             What::SnapshotTs => Input::SnapshotTs { id: question },
             What::SnapshotAt { ts, rows } => {

@@ -32,6 +32,8 @@ pub enum Kind {
     Update,
     Delete,
     Explain,
+    /// A block of plpgsql without a name.
+    Do,
     /// Changes the catalogue: goes to the system group as a `CatalogChange` with this text.
     Ddl(String),
     /// Concerns the connection only.

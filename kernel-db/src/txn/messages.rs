@@ -66,6 +66,8 @@ pub enum WaitPolicy {
     NoWait = 1,
     /// Leave the row out.
     SkipLocked = 2,
+    /// Wait for any holder. Only for who holds no lock anywhere: nobody can be waiting for him, so no circle closes.
+    Patient = 3,
 }
 
 /// A key, or a range of keys.
@@ -245,6 +247,9 @@ pub struct Resolve {
 pub struct Forget {
     #[prost(message, required, tag = "1")]
     pub txn: TxnId,
+    /// Others of the same coordinator.
+    #[prost(message, repeated, tag = "2")]
+    pub more: Vec<TxnId>,
 }
 
 /// Gives up locks that are not prepared, and ends waiting `Lock`s and `Read`s of the transaction with 57014. Answer: `Done`.

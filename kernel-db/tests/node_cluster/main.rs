@@ -8,3 +8,4 @@ mod life;
 mod past;
 mod rollback;
 mod schema;
+mod waits;

@@ -68,6 +68,8 @@ pub struct Gateway {
     registry: Rc<txn::Registry>,
     /// The rollback that this node runs, or ran last.
     rollback: RefCell<Option<txn::Rollback>>,
+    /// Transactions that the coordinator may forget.
+    settled: UnboundedSender<txn::Settled>,
     /// Reads of blocking threads for the core to fetch from other nodes.
     fetches: UnboundedSender<cluster_store::Fetch>,
     this: Weak<Self>,
@@ -78,6 +80,7 @@ impl Gateway {
     pub fn start(config: Rc<NodeConfig>, core: Rc<Core>, peers: Rc<Peers>) -> Rc<Self> {
         let (fetches, jobs) = tokio::sync::mpsc::unbounded_channel();
         let (registry, released) = txn::Registry::new(config.node_id);
+        let (settled, forgotten) = tokio::sync::mpsc::unbounded_channel();
         let gateway = Rc::new_cyclic(|this: &Weak<Self>| Self {
             placement: core.placement().clone(),
             plans: RefCell::new(PlanCache::new(config.plan_cache_max)),
@@ -90,6 +93,7 @@ impl Gateway {
             ddl: tokio::sync::Mutex::new(()),
             registry,
             rollback: RefCell::default(),
+            settled,
             fetches,
             this: Weak::clone(this),
         });
@@ -97,6 +101,7 @@ impl Gateway {
         tokio::task::spawn_local(Rc::clone(&gateway).keep_schema());
         tokio::task::spawn_local(Rc::clone(&gateway).keep_topology());
         tokio::task::spawn_local(Rc::clone(&gateway).serve_releases(released));
+        tokio::task::spawn_local(Rc::clone(&gateway).serve_settled(forgotten));
         tokio::task::spawn_local(Rc::clone(&gateway).keep_locks());
         let (chores, wanted) = tokio::sync::mpsc::unbounded_channel();
         gateway.core.set_chores(chores);

@@ -60,7 +60,8 @@ impl Gateway {
                 for settled in join_all(others.into_iter().map(settle)).await {
                     settled?;
                 }
-                let forget = Work::Forget(Forget { txn });
+                let more = Vec::new();
+                let forget = Work::Forget(Forget { txn, more });
                 self.transact_until(group, forget, deadline).await.map(drop)
             }
         }

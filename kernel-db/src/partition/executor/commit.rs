@@ -303,6 +303,7 @@ impl<S: StateStore> Executor<S> {
             self.requests -= 1;
             out.push(refusal(request.id, cancelled()));
         }
+        self.end_parks(now, out);
         for reminder in self.doubt.remind(now.mono_us, self.committed_ts) {
             out.push(match reminder {
                 Reminder::Resolve {

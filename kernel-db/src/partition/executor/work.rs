@@ -53,7 +53,9 @@ impl<S: StateStore> Executor<S> {
             Work::Settle(settle) => self.settle(now, settle),
             Work::Resolve(resolve) => self.resolve(now, resolve),
             Work::Forget(forget) => {
-                self.doubt.forget(forget.txn);
+                for txn in std::iter::once(&forget.txn).chain(&forget.more) {
+                    self.doubt.forget(*txn);
+                }
                 Ok(Step::Settled(Answer::Done(Nothing {})))
             }
             Work::Release(release) => {
@@ -234,8 +236,8 @@ impl<S: StateStore> Executor<S> {
         })))
     }
 
-    /// Wait-die: an older transaction waits for a younger one, a younger one ends. None: nothing is in the way. A prepared
-    /// transaction waits for nobody, so anybody may wait for it.
+    /// Wait-die: an older transaction waits for a younger one, a younger one ends, unless it holds nothing. None: nothing is in
+    /// the way. A prepared transaction waits for nobody, so anybody may wait for it.
     fn contend(
         &self,
         txn: TxnId,
@@ -248,24 +250,26 @@ impl<S: StateStore> Executor<S> {
             None => self.locks.undecided(Some(txn), span),
         };
         let conflicts: Vec<Conflict> = spans.iter().flat_map(of_span).collect();
+        let patient = wait == WaitPolicy::Patient;
         let older = |conflict: &Conflict| !conflict.prepared && conflict.txn < txn;
-        match conflicts.first() {
-            None => match mode {
-                // Else a stream of newcomers could keep it waiting for ever.
-                Some(mode) if self.waits.older_wants(txn, spans, mode) => Err(deadlock()),
-                _ => Ok(None),
+        let on = match conflicts.first() {
+            // Else a stream of newcomers could keep an older one waiting for ever.
+            None => match mode.and_then(|mode| self.waits.older_wants(txn, spans, mode)) {
+                // Behind it: he whom it waits for ends, or is given up, whatever becomes of it.
+                Some(holder) if patient => holder,
+                Some(_) => return Err(deadlock()),
+                None => return Ok(None),
             },
-            Some(_) if wait == WaitPolicy::NoWait => Err(lock_not_available()),
-            Some(_) if conflicts.iter().any(older) => Err(deadlock()),
-            Some(first) => {
-                let want = mode.map(|mode| Want {
-                    txn,
-                    spans: spans.to_vec(),
-                    mode,
-                });
-                Ok(Some(Step::Wait(first.txn, want)))
-            }
-        }
+            Some(_) if wait == WaitPolicy::NoWait => return Err(lock_not_available()),
+            Some(_) if !patient && conflicts.iter().any(older) => return Err(deadlock()),
+            Some(first) => first.txn,
+        };
+        let want = mode.map(|mode| Want {
+            txn,
+            spans: spans.to_vec(),
+            mode,
+        });
+        Ok(Some(Step::Wait(on, want)))
     }
 
     /// 40001 if `span` changed after `since`, by what is not committed yet too.
@@ -337,7 +341,7 @@ impl<S: StateStore> Executor<S> {
 
 /// 57014: whoever waited was told to stop.
 pub(super) fn cancelled() -> Error {
-    Error::new("57014", "canceled while waiting for a lock")
+    Error::new("57014", "canceled while waiting")
 }
 
 fn deadlock() -> Error {

@@ -4,7 +4,7 @@
 //! shell carries outputs out in the order in which they appear.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use raft::eraftpb::Message;
@@ -166,6 +166,27 @@ pub struct Request {
     pub seen: u64,
     /// Set to true by a cancel request; checked before execution.
     pub cancel: Option<Arc<AtomicBool>>,
+    pub waited: Waited,
+}
+
+impl Request {
+    /// Its client has cancelled it; or is gone, and it was only waiting for a change.
+    pub fn has_nobody(&self) -> bool {
+        let set = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
+        self.cancel.as_ref().is_some_and(set)
+            || self.waited.parked && self.waited.gone.as_ref().is_some_and(set)
+    }
+}
+
+/// A request's wait for a change (`Wait`).
+#[derive(Clone, Debug, Default)]
+pub struct Waited {
+    /// Microseconds so far, here and elsewhere.
+    pub us: u64,
+    /// It was parked here.
+    pub parked: bool,
+    /// Set to true when nobody waits for the answer any more. None: that cannot be told, so that it is not parked for long.
+    pub gone: Option<Arc<AtomicBool>>,
 }
 
 /// What happened.

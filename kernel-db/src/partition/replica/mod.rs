@@ -16,7 +16,7 @@ mod snapshot;
 
 pub use io::{
     Durability, FollowerStatus, Input, MemberChange, Now, Output, ReplicaConfig, ReplicaStatus,
-    Request, Role, RoleChange, SessionStatus, Task,
+    Request, Role, RoleChange, SessionStatus, Task, Waited,
 };
 
 use std::collections::VecDeque;

@@ -14,6 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use futures::future::LocalBoxFuture;
 
@@ -135,6 +136,8 @@ pub struct ConnInfo {
     pub lock_timeout_ms: Cell<u64>,
     /// Transactions submitted since the start.
     pub submitted: Cell<u64>,
+    /// Nothing more comes from the client: it is gone, or only listens for what it has asked.
+    pub hung_up: Arc<AtomicBool>,
     /// Submitted and not answered, oldest first; empty: idle.
     pub running: RefCell<VecDeque<Running>>,
 }

@@ -27,6 +27,7 @@ use crate::wire::pg::{Block, BlockMode, Bound, ConnInfo, Isolation, Outcome};
 
 /// What a block keeps between its statements. Dropping it gives its locks back.
 struct State {
+    info: Rc<ConnInfo>,
     holds: Holds,
     work: Work,
     env: TxnEnv,
@@ -60,6 +61,7 @@ impl Gateway {
         let view = View::Newest(LockMode::Share);
         let known = Known::new(view, Arc::default(), self.read_limits());
         let state = State {
+            info: Rc::clone(info),
             holds: self.registry.open(self.registry.start()),
             work: Work { buffer, known },
             env,
@@ -158,8 +160,10 @@ impl Gateway {
             params: vec![params],
             session: None,
             cancel,
+            began: Instant::now(),
             deadline,
-            lock_wait: None,
+            info: Rc::clone(&state.info),
+            lock_wait: state.holds.lock_wait,
             harmless: Rc::default(),
         };
         let scope = self.scope(&past.statements(), &state.env)?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
 use super::super::Gateway;
@@ -29,6 +30,13 @@ use crate::txn::messages::{
 const DECIDE_WITHIN: Duration = Duration::from_secs(10);
 /// How long the gateway drives what is decided; then the partitions do.
 const SETTLE_WITHIN: Duration = Duration::from_secs(20);
+
+/// Between two messages that say which transactions all have settled, and how many one names at most.
+const FORGET_PAUSE: Duration = Duration::from_millis(10);
+const FORGET_MAX: usize = 4096;
+
+/// A coordinator and a transaction that all others have settled.
+pub(in super::super) type Settled = (u32, TxnId);
 
 /// What the partitions are to record with the commit.
 pub(super) struct Recorded {
@@ -275,10 +283,36 @@ impl Gateway {
             }));
             let all = told.await.into_iter().all(|told| told);
             if all && commit_ts.is_some() {
-                let forget = Message::Forget(Forget { txn });
-                gateway.tell(coordinator, forget, end).await;
+                // Without a gateway the node is stopping, and the coordinator finds out by itself.
+                let _ = gateway.settled.send((coordinator, txn));
             }
         });
+    }
+
+    /// Tells coordinators which transactions all have settled: those of a moment in one message.
+    pub(in super::super) async fn serve_settled(
+        self: Rc<Self>,
+        mut settled: UnboundedReceiver<Settled>,
+    ) {
+        let mut all = Vec::new();
+        while settled.recv_many(&mut all, FORGET_MAX).await > 0 {
+            let mut by_coordinator: BTreeMap<u32, Vec<TxnId>> = BTreeMap::new();
+            for (coordinator, txn) in all.drain(..) {
+                by_coordinator.entry(coordinator).or_default().push(txn);
+            }
+            for (coordinator, mut more) in by_coordinator {
+                let Some(txn) = more.pop() else { continue };
+                let gateway = Rc::clone(&self);
+                tokio::task::spawn_local(async move {
+                    let forget = Message::Forget(Forget { txn, more });
+                    gateway
+                        .tell(coordinator, forget, Instant::now() + SETTLE_WITHIN)
+                        .await;
+                });
+            }
+            // Nobody waits for it: a coordinator reminds the others after a second at the earliest.
+            tokio::time::sleep(FORGET_PAUSE).await;
+        }
     }
 
     /// True if it arrived; otherwise the partitions find out by themselves.

@@ -25,6 +25,7 @@ mod store;
 #[cfg(test)]
 mod store_tests;
 
+pub(super) use commit::Settled;
 pub(super) use drive::{given_up, is_too_long};
 pub(super) use holds::Registry;
 pub(super) use rollback::Rollback;

@@ -359,7 +359,8 @@ impl Gateway {
             self.tell(group, Message::Settle(Settle { txn, commit_ts }), end)
         });
         if join_all(told).await.into_iter().all(|told| told) {
-            self.tell(COORDINATOR, Message::Forget(Forget { txn }), end)
+            let more = Vec::new();
+            self.tell(COORDINATOR, Message::Forget(Forget { txn, more }), end)
                 .await;
         }
     }
