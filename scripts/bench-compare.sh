@@ -14,7 +14,7 @@ other=$(mktemp -d "${TMPDIR:-/tmp}/dbos-bench-compare.XXXXXX")
 trap 'git -C "$here" worktree remove --force "$other/tree" >/dev/null 2>&1 || true; rm -rf "$other"' EXIT
 git -C "$here" worktree add --quiet --detach "$other/tree" "$commit"
 
-# Only those that criterion drives: the engine benchmark prints its own numbers.
+# Those that criterion drives.
 benches() {
   for file in "$1"/kernel-db/benches/*.rs; do
     if grep -q criterion_main "$file"; then printf -- '--bench %s ' "$(basename "$file" .rs)"; fi

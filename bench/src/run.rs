@@ -45,6 +45,8 @@ pub enum Kind {
         accounts: u32,
         hot: bool,
     },
+    /// One account read by its key: a prepared SELECT of one row.
+    Read { accounts: u32 },
 }
 
 #[derive(Clone, Debug)]
@@ -263,6 +265,9 @@ async fn prepare(
             Some(client),
             _,
         ) => transfers::prepare(client, *multi_partition, *accounts, *hot).await,
+        (Kind::Read { accounts }, Some(client), _) => {
+            transfers::prepare_reads(client, *accounts).await
+        }
         _ => Err(does_not()),
     }
 }
@@ -316,6 +321,7 @@ fn report(target: &Target, options: &Options, load: &Load, measured: &Measured) 
             let accounts = if *hot { "hot" } else { "uniform" };
             ("txn", None, Some(accounts.to_string()))
         }
+        Kind::Read { .. } => ("read", None, Some("point".to_string())),
     };
     let multi_partition = match options.kind {
         Kind::Txn {

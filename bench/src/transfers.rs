@@ -1,4 +1,6 @@
-//! Transfers between accounts: one operation is one call, which moves money within a branch (one partition) or, for a
+//! Accounts: reads of one by its key, and transfers between them.
+//!
+//! Transfers: one operation is one call, which moves money within a branch (one partition) or, for a
 //! fraction of the operations, between two branches (two partitions). No money may be made or lost.
 
 use std::rc::Rc;
@@ -39,12 +41,52 @@ pub(crate) async fn prepare(
     accounts: u32,
     hot: bool,
 ) -> anyhow::Result<Prepared> {
-    client.install_schema(&FILES).await?;
     let bank = Bank {
         accounts_per_branch: accounts.div_ceil(BRANCHES).max(2),
         multi_partition,
         hot,
     };
+    open(&client, bank).await?;
+    let calls = client.clone();
+    let operation: Operation = Rc::new(move |n| {
+        let (client, transfer) = (calls.clone(), bank.transfer(n));
+        Box::pin(async move { transfer.run(&client).await.map_err(|e| e.to_string()) })
+    });
+    Ok(Prepared::new(operation, move |_| check(client, bank)))
+}
+
+/// Point SELECTs, spread evenly over the accounts.
+pub(crate) async fn prepare_reads(client: Client, accounts: u32) -> anyhow::Result<Prepared> {
+    let bank = Bank {
+        accounts_per_branch: accounts.div_ceil(BRANCHES).max(2),
+        multi_partition: 0.0,
+        hot: false,
+    };
+    open(&client, bank).await?;
+    let reads = client.clone();
+    let operation: Operation = Rc::new(move |n| {
+        let (
+            client,
+            Transfer {
+                branch, account, ..
+            },
+        ) = (reads.clone(), bank.transfer(n));
+        Box::pin(async move {
+            let sql = "SELECT balance FROM bench_account WHERE branch = $1 AND account = $2";
+            let rows = client.read(branch, sql, &[&branch, &account]).await;
+            let rows = rows.map_err(|e| e.to_string())?;
+            match rows.first().map(|row| row.try_get::<_, i64>(0)) {
+                Some(Ok(BALANCE)) if rows.len() == 1 => Ok(()),
+                found => Err(format!("account {account} of branch {branch} is {found:?}")),
+            }
+        })
+    });
+    Ok(Prepared::new(operation, move |_| check(client, bank)))
+}
+
+/// Every account with the same balance, whatever an earlier run has left.
+async fn open(client: &Client, bank: Bank) -> anyhow::Result<()> {
+    client.install_schema(&FILES).await?;
     let per_branch = bank.accounts_per_branch as i32;
     let open = (0..BRANCHES as i32).map(|branch| {
         let client = client.clone();
@@ -56,12 +98,7 @@ pub(crate) async fn prepare(
         }
     });
     futures::future::try_join_all(open).await?;
-    let calls = client.clone();
-    let operation: Operation = Rc::new(move |n| {
-        let (client, transfer) = (calls.clone(), bank.transfer(n));
-        Box::pin(async move { transfer.run(&client).await.map_err(|e| e.to_string()) })
-    });
-    Ok(Prepared::new(operation, move |_| check(client, bank)))
+    Ok(())
 }
 
 impl Bank {

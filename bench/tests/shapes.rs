@@ -79,6 +79,15 @@ fn every_benchmark(target: &Target) {
     for (_, shape) in files::Shape::ALL {
         run(target, Kind::Fs { shape, size: None }, 2);
     }
+    let accounts = 640;
+    let transfers = Kind::Txn {
+        multi_partition: 0.5,
+        accounts,
+        hot: false,
+    };
+    // Reads fail unless every account is opened anew.
+    run(&target, transfers, 4);
+    run(&target, Kind::Read { accounts }, 4);
     for (_, policy) in sched::Policy::ALL {
         let spec = sched::Spec {
             keys: 2,

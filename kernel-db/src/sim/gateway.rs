@@ -154,7 +154,11 @@ impl Attempt {
                     ..Lock::default()
                 };
                 lock.set_mode(*mode);
-                lock.set_wait(WaitPolicy::Wait);
+                // Before the first lock it holds none.
+                lock.set_wait(match at {
+                    0 => WaitPolicy::Patient,
+                    _ => WaitPolicy::Wait,
+                });
                 work(*group, Work::Lock(lock))
             }
             Stage::Prepare(at) => {
@@ -221,6 +225,7 @@ impl Attempt {
             },
             writes: writes.collect(),
             guards: Vec::new(),
+            staged: false,
             deadline_ts: self.deadline_ts,
         }
     }
@@ -339,6 +344,7 @@ impl Attempt {
             partition: 0,
             partitions: self.groups,
             budget: Budget::new(1000),
+            wait: None,
         };
         self.result = self.task.run(&mut view, &mut env);
         self.writes = view.writes;

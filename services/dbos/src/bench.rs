@@ -10,7 +10,7 @@ use crate::cluster::ClusterSpec;
 use crate::exit::{Failure, Result};
 use crate::output::spinner;
 
-/// Accounts of `bench txn` unless said otherwise.
+/// Accounts of `bench txn` and `bench read` unless said otherwise.
 const ACCOUNTS: u32 = 100_000;
 
 pub async fn run(args: BenchArgs) -> Result<()> {
@@ -93,6 +93,14 @@ fn kind(args: &BenchArgs) -> Result<Kind> {
             refuse("shape", &args.shape)?;
             transfers(args)
         }
+        BenchKind::Read => {
+            refuse("size", &args.size.map(|n| n.to_string()))?;
+            refuse("policy", &args.policy)?;
+            refuse("shape", &args.shape)?;
+            Ok(Kind::Read {
+                accounts: args.accounts.unwrap_or(ACCOUNTS),
+            })
+        }
         BenchKind::Sched => {
             refuse("shape", &args.shape)?;
             refuse("size", &args.size.map(|n| n.to_string()))?;
@@ -133,12 +141,13 @@ fn refuse_others_numbers(args: &BenchArgs) -> Result<()> {
             }
         }
     }
-    if args.kind != BenchKind::Txn
-        && (args.multi_partition.is_some() || args.accounts.is_some() || args.hot)
-    {
+    if args.kind != BenchKind::Txn && (args.multi_partition.is_some() || args.hot) {
         return Err(Failure::usage(
-            "--multi-partition, --accounts and --hot apply to bench txn",
+            "--multi-partition and --hot apply to bench txn",
         ));
+    }
+    if !matches!(args.kind, BenchKind::Txn | BenchKind::Read) && args.accounts.is_some() {
+        return Err(Failure::usage("--accounts applies to bench txn and read"));
     }
     Ok(())
 }

@@ -41,6 +41,7 @@ use crate::wire::pg::{
 };
 use order::Order;
 use plans::{Plan, PlanCache};
+pub use txn::{Progress, Restored, Stages};
 
 /// What the gateway keeps for one client connection.
 struct Connection {
@@ -65,6 +66,10 @@ pub struct Gateway {
     ddl: tokio::sync::Mutex<()>,
     /// Transactions that run here.
     registry: Rc<txn::Registry>,
+    /// The rollback that this node runs, or ran last.
+    rollback: RefCell<Option<txn::Rollback>>,
+    /// Transactions that the coordinator may forget.
+    settled: UnboundedSender<txn::Settled>,
     /// Reads of blocking threads for the core to fetch from other nodes.
     fetches: UnboundedSender<cluster_store::Fetch>,
     this: Weak<Self>,
@@ -75,6 +80,7 @@ impl Gateway {
     pub fn start(config: Rc<NodeConfig>, core: Rc<Core>, peers: Rc<Peers>) -> Rc<Self> {
         let (fetches, jobs) = tokio::sync::mpsc::unbounded_channel();
         let (registry, released) = txn::Registry::new(config.node_id);
+        let (settled, forgotten) = tokio::sync::mpsc::unbounded_channel();
         let gateway = Rc::new_cyclic(|this: &Weak<Self>| Self {
             placement: core.placement().clone(),
             plans: RefCell::new(PlanCache::new(config.plan_cache_max)),
@@ -86,6 +92,8 @@ impl Gateway {
             connections: RefCell::default(),
             ddl: tokio::sync::Mutex::new(()),
             registry,
+            rollback: RefCell::default(),
+            settled,
             fetches,
             this: Weak::clone(this),
         });
@@ -93,6 +101,7 @@ impl Gateway {
         tokio::task::spawn_local(Rc::clone(&gateway).keep_schema());
         tokio::task::spawn_local(Rc::clone(&gateway).keep_topology());
         tokio::task::spawn_local(Rc::clone(&gateway).serve_releases(released));
+        tokio::task::spawn_local(Rc::clone(&gateway).serve_settled(forgotten));
         tokio::task::spawn_local(Rc::clone(&gateway).keep_locks());
         let (chores, wanted) = tokio::sync::mpsc::unbounded_channel();
         gateway.core.set_chores(chores);
@@ -195,6 +204,14 @@ impl Backend for Gateway {
 
     fn begin(&self, conn: &Rc<ConnInfo>, mode: BlockMode) -> Result<Rc<dyn Block>> {
         Ok(self.begin_block(conn, mode))
+    }
+
+    fn seen(&self) -> u64 {
+        self.core.clock().seen()
+    }
+
+    fn observe(&self, ts: u64) -> Result<()> {
+        self.core.clock().observe(ts)
     }
 
     fn cancel(&self, pid: i32) {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::Executor;
+use super::{Executor, refusal};
 use crate::error::{Error, Result};
 use crate::partition::batch::{Held, Rests};
 use crate::partition::changes::{Changed, Open};
@@ -53,7 +53,9 @@ impl<S: StateStore> Executor<S> {
             Work::Settle(settle) => self.settle(now, settle),
             Work::Resolve(resolve) => self.resolve(now, resolve),
             Work::Forget(forget) => {
-                self.doubt.forget(forget.txn);
+                for txn in std::iter::once(&forget.txn).chain(&forget.more) {
+                    self.doubt.forget(*txn);
+                }
                 Ok(Step::Settled(Answer::Done(Nothing {})))
             }
             Work::Release(release) => {
@@ -62,6 +64,9 @@ impl<S: StateStore> Executor<S> {
                 return self.tell(id, Answer::Done(Nothing {}), out);
             }
             Work::KeepAlive(alive) => {
+                for txn in &alive.txns {
+                    self.doubt.keep(*txn, now.mono_us);
+                }
                 let lost = |txn: &&TxnId| {
                     !self.locks.keep_alive(**txn, now.mono_us) && !self.waits.has(**txn)
                 };
@@ -70,6 +75,7 @@ impl<S: StateStore> Executor<S> {
                 Ok(Step::Answer(Answer::Kept(Kept { lost })))
             }
             Work::LookUp(ask) => self.look_up(ask),
+            Work::Stage(stage) => self.stage(now, stage),
         };
         match step {
             Ok(Step::Answer(answer)) => self.hold(id, Ok(answer.into_bytes()), Rests::Tip),
@@ -87,12 +93,13 @@ impl<S: StateStore> Executor<S> {
         out.push(Output::Reply {
             id,
             result: Ok(answer.into_bytes()),
+            ts: self.committed_ts,
         });
     }
 
     fn hold_stamped(&mut self, id: u64, answer: fn(u64) -> Answer) {
         let (rests, result) = (Rests::Effect, |ts| Ok(answer(ts).into_bytes()));
-        if self.is_dirty() {
+        if self.is_dirty() || self.seen > self.ceiling_proposed {
             self.batch.held.push(Held {
                 id,
                 result: Ok(Bytes::new()),
@@ -135,17 +142,14 @@ impl<S: StateStore> Executor<S> {
     fn end_waits(&mut self, txn: TxnId, out: &mut Vec<Output>) {
         for request in self.waits.of(txn) {
             self.requests -= 1;
-            out.push(Output::Reply {
-                id: request.id,
-                result: Err(cancelled()),
-            });
+            out.push(refusal(request.id, cancelled()));
         }
     }
 
     fn lock(&mut self, config: &ReplicaConfig, now: Now, lock: &Lock) -> Result<Step> {
         let (txn, mode, wait) = (lock.txn, lock.mode(), lock.wait());
         self.check_unprepared(txn)?;
-        self.check_room(config, lock.keys.len())?;
+        self.check_room(config, lock.keys.len() + lock.ranges.len())?;
         let mut spans = Vec::with_capacity(lock.keys.len());
         let mut skipped = vec![false; lock.keys.len()];
         for (key, skipped) in lock.keys.iter().zip(&mut skipped) {
@@ -157,6 +161,10 @@ impl<S: StateStore> Executor<S> {
                 spans.push(span);
             }
         }
+        spans.extend(lock.ranges.iter().map(|range| Span {
+            from: Bytes::copy_from_slice(&range.from),
+            to: Bytes::copy_from_slice(&range.to),
+        }));
         if let Some(step) = self.contend(txn, &spans, Some(mode), wait)? {
             return Ok(step);
         }
@@ -228,8 +236,8 @@ impl<S: StateStore> Executor<S> {
         })))
     }
 
-    /// Wait-die: an older transaction waits for a younger one, a younger one ends. None: nothing is in the way. A prepared
-    /// transaction waits for nobody, so anybody may wait for it.
+    /// Wait-die: an older transaction waits for a younger one, a younger one ends, unless it holds nothing. None: nothing is in
+    /// the way. A prepared transaction waits for nobody, so anybody may wait for it.
     fn contend(
         &self,
         txn: TxnId,
@@ -242,24 +250,26 @@ impl<S: StateStore> Executor<S> {
             None => self.locks.undecided(Some(txn), span),
         };
         let conflicts: Vec<Conflict> = spans.iter().flat_map(of_span).collect();
+        let patient = wait == WaitPolicy::Patient;
         let older = |conflict: &Conflict| !conflict.prepared && conflict.txn < txn;
-        match conflicts.first() {
-            None => match mode {
-                // Else a stream of newcomers could keep it waiting for ever.
-                Some(mode) if self.waits.older_wants(txn, spans, mode) => Err(deadlock()),
-                _ => Ok(None),
+        let on = match conflicts.first() {
+            // Else a stream of newcomers could keep an older one waiting for ever.
+            None => match mode.and_then(|mode| self.waits.older_wants(txn, spans, mode)) {
+                // Behind it: he whom it waits for ends, or is given up, whatever becomes of it.
+                Some(holder) if patient => holder,
+                Some(_) => return Err(deadlock()),
+                None => return Ok(None),
             },
-            Some(_) if wait == WaitPolicy::NoWait => Err(lock_not_available()),
-            Some(_) if conflicts.iter().any(older) => Err(deadlock()),
-            Some(first) => {
-                let want = mode.map(|mode| Want {
-                    txn,
-                    spans: spans.to_vec(),
-                    mode,
-                });
-                Ok(Some(Step::Wait(first.txn, want)))
-            }
-        }
+            Some(_) if wait == WaitPolicy::NoWait => return Err(lock_not_available()),
+            Some(_) if !patient && conflicts.iter().any(older) => return Err(deadlock()),
+            Some(first) => first.txn,
+        };
+        let want = mode.map(|mode| Want {
+            txn,
+            spans: spans.to_vec(),
+            mode,
+        });
+        Ok(Some(Step::Wait(on, want)))
     }
 
     /// 40001 if `span` changed after `since`, by what is not committed yet too.
@@ -331,7 +341,7 @@ impl<S: StateStore> Executor<S> {
 
 /// 57014: whoever waited was told to stop.
 pub(super) fn cancelled() -> Error {
-    Error::new("57014", "canceled while waiting for a lock")
+    Error::new("57014", "canceled while waiting")
 }
 
 fn deadlock() -> Error {

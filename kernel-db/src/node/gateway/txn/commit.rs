@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
 use super::super::Gateway;
@@ -29,6 +30,13 @@ use crate::txn::messages::{
 const DECIDE_WITHIN: Duration = Duration::from_secs(10);
 /// How long the gateway drives what is decided; then the partitions do.
 const SETTLE_WITHIN: Duration = Duration::from_secs(20);
+
+/// Between two messages that say which transactions all have settled, and how many one names at most.
+const FORGET_PAUSE: Duration = Duration::from_millis(10);
+const FORGET_MAX: usize = 4096;
+
+/// A coordinator and a transaction that all others have settled.
+pub(in super::super) type Settled = (u32, TxnId);
 
 /// What the partitions are to record with the commit.
 pub(super) struct Recorded {
@@ -50,7 +58,8 @@ impl Recorded {
 
 /// How a commit ended.
 pub(super) enum Ended {
-    Committed,
+    /// At this timestamp; nothing was written at 0.
+    Committed(u64),
     /// The request was executed before: what was recorded then.
     Repeated(Bytes),
 }
@@ -73,7 +82,7 @@ impl Gateway {
         }
         let record = record.filter(|r| r.session.is_some());
         if !wrote && record.is_none() {
-            return Ok(Ended::Committed);
+            return Ok(Ended::Committed(0));
         }
         let mut parts = self.parts(holds, work, version, wrote);
         let coordinator = match &record {
@@ -119,10 +128,17 @@ impl Gateway {
         if let Some(record) = record {
             record.put_into(&mut commit);
         }
-        self.decide(txn, coordinator, others, commit).await
+        let ended = self
+            .decide(txn, coordinator, others.clone(), commit)
+            .await?;
+        if let Ended::Committed(ts) = ended {
+            self.tell_all(txn, coordinator, others, Some(ts));
+        }
+        Ok(ended)
     }
 
-    async fn decide(
+    /// The others are still to be told of a commit.
+    pub(super) async fn decide(
         &self,
         txn: TxnId,
         coordinator: u32,
@@ -132,10 +148,7 @@ impl Gateway {
         let deadline_ts = commit.part.deadline_ts;
         let answer = self.transact(coordinator, Message::Commit(commit)).await;
         match answer {
-            Ok(Answer::Committed(stamp)) => {
-                self.tell_all(txn, coordinator, others, Some(stamp.ts));
-                Ok(Ended::Committed)
-            }
+            Ok(Answer::Committed(stamp)) => Ok(Ended::Committed(stamp.ts)),
             Ok(Answer::Repeated(outcome)) => {
                 self.abort(txn, coordinator, others);
                 Ok(Ended::Repeated(outcome.recorded.unwrap_or_default()))
@@ -143,10 +156,7 @@ impl Gateway {
             Ok(_) => Err(other(coordinator)),
             Err(error) if error.class() == Class::Unknown && !others.is_empty() => {
                 match self.resolve(txn, coordinator, deadline_ts).await {
-                    Ok(Some(ts)) => {
-                        self.tell_all(txn, coordinator, others, Some(ts));
-                        Ok(Ended::Committed)
-                    }
+                    Ok(Some(ts)) => Ok(Ended::Committed(ts)),
                     Ok(None) => {
                         self.tell_all(txn, coordinator, others, None);
                         Err(lost())
@@ -231,7 +241,7 @@ impl Gateway {
             .map_or(1, |(group, _)| *group)
     }
 
-    async fn prepare(&self, group: u32, work: Message) -> Result<u64> {
+    pub(super) async fn prepare(&self, group: u32, work: Message) -> Result<u64> {
         match self.transact(group, work).await? {
             Answer::Prepared(stamp) => Ok(stamp.ts),
             _ => Err(other(group)),
@@ -253,7 +263,7 @@ impl Gateway {
     }
 
     /// Gives up a transaction of which some parts may be prepared.
-    fn abort(&self, txn: TxnId, coordinator: u32, others: Vec<u32>) {
+    pub(super) fn abort(&self, txn: TxnId, coordinator: u32, others: Vec<u32>) {
         let mut all: BTreeSet<u32> = others.into_iter().collect();
         all.insert(coordinator);
         self.tell_all(txn, coordinator, all.into_iter().collect(), None);
@@ -273,16 +283,43 @@ impl Gateway {
             }));
             let all = told.await.into_iter().all(|told| told);
             if all && commit_ts.is_some() {
-                let forget = Message::Forget(Forget { txn });
-                gateway.tell(coordinator, forget, end).await;
+                // Without a gateway the node is stopping, and the coordinator finds out by itself.
+                let _ = gateway.settled.send((coordinator, txn));
             }
         });
     }
 
+    /// Tells coordinators which transactions all have settled: those of a moment in one message.
+    pub(in super::super) async fn serve_settled(
+        self: Rc<Self>,
+        mut settled: UnboundedReceiver<Settled>,
+    ) {
+        let mut all = Vec::new();
+        while settled.recv_many(&mut all, FORGET_MAX).await > 0 {
+            let mut by_coordinator: BTreeMap<u32, Vec<TxnId>> = BTreeMap::new();
+            for (coordinator, txn) in all.drain(..) {
+                by_coordinator.entry(coordinator).or_default().push(txn);
+            }
+            for (coordinator, mut more) in by_coordinator {
+                let Some(txn) = more.pop() else { continue };
+                let gateway = Rc::clone(&self);
+                tokio::task::spawn_local(async move {
+                    let forget = Message::Forget(Forget { txn, more });
+                    gateway
+                        .tell(coordinator, forget, Instant::now() + SETTLE_WITHIN)
+                        .await;
+                });
+            }
+            // Nobody waits for it: a coordinator reminds the others after a second at the earliest.
+            tokio::time::sleep(FORGET_PAUSE).await;
+        }
+    }
+
     /// True if it arrived; otherwise the partitions find out by themselves.
-    async fn tell(self: &Rc<Self>, group: u32, work: Message, end: Instant) -> bool {
+    pub(super) async fn tell(self: &Rc<Self>, group: u32, work: Message, end: Instant) -> bool {
         loop {
             match self.transact(group, work.clone()).await {
+                Ok(Answer::More(_)) => {}
                 Ok(_) => return true,
                 Err(error) if is_routing(&error) && Instant::now() < end => {
                     self.pause(group, &error).await;
@@ -320,7 +357,7 @@ impl Gateway {
 }
 
 /// The partition must have the schema that the statements were planned for.
-fn schema_guard(version: u64) -> Guard {
+pub(super) fn schema_guard(version: u64) -> Guard {
     Guard {
         key: schema_version_key(),
         value: (version > 0).then(|| Bytes::copy_from_slice(&version.to_be_bytes())),

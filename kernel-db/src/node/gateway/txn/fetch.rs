@@ -1,7 +1,5 @@
 //! Fetches what a transaction needs: locks and newest rows from the leaders, rows of a snapshot from where it was promised.
 
-use std::time::Duration;
-
 use futures::future::try_join_all;
 use tokio::time::Instant;
 
@@ -13,17 +11,12 @@ use super::known::{Got, How, Need, Range, View};
 use super::store::Row;
 use crate::error::{Error, Result};
 use crate::node::peers::OnLoss;
-use crate::partition::RowLock;
 use crate::txn::messages::{Answer, Lock, LockedRow, Read, WaitPolicy, Work};
 use crate::wire::peer::{Page, SnapshotScan, answer, call};
 
-fn lock_timeout() -> Error {
+pub(super) fn lock_timeout() -> Error {
     Error::new("55P03", "canceling statement due to lock timeout")
 }
-
-/// Between two attempts at a lock that an older transaction holds.
-const LOCK_PAUSE_FIRST: Duration = Duration::from_millis(1);
-const LOCK_PAUSE_MAX: Duration = Duration::from_millis(16);
 
 impl Gateway {
     /// All of `needs`, side by side. The first error is kept in `holds`.
@@ -34,7 +27,7 @@ impl Gateway {
         needs: &[Need],
         deadline: Instant,
     ) -> Result<Vec<Got>> {
-        // Who holds nothing is in nobody's way and may wait for anybody.
+        // Who holds nothing is in nobody's way, and waits for anybody.
         let alone = needs.len() == 1 && !holds.has_any();
         let shared = &*holds;
         let all = needs
@@ -70,13 +63,11 @@ impl Gateway {
                     txn: holds.id,
                     keys: keys.clone(),
                     mode: lock.mode.into(),
-                    wait: lock.wait.into(),
+                    wait: patient(lock.wait, alone).into(),
                     since,
+                    ranges: Vec::new(),
                 });
-                match self
-                    .locking(holds, *group, work, *lock, alone, deadline)
-                    .await?
-                {
+                match self.locking(holds, *group, work, deadline).await? {
                     Answer::Locked(locked) if locked.rows.len() == keys.len() => {
                         // Where everything was left out there is no lock to lose.
                         if locked.rows.iter().any(|row| !row.skipped) {
@@ -110,18 +101,15 @@ impl Gateway {
         }
     }
 
-    /// Asks the leader until it answers. A refusal by wait-die is final for who holds locks: it must let go of them.
+    /// Asks the leader until it answers. A refusal by wait-die is final: who holds locks must let go of them.
     async fn locking(
         &self,
         holds: &Holds,
         group: u32,
         work: Work,
-        lock: RowLock,
-        alone: bool,
         deadline: Instant,
     ) -> Result<Answer> {
         let had = holds.groups().contains_key(&group);
-        let mut pause = LOCK_PAUSE_FIRST;
         let until = holds.lock_wait.map(|wait| Instant::now() + wait);
         loop {
             holds.ask(group);
@@ -140,17 +128,13 @@ impl Gateway {
             if Instant::now() >= deadline {
                 return Err(error);
             }
-            if is_routing(&error) {
-                if had {
-                    return Err(lost());
-                }
-                self.pause(group, &error).await;
-            } else if alone && error.sqlstate() == "40P01" && lock.wait == WaitPolicy::Wait {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LOCK_PAUSE_MAX);
-            } else {
+            if !is_routing(&error) {
                 return Err(error);
             }
+            if had {
+                return Err(lost());
+            }
+            self.pause(group, &error).await;
         }
     }
 
@@ -178,15 +162,10 @@ impl Gateway {
                 reverse: range.reverse,
                 limit: u32::try_from(left).unwrap_or(u32::MAX),
                 mode: lock.map(|(mode, _)| mode.into()),
-                wait: wait.into(),
+                // Its own first page is locked when it asks for the next.
+                wait: patient(wait, alone && !holds.has_any()).into(),
             });
-            let row_lock = RowLock {
-                mode: lock.map_or(crate::txn::messages::LockMode::KeyShare, |(m, _)| m),
-                wait,
-            };
-            let answer = self
-                .locking(holds, range.group, work, row_lock, alone, deadline)
-                .await?;
+            let answer = self.locking(holds, range.group, work, deadline).await?;
             let Answer::Rows(page) = answer else {
                 return Err(other(range.group));
             };
@@ -244,6 +223,14 @@ impl Gateway {
             answer::Body::Page(page) => Ok(page),
             _ => Err(other(group)),
         }
+    }
+}
+
+/// `alone`: the transaction holds no lock.
+fn patient(wait: WaitPolicy, alone: bool) -> WaitPolicy {
+    match wait {
+        WaitPolicy::Wait if alone => WaitPolicy::Patient,
+        other => other,
     }
 }
 
