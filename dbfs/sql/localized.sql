@@ -57,12 +57,12 @@ BEGIN
 END
 $$;
 
--- Opens bytes in_offset to in_offset + in_length of any file for reading: a first row with block_no -1 tells size,
--- block size and version; then one row for each block in that range that is there. For a localized file data is the
--- block; for a parallel file write_id tells where it is (dbfs_get_block). What is missing within the size is zeros.
+-- Opens bytes in_offset to in_offset + in_length of a file for reading: a first row with block_no -1 tells kind, size, block
+-- size and version; then, for a localized file, one row for each block in that range that is there. What is missing within
+-- the size is zeros. The blocks of a parallel file are read by dbfs_read_parallel.
 CREATE OR REPLACE FUNCTION dbfs_read(in_home int8, in_user text, in_parent text, in_name text, in_offset int8,
                                      in_length int8)
-RETURNS TABLE (kind int4, file_size int8, block_size int4, version int8, block_no int8, write_id int8, data bytea)
+RETURNS TABLE (kind int4, file_size int8, block_size int4, version int8, block_no int8, data bytea)
 LANGUAGE plpgsql AS $$
 DECLARE
     f record;
@@ -82,32 +82,22 @@ BEGIN
     version := f.version;
     block_no := -1;
     RETURN NEXT;
-    IF f.kind = 1 THEN
-        FOR b IN SELECT l.block_no, l.data FROM localized_file l
-                 WHERE l.home = in_home AND l.file_id = f.file_id
-                   AND l.block_no BETWEEN in_offset / f.block_size AND (in_offset + in_length - 1) / f.block_size
-                 ORDER BY l.block_no
-        LOOP
-            block_no := b.block_no;
-            data := b.data;
-            RETURN NEXT;
-        END LOOP;
-    ELSE
-        FOR b IN SELECT m.block_no, m.write_id FROM file_map m
-                 WHERE m.home = in_home AND m.file_id = f.file_id
-                   AND m.block_no BETWEEN in_offset / f.block_size AND (in_offset + in_length - 1) / f.block_size
-                 ORDER BY m.block_no
-        LOOP
-            block_no := b.block_no;
-            write_id := b.write_id;
-            RETURN NEXT;
-        END LOOP;
+    IF f.kind <> 1 THEN
+        RETURN;
     END IF;
+    FOR b IN SELECT l.block_no, l.data FROM localized_file l
+             WHERE l.home = in_home AND l.file_id = f.file_id
+               AND l.block_no BETWEEN in_offset / f.block_size AND (in_offset + in_length - 1) / f.block_size
+             ORDER BY l.block_no
+    LOOP
+        block_no := b.block_no;
+        data := b.data;
+        RETURN NEXT;
+    END LOOP;
 END
 $$;
 
--- Cuts a file to in_size bytes or lengthens it with zeros. Of a parallel file whole blocks only are cut here, the last
--- one's rest must have been rewritten (dbfs_publish) or in_size be a multiple of the block size.
+-- Cuts a localized file to in_size bytes or lengthens it with zeros.
 CREATE OR REPLACE FUNCTION dbfs_truncate(in_home int8, in_user text, in_parent text, in_name text, in_size int8)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -117,29 +107,15 @@ DECLARE
 BEGIN
     SELECT kind, file_id, size, block_size INTO f FROM directory
         WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name FOR UPDATE;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'no such file: % in %', in_name, in_parent USING ERRCODE = '58P01';
-    END IF;
-    IF f.kind = 0 THEN
-        RAISE EXCEPTION '% in % is a directory', in_name, in_parent USING ERRCODE = '42809';
+    IF NOT FOUND OR f.kind <> 1 THEN
+        RAISE EXCEPTION 'no such localized file: % in %', in_name, in_parent USING ERRCODE = '58P01';
     END IF;
     keep := (in_size + f.block_size - 1) / f.block_size;
     last := in_size % f.block_size;
-    IF f.kind = 1 THEN
-        DELETE FROM localized_file WHERE home = in_home AND file_id = f.file_id AND block_no >= keep;
-        IF last > 0 AND in_size < f.size THEN
-            UPDATE localized_file SET data = substring(data, 1, last)
-                WHERE home = in_home AND file_id = f.file_id AND block_no = keep - 1;
-        END IF;
-    ELSE
-        IF last > 0 AND in_size < f.size THEN
-            RAISE EXCEPTION 'cannot cut within a block of parallel file %', in_name USING ERRCODE = '0A000',
-                HINT = 'publish the last block shortened, with in_cut';
-        END IF;
-        INSERT INTO file_garbage (home, write_id, block_no)
-            SELECT home, write_id, block_no FROM file_map
-            WHERE home = in_home AND file_id = f.file_id AND block_no >= keep;
-        DELETE FROM file_map WHERE home = in_home AND file_id = f.file_id AND block_no >= keep;
+    DELETE FROM localized_file WHERE home = in_home AND file_id = f.file_id AND block_no >= keep;
+    IF last > 0 AND in_size < f.size THEN
+        UPDATE localized_file SET data = substring(data, 1, last)
+            WHERE home = in_home AND file_id = f.file_id AND block_no = keep - 1;
     END IF;
     UPDATE directory SET size = in_size, version = version + 1, modified_at = now()
         WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name;

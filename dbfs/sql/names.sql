@@ -57,24 +57,26 @@ RETURNS TABLE (name text, kind int4, size int8, block_size int4, modified_at tim
         ORDER BY d.name
 $$;
 
--- Renames a file, within the user's tree. The new directory is named as in dbfs_create. 58P02 if the new name is taken (23505
--- from PostgreSQL if it is taken at the same moment).
+-- Renames a file or a directory with all that is in it, within the user's tree. The new directory is named as in dbfs_create.
+-- 58P02 if the new name is taken (23505 from PostgreSQL if it is taken at the same moment), 22023 for a directory into itself.
 CREATE OR REPLACE FUNCTION dbfs_rename(in_home int8, in_user text, in_parent text, in_name text, in_up_parent text,
                                        in_up_name text, in_new_parent text, in_new_name text) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
-    f record;
+    f        record;
+    path     text := CASE WHEN in_parent = '/' THEN '/' || in_name ELSE in_parent || '/' || in_name END;
+    new_path text := CASE WHEN in_new_parent = '/' THEN '/' || in_new_name ELSE in_new_parent || '/' || in_new_name END;
 BEGIN
-    PERFORM dbfs_check_directory(in_home, in_user, in_up_parent, in_up_name);
     SELECT kind INTO f FROM directory
         WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name FOR UPDATE;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'no such file: % in %', in_name, in_parent USING ERRCODE = '58P01';
+        RAISE EXCEPTION 'no such file or directory: % in %', in_name, in_parent USING ERRCODE = '58P01';
     END IF;
-    IF f.kind = 0 THEN
-        RAISE EXCEPTION '% in % is a directory', in_name, in_parent USING ERRCODE = '42809';
+    IF f.kind = 0 AND starts_with(new_path, path || '/') THEN
+        RAISE EXCEPTION 'cannot move % into itself', path USING ERRCODE = '22023';
     END IF;
-    IF in_new_parent = in_parent AND in_new_name = in_name THEN
+    PERFORM dbfs_check_directory(in_home, in_user, in_up_parent, in_up_name);
+    IF new_path = path THEN
         RETURN;
     END IF;
     PERFORM kind FROM directory
@@ -82,13 +84,53 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION 'exists already: % in %', in_new_name, in_new_parent USING ERRCODE = '58P02';
     END IF;
+    IF f.kind = 0 THEN
+        -- Whoever makes something in a directory below holds its row: wait for him first.
+        PERFORM kind FROM directory
+            WHERE home = in_home AND user_name = in_user AND kind = 0
+              AND (parent = path OR starts_with(parent, path || '/')) FOR UPDATE;
+        UPDATE directory SET parent = new_path || substring(parent, length(path) + 1)
+            WHERE home = in_home AND user_name = in_user AND (parent = path OR starts_with(parent, path || '/'));
+    END IF;
     UPDATE directory SET parent = in_new_parent, name = in_new_name, modified_at = now()
         WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name;
 END
 $$;
 
--- Deletes a file, or a directory that is empty. Blocks of a parallel file become garbage; the rest goes at once.
-CREATE OR REPLACE FUNCTION dbfs_delete(in_home int8, in_user text, in_parent text, in_name text) RETURNS void
+-- Gives a file to another user, into a directory of his that is named as in dbfs_create. Blocks of a localized file move to
+-- his home; those of a parallel file stay where they are. Directories stay with their user (42809).
+CREATE OR REPLACE FUNCTION dbfs_give(in_home int8, in_user text, in_parent text, in_name text, in_to_home int8,
+                                     in_to_user text, in_up_parent text, in_up_name text, in_new_parent text,
+                                     in_new_name text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    f record;
+BEGIN
+    SELECT kind, file_id INTO f FROM directory
+        WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no such file: % in %', in_name, in_parent USING ERRCODE = '58P01';
+    END IF;
+    IF f.kind = 0 THEN
+        RAISE EXCEPTION '% in % is a directory', in_name, in_parent USING ERRCODE = '42809';
+    END IF;
+    PERFORM dbfs_check_directory(in_to_home, in_to_user, in_up_parent, in_up_name);
+    PERFORM kind FROM directory
+        WHERE home = in_to_home AND user_name = in_to_user AND parent = in_new_parent AND name = in_new_name;
+    IF FOUND THEN
+        RAISE EXCEPTION 'exists already: % in %', in_new_name, in_new_parent USING ERRCODE = '58P02';
+    END IF;
+    UPDATE directory SET home = in_to_home, user_name = in_to_user, parent = in_new_parent, name = in_new_name,
+                         modified_at = now()
+        WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name;
+    IF f.kind = 1 AND in_to_home <> in_home THEN
+        UPDATE localized_file SET home = in_to_home WHERE home = in_home AND file_id = f.file_id;
+    END IF;
+END
+$$;
+
+-- Deletes a localized file with its blocks, or a directory that is empty. False: it is a parallel file, and nothing was done
+-- (dbfs_delete_parallel).
+CREATE OR REPLACE FUNCTION dbfs_delete(in_home int8, in_user text, in_parent text, in_name text) RETURNS bool
 LANGUAGE plpgsql AS $$
 DECLARE
     f record;
@@ -98,6 +140,9 @@ BEGIN
         WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'no such file or directory: % in %', in_name, in_parent USING ERRCODE = '58P01';
+    END IF;
+    IF f.kind = 2 THEN
+        RETURN false;
     END IF;
     IF f.kind = 0 THEN
         path := CASE WHEN in_parent = '/' THEN '/' || in_name ELSE in_parent || '/' || in_name END;
@@ -109,10 +154,7 @@ BEGIN
     DELETE FROM directory WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name;
     IF f.kind = 1 THEN
         DELETE FROM localized_file WHERE home = in_home AND file_id = f.file_id;
-    ELSIF f.kind = 2 THEN
-        INSERT INTO file_garbage (home, write_id, block_no)
-            SELECT home, write_id, block_no FROM file_map WHERE home = in_home AND file_id = f.file_id;
-        DELETE FROM file_map WHERE home = in_home AND file_id = f.file_id;
     END IF;
+    RETURN true;
 END
 $$;

@@ -1,114 +1,183 @@
--- Content of parallel files. To write: dbfs_begin_write at the home, dbfs_put_block for each block (pipelined, any
--- partition), dbfs_publish at the home. A partly written block is merged with its old content by the client.
+-- Content of parallel files: each call is one transaction over the home and the partitions of the blocks concerned.
 
--- Partition key of a block: consecutive blocks of a write go to consecutive slots.
-CREATE OR REPLACE FUNCTION dbfs_block_key(in_write_id int8, in_block_no int8) RETURNS int8 LANGUAGE sql IMMUTABLE AS $$
-    SELECT in_write_id % 1073741824 + in_block_no
+-- Partition key of a block: consecutive blocks of a file go to consecutive slots.
+CREATE OR REPLACE FUNCTION dbfs_block_key(in_file_id int8, in_block_no int8) RETURNS int8 LANGUAGE sql IMMUTABLE AS $$
+    SELECT in_file_id % 1073741824 + in_block_no
 $$;
 
--- Step 1. Notes that blocks of this write (a fresh random number) may exist from now on.
-CREATE OR REPLACE FUNCTION dbfs_begin_write(in_home int8, in_write_id int8, in_first_block int8, in_last_block int8)
-RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO file_write (home, write_id, first_block, last_block)
-        VALUES (in_home, in_write_id, in_first_block, in_last_block);
-END
-$$;
-
--- Step 2, for each block; in_block_key is dbfs_block_key(in_write_id, in_block_no).
-CREATE OR REPLACE FUNCTION dbfs_put_block(in_block_key int8, in_write_id int8, in_block_no int8, in_data bytea)
-RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO parallel_file (block_key, write_id, block_no, data)
-        VALUES (in_block_key, in_write_id, in_block_no, in_data)
-        ON CONFLICT DO NOTHING;
-END
-$$;
-
-CREATE OR REPLACE FUNCTION dbfs_get_block(in_block_key int8, in_write_id int8, in_block_no int8) RETURNS bytea
-LANGUAGE sql AS $$
-    SELECT data FROM parallel_file
-        WHERE block_key = in_block_key AND write_id = in_write_id AND block_no = in_block_no
-$$;
-
-CREATE OR REPLACE FUNCTION dbfs_drop_block(in_block_key int8, in_write_id int8, in_block_no int8) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-    DELETE FROM parallel_file
-        WHERE block_key = in_block_key AND write_id = in_write_id AND block_no = in_block_no;
-END
-$$;
-
--- Step 3. Makes the write visible, whole: its blocks replace those of the same numbers, and the size becomes
--- greatest(size, in_end), or in_end itself with in_cut (then blocks past the end go too). in_version is the version the
--- writer saw; 55006 if the file changed since, or the write was given up meanwhile (dbfs_abort_writes): write again.
+-- Writes in_data (not empty) at in_offset of a parallel file, or at its end if in_offset is NULL; the file grows as needed.
 -- Returns the new size.
-CREATE OR REPLACE FUNCTION dbfs_publish(in_home int8, in_user text, in_parent text, in_name text, in_version int8,
-                                        in_write_id int8, in_end int8, in_cut bool) RETURNS int8 LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION dbfs_write_parallel(in_home int8, in_user text, in_parent text, in_name text, in_offset int8,
+                                               in_data bytea) RETURNS int8 LANGUAGE plpgsql AS $$
 DECLARE
-    f        record;
-    w        record;
-    new_size int8;
+    f       record;
+    old     bytea;
+    content bytea := in_data;  -- of whole blocks, in the end
+    start   int8;              -- of in_data in the file
+    stop    int8;
+    first   int8;              -- blocks
+    last    int8;
+    head    int4;              -- bytes of the first block before in_data
+    used    int4;              -- bytes of the last block up to the end of in_data, 0 for all
 BEGIN
-    SELECT kind, file_id, size, block_size, version INTO f FROM directory
+    SELECT kind, file_id, size, block_size INTO f FROM directory
         WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name FOR UPDATE;
     IF NOT FOUND OR f.kind <> 2 THEN
         RAISE EXCEPTION 'no such parallel file: % in %', in_name, in_parent USING ERRCODE = '58P01';
     END IF;
-    DELETE FROM file_write WHERE home = in_home AND write_id = in_write_id RETURNING first_block, last_block INTO w;
-    IF NOT FOUND OR f.version <> in_version THEN
-        RAISE EXCEPTION 'file % changed while it was written', in_name USING ERRCODE = '55006';
+    start := coalesce(in_offset, f.size);
+    stop := start + octet_length(in_data);
+    first := start / f.block_size;
+    last := (stop - 1) / f.block_size;
+    head := start % f.block_size;
+    used := stop % f.block_size;
+    IF head > 0 THEN
+        SELECT p.data INTO old FROM parallel_file p
+            WHERE p.block_key = dbfs_block_key(f.file_id, first) AND p.file_id = f.file_id AND p.block_no = first;
+        old := substring(coalesce(old, decode('', 'hex')), 1, head);
+        content := old || decode(repeat('00', head - octet_length(old)), 'hex') || content;
     END IF;
-    new_size := CASE WHEN in_cut THEN in_end ELSE greatest(f.size, in_end) END;
-    INSERT INTO file_garbage (home, write_id, block_no)
-        SELECT home, write_id, block_no FROM file_map
-        WHERE home = in_home AND file_id = f.file_id AND block_no BETWEEN w.first_block AND w.last_block;
-    FOR b IN w.first_block .. w.last_block LOOP
-        INSERT INTO file_map (home, file_id, block_no, write_id) VALUES (in_home, f.file_id, b, in_write_id)
-            ON CONFLICT (home, file_id, block_no) DO UPDATE SET write_id = EXCLUDED.write_id;
-    END LOOP;
-    IF in_cut THEN
-        INSERT INTO file_garbage (home, write_id, block_no)
-            SELECT home, write_id, block_no FROM file_map
-            WHERE home = in_home AND file_id = f.file_id AND block_no >= (in_end + f.block_size - 1) / f.block_size;
-        DELETE FROM file_map
-            WHERE home = in_home AND file_id = f.file_id AND block_no >= (in_end + f.block_size - 1) / f.block_size;
+    IF used > 0 AND stop < f.size THEN
+        SELECT p.data INTO old FROM parallel_file p
+            WHERE p.block_key = dbfs_block_key(f.file_id, last) AND p.file_id = f.file_id AND p.block_no = last;
+        content := content || substring(coalesce(old, decode('', 'hex')), used + 1);
     END IF;
-    UPDATE directory SET size = new_size, version = version + 1, modified_at = now()
+    INSERT INTO parallel_file (block_key, file_id, block_no, data)
+        SELECT dbfs_block_key(f.file_id, b.n), f.file_id, b.n,
+               substring(content, ((b.n - first) * f.block_size)::int4 + 1, f.block_size)
+        FROM generate_series(first, last) AS b(n)
+        ON CONFLICT (block_key, file_id, block_no) DO UPDATE SET data = EXCLUDED.data;
+    UPDATE directory SET size = greatest(size, stop), version = version + 1, modified_at = now()
         WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name;
-    RETURN new_size;
+    RETURN greatest(f.size, stop);
 END
 $$;
 
--- Gives up writes of a home that began more than in_age_s seconds ago: their blocks become garbage. Returns how many.
-CREATE OR REPLACE FUNCTION dbfs_abort_writes(in_home int8, in_age_s float8) RETURNS int4 LANGUAGE plpgsql AS $$
+-- As dbfs_read, for a parallel file; all of it as of one moment.
+CREATE OR REPLACE FUNCTION dbfs_read_parallel(in_home int8, in_user text, in_parent text, in_name text, in_offset int8,
+                                              in_length int8)
+RETURNS TABLE (kind int4, file_size int8, block_size int4, version int8, block_no int8, data bytea)
+LANGUAGE plpgsql AS $$
 DECLARE
-    w     record;
-    count int4 := 0;
+    f        record;
+    b        record;
+    from_key int8;
+    to_key   int8;
 BEGIN
-    FOR w IN SELECT write_id, first_block, last_block FROM file_write
-             WHERE home = in_home AND started_at <= now() - in_age_s * interval '1 second' FOR UPDATE
+    SELECT d.kind, d.file_id, d.size, d.block_size, d.version INTO f FROM directory d
+        WHERE d.home = in_home AND d.user_name = in_user AND d.parent = in_parent AND d.name = in_name;
+    IF NOT FOUND OR f.kind <> 2 THEN
+        RAISE EXCEPTION 'no such parallel file: % in %', in_name, in_parent USING ERRCODE = '58P01';
+    END IF;
+    kind := f.kind;
+    file_size := f.size;
+    block_size := f.block_size;
+    version := f.version;
+    block_no := -1;
+    RETURN NEXT;
+    from_key := dbfs_block_key(f.file_id, in_offset / f.block_size);
+    to_key := dbfs_block_key(f.file_id, (least(in_offset + in_length, f.size) - 1) / f.block_size);
+    FOR b IN SELECT p.block_no, p.data FROM parallel_file p
+             WHERE p.block_key BETWEEN from_key AND to_key AND p.file_id = f.file_id
+             ORDER BY p.block_no
     LOOP
-        FOR b IN w.first_block .. w.last_block LOOP
-            INSERT INTO file_garbage (home, write_id, block_no) VALUES (in_home, w.write_id, b);
-        END LOOP;
-        DELETE FROM file_write WHERE home = in_home AND write_id = w.write_id;
-        count := count + 1;
+        block_no := b.block_no;
+        data := b.data;
+        RETURN NEXT;
     END LOOP;
-    RETURN count;
 END
 $$;
 
--- Clean-up, resumable at any point: for each row of dbfs_garbage call dbfs_drop_block, then dbfs_collected.
-CREATE OR REPLACE FUNCTION dbfs_garbage(in_home int8, in_limit int4)
-RETURNS TABLE (write_id int8, block_no int8) LANGUAGE sql AS $$
-    SELECT g.write_id, g.block_no FROM file_garbage g WHERE g.home = in_home
-        ORDER BY g.write_id, g.block_no LIMIT in_limit
+-- Cuts a parallel file to in_size bytes or lengthens it with zeros.
+CREATE OR REPLACE FUNCTION dbfs_truncate_parallel(in_home int8, in_user text, in_parent text, in_name text, in_size int8)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    f        record;
+    keep     int8;  -- blocks that stay
+    last     int4;  -- bytes in the last one, 0 for all
+    from_key int8;
+    to_key   int8;
+BEGIN
+    SELECT kind, file_id, size, block_size INTO f FROM directory
+        WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name FOR UPDATE;
+    IF NOT FOUND OR f.kind <> 2 THEN
+        RAISE EXCEPTION 'no such parallel file: % in %', in_name, in_parent USING ERRCODE = '58P01';
+    END IF;
+    keep := (in_size + f.block_size - 1) / f.block_size;
+    last := in_size % f.block_size;
+    IF in_size < f.size THEN
+        from_key := dbfs_block_key(f.file_id, keep);
+        to_key := dbfs_block_key(f.file_id, (f.size - 1) / f.block_size);
+        DELETE FROM parallel_file WHERE block_key BETWEEN from_key AND to_key AND file_id = f.file_id;
+        IF last > 0 THEN
+            UPDATE parallel_file SET data = substring(data, 1, last)
+                WHERE block_key = dbfs_block_key(f.file_id, keep - 1) AND file_id = f.file_id AND block_no = keep - 1;
+        END IF;
+    END IF;
+    UPDATE directory SET size = in_size, version = version + 1, modified_at = now()
+        WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name;
+END
 $$;
 
-CREATE OR REPLACE FUNCTION dbfs_collected(in_home int8, in_write_id int8, in_block_no int8) RETURNS void
+-- Deletes a parallel file with its blocks.
+CREATE OR REPLACE FUNCTION dbfs_delete_parallel(in_home int8, in_user text, in_parent text, in_name text) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    DELETE FROM file_garbage WHERE home = in_home AND write_id = in_write_id AND block_no = in_block_no;
+    PERFORM dbfs_truncate_parallel(in_home, in_user, in_parent, in_name, 0);
+    DELETE FROM directory WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name;
+END
+$$;
+
+-- Cuts a file of either kind into blocks of in_block_size bytes. Larger files than 4 MiB are copied under another name
+-- instead (54000).
+CREATE OR REPLACE FUNCTION dbfs_set_block_size(in_home int8, in_user text, in_parent text, in_name text,
+                                               in_block_size int4) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    f        record;
+    b        record;
+    content  bytea := decode('', 'hex');
+    from_key int8;
+    to_key   int8;
+BEGIN
+    SELECT kind, file_id, size, block_size INTO f FROM directory
+        WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'no such file: % in %', in_name, in_parent USING ERRCODE = '58P01';
+    END IF;
+    IF f.kind = 0 THEN
+        RAISE EXCEPTION '% in % is a directory', in_name, in_parent USING ERRCODE = '42809';
+    END IF;
+    IF f.size > 4194304 THEN
+        RAISE EXCEPTION 'file % has % bytes, more than are cut anew in one transaction', in_name, f.size
+            USING ERRCODE = '54000', HINT = 'copy it into a new file of that block size, and rename that';
+    END IF;
+    IF f.kind = 1 THEN
+        FOR b IN SELECT l.block_no, l.data FROM localized_file l
+                 WHERE l.home = in_home AND l.file_id = f.file_id ORDER BY l.block_no
+        LOOP
+            content := content
+                || decode(repeat('00', (b.block_no * f.block_size)::int4 - octet_length(content)), 'hex') || b.data;
+        END LOOP;
+        DELETE FROM localized_file WHERE home = in_home AND file_id = f.file_id;
+    ELSE
+        from_key := dbfs_block_key(f.file_id, 0);
+        to_key := dbfs_block_key(f.file_id, f.size / f.block_size);
+        FOR b IN SELECT p.block_no, p.data FROM parallel_file p
+                 WHERE p.block_key BETWEEN from_key AND to_key AND p.file_id = f.file_id ORDER BY p.block_no
+        LOOP
+            content := content
+                || decode(repeat('00', (b.block_no * f.block_size)::int4 - octet_length(content)), 'hex') || b.data;
+        END LOOP;
+        DELETE FROM parallel_file WHERE block_key BETWEEN from_key AND to_key AND file_id = f.file_id;
+    END IF;
+    UPDATE directory SET block_size = in_block_size, version = version + 1, modified_at = now()
+        WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name;
+    IF octet_length(content) = 0 THEN
+        RETURN;
+    ELSIF f.kind = 1 THEN
+        PERFORM dbfs_write(in_home, in_user, in_parent, in_name, 0, content);
+    ELSE
+        PERFORM dbfs_write_parallel(in_home, in_user, in_parent, in_name, 0, content);
+    END IF;
 END
 $$;

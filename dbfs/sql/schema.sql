@@ -1,11 +1,8 @@
 -- Tables of the file system.
 --
--- A user has a home partition key; directory rows, blocks of localized files and all bookkeeping live with it, so every
--- procedure touches one partition. Blocks of parallel files are spread: their key is dbfs_block_key(write_id, block_no).
---
--- Blocks of parallel files never change once written. A write puts new blocks under a fresh write_id first; one
--- transaction at the home then makes them visible (dbfs_publish). What it replaces goes to file_garbage and is removed
--- afterwards, by anybody, as often as needed. So a client that dies at any step leaves nothing half done to be seen.
+-- A user has a home partition key; directory rows and blocks of localized files live with it, so what concerns only them
+-- touches one partition. Blocks of parallel files are spread: their key is dbfs_block_key(file_id, block_no). Every change
+-- of a file is one transaction, over as many partitions as it takes.
 
 -- user_name is the partition key here: this table is how a client finds a user's home.
 CREATE TABLE IF NOT EXISTS fs_user (
@@ -41,38 +38,11 @@ CREATE TABLE IF NOT EXISTS localized_file (
     PRIMARY KEY (home, file_id, block_no)
 );
 
--- Blocks of parallel files, never updated.
+-- Blocks of parallel files; a missing block reads as those of localized files do.
 CREATE TABLE IF NOT EXISTS parallel_file (
     block_key int8  NOT NULL,
-    write_id  int8  NOT NULL,
+    file_id   int8  NOT NULL,
     block_no  int8  NOT NULL,
     data      bytea NOT NULL,
-    PRIMARY KEY (block_key, write_id, block_no)
-);
-
--- Which write holds the current content of each block of a parallel file.
-CREATE TABLE IF NOT EXISTS file_map (
-    home     int8 NOT NULL,
-    file_id  int8 NOT NULL,
-    block_no int8 NOT NULL,
-    write_id int8 NOT NULL,
-    PRIMARY KEY (home, file_id, block_no)
-);
-
--- Writes of parallel files under way: blocks first_block to last_block may exist, and nobody sees them yet.
-CREATE TABLE IF NOT EXISTS file_write (
-    home        int8        NOT NULL,
-    write_id    int8        NOT NULL,
-    first_block int8        NOT NULL,
-    last_block  int8        NOT NULL,
-    started_at  timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (home, write_id)
-);
-
--- Blocks of parallel files nobody can see any more, still to be removed.
-CREATE TABLE IF NOT EXISTS file_garbage (
-    home     int8 NOT NULL,
-    write_id int8 NOT NULL,
-    block_no int8 NOT NULL,
-    PRIMARY KEY (home, write_id, block_no)
+    PRIMARY KEY (block_key, file_id, block_no)
 );

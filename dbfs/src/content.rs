@@ -1,13 +1,14 @@
-//! Content of files of both kinds: reading, and what a localized file does in one transaction.
+//! Content of files: reading, writing, cutting. Every change is one transaction.
 
-use dbos_client::{Error, Result, field, first_field};
+use dbos_client::{Error, Result, Row, field, first_field};
 
-use crate::parallel::At;
 use crate::path::Place;
 use crate::tree::{Kind, Tree, kind_of};
 
-/// Most bytes of one write to a localized file: it is one transaction at one partition.
-pub const LOCALIZED_WRITE_MAX: usize = 4 << 20;
+/// Most bytes of one write: it is one transaction.
+pub const WRITE_MAX: usize = 4 << 20;
+/// Most blocks of a parallel file in one write: each is a row of its own partition.
+pub const PARALLEL_BLOCKS_MAX: i64 = 1024;
 /// Most bytes asked for in one transaction of a read.
 const READ_PIECE: i64 = 4 << 20;
 /// A read that is overtaken by writes this often in a row gives up.
@@ -20,11 +21,11 @@ struct Piece {
     data: Vec<u8>,
 }
 
-/// A row of `dbfs_read` that stands for a block.
-struct BlockRow {
-    number: i64,
-    write_id: Option<i64>,
-    data: Option<Vec<u8>>,
+/// Where a write goes.
+#[derive(Clone, Copy, Debug)]
+enum At {
+    Offset(i64),
+    End,
 }
 
 impl Tree {
@@ -43,19 +44,39 @@ impl Tree {
 
     async fn write_at(&self, path: &str, at: At, data: &[u8]) -> Result<i64> {
         let place = Place::parse(path)?;
+        if data.len() > WRITE_MAX {
+            return Err(too_large(data.len(), WRITE_MAX));
+        }
         let stat = self.stat_place(&place).await?;
         match stat.kind {
             Kind::Directory => Err(wrong_kind(path)),
             _ if data.is_empty() => Ok(stat.size),
-            Kind::Parallel => self.write_parallel(&place, at, data).await,
+            Kind::Parallel => {
+                let most = (PARALLEL_BLOCKS_MAX - 1) * i64::from(stat.block_size);
+                let most = usize::try_from(most).unwrap_or(usize::MAX);
+                if data.len() > most {
+                    return Err(too_large(data.len(), most));
+                }
+                self.write_parallel(&place, at, data).await
+            }
             Kind::Localized => self.write_localized(&place, at, data).await,
         }
     }
 
+    async fn write_parallel(&self, place: &Place, at: At, data: &[u8]) -> Result<i64> {
+        let Place { parent, name, .. } = place;
+        let offset = match at {
+            At::Offset(offset) => Some(offset),
+            At::End => None,
+        };
+        let sql = "SELECT dbfs_write_parallel($1, $2, $3, $4, $5, $6)";
+        let rows = self
+            .at_home(sql, &[&self.home, &self.user, parent, name, &offset, &data])
+            .await?;
+        first_field(&rows)
+    }
+
     async fn write_localized(&self, place: &Place, at: At, data: &[u8]) -> Result<i64> {
-        if data.len() > LOCALIZED_WRITE_MAX {
-            return Err(too_large(data.len(), LOCALIZED_WRITE_MAX));
-        }
         let Place { parent, name, .. } = place;
         let rows = match at {
             At::Offset(offset) => {
@@ -96,12 +117,9 @@ impl Tree {
 
     /// `None`: the file changed between two pieces.
     async fn try_read(&self, place: &Place, offset: i64, length: i64) -> Result<Option<Vec<u8>>> {
-        let Some(first) = self
+        let first = self
             .read_piece(place, offset, length.min(READ_PIECE))
-            .await?
-        else {
-            return Ok(None);
-        };
+            .await?;
         let end = (offset + length).min(first.size);
         let mut data = first.data;
         loop {
@@ -110,69 +128,60 @@ impl Tree {
             if next >= end {
                 return Ok(Some(data));
             }
-            match self
+            let piece = self
                 .read_piece(place, next, (end - next).min(READ_PIECE))
-                .await?
-            {
-                Some(piece) if piece.version == first.version => data.extend(piece.data),
-                _ => return Ok(None),
+                .await?;
+            if piece.version != first.version {
+                return Ok(None);
             }
+            data.extend(piece.data);
         }
     }
 
-    async fn read_piece(&self, place: &Place, offset: i64, length: i64) -> Result<Option<Piece>> {
-        let sql = "SELECT kind, file_size, block_size, version, block_no, write_id, data \
-                   FROM dbfs_read($1, $2, $3, $4, $5, $6)";
-        let Place { parent, name, .. } = place;
-        let rows = self
-            .read_home(
-                sql,
-                &[&self.home, &self.user, parent, name, &offset, &length],
-            )
-            .await?;
-        let head = rows
-            .first()
-            .ok_or_else(|| crate::tree::missing(parent, name))?;
+    async fn read_piece(&self, place: &Place, offset: i64, length: i64) -> Result<Piece> {
+        let mut rows = self.read_rows("dbfs_read", place, offset, length).await?;
+        if let Some(head) = rows.first()
+            && kind_of(head, 0)? == Kind::Parallel
+        {
+            rows = self
+                .read_rows("dbfs_read_parallel", place, offset, length)
+                .await?;
+        }
+        let (head, blocks) = rows
+            .split_first()
+            .ok_or_else(|| crate::tree::missing(&place.parent, &place.name))?;
         let (size, block_size, version): (i64, i32, i64) =
             (field(head, 1)?, field(head, 2)?, field(head, 3)?);
-        let mut blocks = Vec::with_capacity(rows.len() - 1);
-        for row in &rows[1..] {
-            blocks.push(BlockRow {
-                number: field(row, 4)?,
-                write_id: field(row, 5)?,
-                data: field(row, 6)?,
-            });
-        }
-        if kind_of(head, 0)? == Kind::Parallel {
-            let wanted: Vec<(i64, i64)> = blocks
-                .iter()
-                .filter_map(|b| Some((b.write_id?, b.number)))
-                .collect();
-            let found = self.get_blocks(&wanted).await?;
-            for (block, data) in blocks.iter_mut().zip(found) {
-                if data.is_none() {
-                    // Overwritten and removed since we looked: the version we saw is gone.
-                    return Ok(None);
-                }
-                block.data = data;
-            }
-        }
         let end = (offset + length).min(size);
         let mut data = vec![0; usize::try_from((end - offset).max(0)).unwrap_or(0)];
-        for block in &blocks {
-            let content = block.data.as_deref().unwrap_or_default();
-            copy_overlap(
-                &mut data,
-                offset,
-                content,
-                block.number * i64::from(block_size),
-            );
+        for block in blocks {
+            let (number, content): (i64, Vec<u8>) = (field(block, 4)?, field(block, 5)?);
+            copy_overlap(&mut data, offset, &content, number * i64::from(block_size));
         }
-        Ok(Some(Piece {
+        Ok(Piece {
             size,
             version,
             data,
-        }))
+        })
+    }
+
+    async fn read_rows(
+        &self,
+        procedure: &str,
+        place: &Place,
+        offset: i64,
+        length: i64,
+    ) -> Result<Vec<Row>> {
+        let sql = format!(
+            "SELECT kind, file_size, block_size, version, block_no, data \
+             FROM {procedure}($1, $2, $3, $4, $5, $6)"
+        );
+        let Place { parent, name, .. } = place;
+        self.read_home(
+            &sql,
+            &[&self.home, &self.user, parent, name, &offset, &length],
+        )
+        .await
     }
 
     /// Cuts a file to `size` bytes, or lengthens it with zeros.
@@ -185,23 +194,37 @@ impl Tree {
         match stat.kind {
             Kind::Directory => Err(wrong_kind(path)),
             Kind::Parallel => self.truncate_parallel(&place, size).await,
-            Kind::Localized => self.truncate_at_home(&place, size).await,
+            Kind::Localized => {
+                let sql = "SELECT dbfs_truncate($1, $2, $3, $4, $5)";
+                let Place { parent, name, .. } = &place;
+                self.at_home(sql, &[&self.home, &self.user, parent, name, &size])
+                    .await
+                    .map(drop)
+            }
         }
     }
 
-    pub(crate) async fn truncate_at_home(&self, place: &Place, size: i64) -> Result<()> {
-        let sql = "SELECT dbfs_truncate($1, $2, $3, $4, $5)";
-        self.at_home(
-            sql,
-            &[&self.home, &self.user, &place.parent, &place.name, &size],
-        )
-        .await
-        .map(drop)
+    pub(crate) async fn truncate_parallel(&self, place: &Place, size: i64) -> Result<()> {
+        let sql = "SELECT dbfs_truncate_parallel($1, $2, $3, $4, $5)";
+        let Place { parent, name, .. } = place;
+        self.at_home(sql, &[&self.home, &self.user, parent, name, &size])
+            .await
+            .map(drop)
+    }
+
+    /// Cuts a file's content into blocks of another size, in bytes. 54000 if it has more than [`WRITE_MAX`] bytes: copy it
+    /// into a new file, and rename that.
+    pub async fn set_block_size(&self, path: &str, block_size: i32) -> Result<()> {
+        let Place { parent, name, .. } = Place::parse(path)?;
+        let sql = "SELECT dbfs_set_block_size($1, $2, $3, $4, $5)";
+        self.at_home(sql, &[&self.home, &self.user, &parent, &name, &block_size])
+            .await
+            .map(drop)
     }
 }
 
 /// Copies the bytes that a source at `from` and a target at `at` have in common. Both are offsets in the same file.
-pub(crate) fn copy_overlap(target: &mut [u8], at: i64, source: &[u8], from: i64) {
+fn copy_overlap(target: &mut [u8], at: i64, source: &[u8], from: i64) {
     let end = |start: i64, bytes: &[u8]| start + i64::try_from(bytes.len()).unwrap_or(0);
     let first = at.max(from);
     let last = end(at, target).min(end(from, source));
@@ -215,7 +238,7 @@ pub(crate) fn copy_overlap(target: &mut [u8], at: i64, source: &[u8], from: i64)
     }
 }
 
-pub(crate) fn too_large(bytes: usize, most: usize) -> Error {
+fn too_large(bytes: usize, most: usize) -> Error {
     Error::request(format!("a write of {bytes} bytes, at most {most}"))
         .sqlstate_is("54000")
         .hint("write it in several pieces")

@@ -1,32 +1,24 @@
 //! The file system: SQL in `sql/`, and this thin client.
 //!
 //! A user's tree lives in rows with the user's home partition: directories, files, and all blocks of *localized* files.
-//! Blocks of *parallel* files are spread over the partitions. One transaction touches one partition, so that a write of a
-//! parallel file takes several; they are ordered so that a client that dies at any step leaves nothing half done to be seen:
-//!
-//! 1. at the home: note that blocks of this write may exist;
-//! 2. anywhere: put the blocks, new rows under a fresh write id;
-//! 3. at the home, one transaction: make the write visible, whole, if the file is as it was when the write began.
-//!
-//! What is deleted or replaced leaves the directory first and is then removed from a table of garbage, by anybody, as
-//! often as needed ([`Tree::collect`]).
+//! Blocks of *parallel* files are spread over the partitions. Every change is one transaction, over as many partitions as it
+//! takes; a client that dies leaves nothing half done. What is too large for one transaction is done under a hidden name
+//! ([`hidden_name`]): a large parallel file gets one before it is deleted piece by piece, and whoever makes a large file makes
+//! it under one and renames it at the end.
 //!
 //! * [`FileSystem`]: users. [`Tree`]: one user's directories and files.
 //! * Block size is data: an UPDATE of `fs_user.block_size` holds for files made by trees opened afterwards.
-//!
-//! Left out until several partitions can be written at once: renaming directories, moving files between users.
 
 mod content;
-mod parallel;
 mod path;
 mod step;
 mod tree;
 
 use dbos_client::{Client, Error, PartitionKey, Result, field, first_field};
 
-pub use content::LOCALIZED_WRITE_MAX;
-pub use parallel::PARALLEL_BLOCKS_MAX;
-pub use step::{Step, StepHook};
+pub use content::{PARALLEL_BLOCKS_MAX, WRITE_MAX};
+pub use path::{hidden_name, is_hidden_name};
+pub use step::StepHook;
 pub use tree::{Entry, Kind, Stat, Tree};
 
 /// The service's SQL files, in the order in which they are installed.

@@ -7,6 +7,21 @@ const NAME_BYTES_MAX: usize = 255;
 /// Longest path, in bytes.
 const PATH_BYTES_MAX: usize = 4096;
 
+/// How a hidden name ends.
+const HIDDEN_END: &str = ".part";
+
+/// A fresh name for what must not be seen under `name`: not yet, or not any more.
+pub fn hidden_name(name: &str) -> String {
+    // Beside a name of full length there is no room for more.
+    let kept: String = name.chars().take(NAME_BYTES_MAX / 8).collect();
+    format!(".{kept}.{}{HIDDEN_END}", uuid::Uuid::new_v4().simple())
+}
+
+/// True for what [`hidden_name`] makes.
+pub fn is_hidden_name(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(HIDDEN_END)
+}
+
 /// A file or directory other than the root: its directory and its name, and the same of its directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -19,6 +34,14 @@ pub struct Place {
 }
 
 impl Place {
+    /// The same directory, another name.
+    pub fn beside(&self, name: String) -> Self {
+        Self {
+            name,
+            ..self.clone()
+        }
+    }
+
     pub fn parse(path: &str) -> Result<Self> {
         check_path(path)?;
         let (parent, name) = split(path).ok_or_else(|| bad(path, "it is the root directory"))?;
@@ -87,6 +110,15 @@ mod tests {
         assert_eq!(parts("/a"), ["", "", "/", "a"]);
         assert_eq!(parts("/a/b"), ["/", "a", "/a", "b"]);
         assert_eq!(parts("/a/b/c"), ["/a", "b", "/a/b", "c"]);
+    }
+
+    #[test]
+    fn a_hidden_name_is_a_name() {
+        for name in ["a", &"x".repeat(255), &"ä".repeat(127)] {
+            let hidden = hidden_name(name);
+            check_name(&hidden).unwrap();
+            assert!(is_hidden_name(&hidden) && !is_hidden_name(name));
+        }
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use dbos_client::{Client, Error, Params, Result, Row, ToSql, field};
+use dbos_client::{Client, Error, Params, Result, Row, ToSql, field, first_field};
 
-use crate::path::{Place, check_path};
-use crate::step::{Step, StepHook};
+use crate::content::PARALLEL_BLOCKS_MAX;
+use crate::path::{Place, check_path, hidden_name};
+use crate::step::StepHook;
 
 /// What a directory row stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,11 +51,11 @@ pub struct Entry {
 /// 22023 bad path or range.
 #[derive(Clone, Debug)]
 pub struct Tree {
-    pub(crate) client: Client,
+    client: Client,
     pub(crate) user: String,
     pub(crate) home: i64,
     block_size: i32,
-    pub(crate) hook: StepHook,
+    hook: StepHook,
 }
 
 impl Tree {
@@ -162,9 +163,13 @@ impl Tree {
         rows.iter().map(entry).collect()
     }
 
-    /// Gives a file another name or directory. 58P02 if the new name is taken.
+    /// Gives a file, or a directory with all that is in it, another name or directory. 58P02 if the new name is taken.
     pub async fn rename(&self, from: &str, to: &str) -> Result<()> {
-        let (from, to) = (Place::parse(from)?, Place::parse(to)?);
+        self.rename_place(&Place::parse(from)?, &Place::parse(to)?)
+            .await
+    }
+
+    async fn rename_place(&self, from: &Place, to: &Place) -> Result<()> {
         let sql = "SELECT dbfs_rename($1, $2, $3, $4, $5, $6, $7, $8)";
         let params: Params<'_> = &[
             &self.home,
@@ -179,23 +184,65 @@ impl Tree {
         self.at_home(sql, params).await.map(drop)
     }
 
-    /// Deletes a file, or an empty directory. Blocks of a parallel file are removed afterwards: at once if nothing fails.
+    /// Gives a file to another user, as `to_path` in his tree. 42809 for a directory, 58P02 if the name is taken there.
+    pub async fn give(&self, path: &str, to: &Tree, to_path: &str) -> Result<()> {
+        let (from, place) = (Place::parse(path)?, Place::parse(to_path)?);
+        let sql = "SELECT dbfs_give($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+        let params: Params<'_> = &[
+            &self.home,
+            &self.user,
+            &from.parent,
+            &from.name,
+            &to.home,
+            &to.user,
+            &place.up_parent,
+            &place.up_name,
+            &place.parent,
+            &place.name,
+        ];
+        self.at_home(sql, params).await.map(drop)
+    }
+
+    /// Deletes a file with its blocks, or an empty directory.
     pub async fn delete(&self, path: &str) -> Result<()> {
         let place = Place::parse(path)?;
         let sql = "SELECT dbfs_delete($1, $2, $3, $4)";
-        self.at_home(sql, &[&self.home, &self.user, &place.parent, &place.name])
+        let rows = self
+            .at_home(sql, &[&self.home, &self.user, &place.parent, &place.name])
             .await?;
-        self.collect_or_leave().await;
-        Ok(())
+        if first_field(&rows)? {
+            return Ok(());
+        }
+        self.delete_parallel(place).await
     }
 
-    /// One transaction at the home.
+    /// A file of many blocks is hidden first, then cut piece by piece: one transaction does not grow with the file.
+    async fn delete_parallel(&self, mut place: Place) -> Result<()> {
+        let stat = self.stat_place(&place).await?;
+        let piece = PARALLEL_BLOCKS_MAX * i64::from(stat.block_size);
+        let mut left = stat.size;
+        if left > piece {
+            let hidden = place.beside(hidden_name(&place.name));
+            self.rename_place(&place, &hidden).await?;
+            place = hidden;
+            while left > piece {
+                left -= piece;
+                self.truncate_parallel(&place, left).await?;
+            }
+        }
+        let sql = "SELECT dbfs_delete_parallel($1, $2, $3, $4)";
+        self.at_home(sql, &[&self.home, &self.user, &place.parent, &place.name])
+            .await
+            .map(drop)
+    }
+
+    /// One transaction, remembered by the home's partition.
     pub(crate) async fn at_home(
         &self,
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>> {
-        self.hook.before(Step::Home)?;
+        self.hook.before()?;
         self.client.call(self.home, sql, params).await
     }
 
@@ -204,7 +251,7 @@ impl Tree {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>> {
-        self.hook.before(Step::Home)?;
+        self.hook.before()?;
         self.client.read(self.home, sql, params).await
     }
 }
@@ -244,8 +291,8 @@ pub(crate) fn missing(parent: &str, name: &str) -> Error {
     Error::request(format!("no such file or directory: {name} in {parent}")).sqlstate_is("58P01")
 }
 
-/// A fresh random number for a file or a write.
-pub(crate) fn fresh_id() -> i64 {
+/// A fresh random number for a file.
+fn fresh_id() -> i64 {
     // Halving keeps it positive.
     let (high, _) = uuid::Uuid::new_v4().as_u64_pair();
     (high >> 1) as i64 ^ (uuid::Uuid::new_v4().as_u64_pair().1 >> 2) as i64

@@ -1,8 +1,6 @@
 //! Files of both kinds behave like files.
 
-use dbfs::{
-    BLOCK_SIZE_DEFAULT, FileSystem, Kind, LOCALIZED_WRITE_MAX, NewUser, PARALLEL_BLOCKS_MAX, Tree,
-};
+use dbfs::{BLOCK_SIZE_DEFAULT, FileSystem, Kind, NewUser, PARALLEL_BLOCKS_MAX, Tree, WRITE_MAX};
 use dbos_client::testing::{Engine, engines};
 use futures::future::join_all;
 
@@ -168,15 +166,20 @@ async fn wrong_requests_are_told_apart() {
         assert_eq!(code(tree.read("/none", 0, 1).await), "58P01");
         assert_eq!(code(tree.append("/none", b"x").await), "58P01");
         assert_eq!(code(tree.rename("/none", "/other").await), "58P01");
-        assert_eq!(code(tree.rename("/d", "/e").await), "42809");
         assert_eq!(code(tree.rename("/l", "/p").await), "58P02");
         assert_eq!(code(tree.rename("/l", "/d").await), "58P02");
         tree.rename("/l", "/l").await.unwrap();
+        assert_eq!(code(tree.rename("/d", "/d/e").await), "22023");
+        assert_eq!(code(tree.rename("/d", "/none/d").await), "58P01");
+        assert_eq!(code(tree.give("/d", &tree, "/e").await), "42809");
+        assert_eq!(code(tree.set_block_size("/d", 32).await), "42809");
+        assert_eq!(code(tree.set_block_size("/none", 32).await), "58P01");
+        assert_eq!(code(tree.set_block_size("/l", 0).await), "23514");
         assert_eq!(code(tree.read("/d", 0, 1).await), "42809");
         assert_eq!(code(tree.truncate("/d", 0).await), "42809");
         assert_eq!(code(tree.delete("/none").await), "58P01");
         assert_eq!(
-            code(tree.write("/l", 0, &vec![0; LOCALIZED_WRITE_MAX + 1]).await),
+            code(tree.write("/l", 0, &vec![0; WRITE_MAX + 1]).await),
             "54000"
         );
         let blocks = usize::try_from(PARALLEL_BLOCKS_MAX * i64::from(BLOCK)).unwrap();
@@ -192,6 +195,95 @@ async fn wrong_requests_are_told_apart() {
             ),
             "58P01"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_directory_is_renamed_with_all_that_is_in_it() {
+    for engine in engines() {
+        let engine = engine.unwrap();
+        let tree = tree(&engine, "ann").await;
+        for directory in ["/a", "/a/b", "/a/b/c", "/ab", "/z"] {
+            tree.mkdir(directory).await.unwrap();
+        }
+        let files = ["/a/1", "/a/b/2", "/a/b/c/3", "/ab/4"];
+        for (path, kind) in files.iter().zip(KINDS.into_iter().cycle()) {
+            tree.create(path, kind, Some(BLOCK)).await.unwrap();
+            tree.append(path, path.as_bytes()).await.unwrap();
+        }
+        tree.rename("/a", "/z/a").await.unwrap();
+        for path in &files[..3] {
+            let moved = tree.read_all(&format!("/z{path}")).await.unwrap();
+            assert_eq!(moved, path.as_bytes(), "on {}", engine.name);
+            assert_eq!(code(tree.stat(path).await), "58P01");
+        }
+        assert_eq!(tree.read_all("/ab/4").await.unwrap(), b"/ab/4");
+        assert_eq!(tree.list("/a").await.unwrap(), []);
+        tree.rename("/z/a", "/a").await.unwrap();
+        assert_eq!(tree.read_all("/a/b/c/3").await.unwrap(), b"/a/b/c/3");
+    }
+}
+
+#[tokio::test]
+async fn a_file_given_to_another_user_is_there_with_its_blocks() {
+    for engine in engines() {
+        let engine = engine.unwrap();
+        let ann = tree(&engine, "ann").await;
+        let files = FileSystem::new(tree_client(&engine).await);
+        // Another partition, and another one's neighbour.
+        let bob = NewUser {
+            home: Some(ann.home() + 1),
+            ..NewUser::named("bob")
+        };
+        files.create_user(bob).await.unwrap();
+        let bob = files.tree("bob").await.unwrap();
+        bob.mkdir("/from-ann").await.unwrap();
+        for kind in KINDS {
+            let (path, there) = (format!("/{kind}"), format!("/from-ann/{kind}"));
+            ann.create(&path, kind, Some(BLOCK)).await.unwrap();
+            ann.append(&path, &[9; 100]).await.unwrap();
+            ann.give(&path, &bob, &there).await.unwrap();
+            assert_eq!(code(ann.stat(&path).await), "58P01");
+            assert_eq!(bob.read_all(&there).await.unwrap(), [9; 100]);
+            ann.create(&path, kind, None).await.unwrap();
+            assert_eq!(code(ann.give(&path, &bob, &there).await), "58P02");
+            bob.delete(&there).await.unwrap();
+        }
+        for table in ["localized_file", "parallel_file"] {
+            let sql = format!("SELECT count(*) FROM {table}");
+            let rows = files.client().read_all(&sql, &[]).await.unwrap();
+            assert_eq!(rows[0].get::<_, i64>(0), 0, "{table} on {}", engine.name);
+        }
+    }
+}
+
+#[tokio::test]
+async fn another_block_size_leaves_the_content_as_it_is() {
+    for engine in engines() {
+        let engine = engine.unwrap();
+        let tree = tree(&engine, "ann").await;
+        for kind in KINDS {
+            let path = format!("/{kind}");
+            tree.create(&path, kind, Some(BLOCK)).await.unwrap();
+            tree.set_block_size(&path, 7).await.unwrap();
+            let mut random = Random(3);
+            let mut content = random.bytes(100);
+            tree.append(&path, &content).await.unwrap();
+            // A gap, and an end without blocks.
+            content.resize(250, 0);
+            tree.write(&path, 250, b"end").await.unwrap();
+            content.extend(b"end");
+            content.resize(300, 0);
+            tree.truncate(&path, 300).await.unwrap();
+            for block_size in [64, 1, 1000, 16] {
+                tree.set_block_size(&path, block_size).await.unwrap();
+                assert_eq!(tree.stat(&path).await.unwrap().block_size, block_size);
+                let read = tree.read_all(&path).await.unwrap();
+                assert_eq!(read, content, "{kind} in {block_size} on {}", engine.name);
+            }
+            tree.truncate(&path, WRITE_MAX as i64 + 1).await.unwrap();
+            assert_eq!(code(tree.set_block_size(&path, 64).await), "54000");
+        }
     }
 }
 

@@ -1,10 +1,9 @@
-//! A client that dies at any step leaves nothing half done to be seen, and nothing that clean-up does not find.
+//! A client that dies at any step leaves nothing half done to be seen, and no block that belongs to no file.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
-use dbfs::{FileSystem, Kind, NewUser, StepHook, Tree};
+use dbfs::{FileSystem, Kind, NewUser, PARALLEL_BLOCKS_MAX, StepHook, Tree, is_hidden_name};
 use dbos_client::testing::{Engine, engines};
 use dbos_client::{Class, Client, Error, Result};
 
@@ -69,7 +68,7 @@ impl Change {
 fn stop_at(stop: u32) -> (StepHook, Arc<AtomicU32>) {
     let steps = Arc::new(AtomicU32::new(0));
     let counted = steps.clone();
-    let hook = StepHook::new(move |_| {
+    let hook = StepHook::new(move || {
         if counted.fetch_add(1, Ordering::Relaxed) < stop {
             return Ok(());
         }
@@ -101,16 +100,12 @@ async fn count(client: &Client, table: &str) -> i64 {
         .get(0)
 }
 
-/// After clean-up only what files refer to is stored.
-async fn assert_nothing_left_over(tree: &Tree, client: &Client) {
-    tree.abort_writes(Duration::ZERO).await.unwrap();
-    tree.collect().await.unwrap();
-    assert_eq!(count(client, "file_write").await, 0);
-    assert_eq!(count(client, "file_garbage").await, 0);
-    assert_eq!(
-        count(client, "parallel_file").await,
-        count(client, "file_map").await
-    );
+/// Only blocks of files are stored.
+async fn assert_nothing_left_over(client: &Client) {
+    for table in ["localized_file", "parallel_file"] {
+        let blocks = format!("{table} WHERE file_id NOT IN (SELECT file_id FROM directory)");
+        assert_eq!(count(client, &blocks).await, 0, "{table}");
+    }
 }
 
 /// Returns false once the change ran to its end without being stopped.
@@ -142,12 +137,7 @@ async fn stopped_once(engine: &Engine, kind: Kind, change: Change, stop: u32) ->
     } else {
         assert!(seen == old || seen == new, "{label}: half done: {seen:?}");
     }
-    assert_nothing_left_over(&tree, &client).await;
-    assert_eq!(
-        self::seen(engine, &user).await,
-        seen,
-        "{label}: clean-up changed what is seen"
-    );
+    assert_nothing_left_over(&client).await;
     // The file is not left unusable either.
     if seen == old {
         change.apply(&tree).await.unwrap();
@@ -160,7 +150,7 @@ async fn stopped_once(engine: &Engine, kind: Kind, change: Change, stop: u32) ->
     steps.load(Ordering::Relaxed) > stop
 }
 
-async fn stopped_at_each_step(kind: Kind, least_steps: u32) {
+async fn stopped_at_each_step(kind: Kind) {
     for engine in engines() {
         let engine = engine.unwrap();
         dbfs::install(&engine.client().await.unwrap())
@@ -172,98 +162,63 @@ async fn stopped_at_each_step(kind: Kind, least_steps: u32) {
                 stop += 1;
                 assert!(stop < 100, "{change:?} does not end");
             }
-            assert!(
-                stop >= least_steps || change == Change::Rename,
-                "{change:?} has {stop} steps only"
-            );
+            let least = match (change, kind) {
+                (Change::Rename, _) | (Change::Delete, Kind::Localized) => 1,
+                (Change::Delete, _) => 3,
+                _ => 2,
+            };
+            assert_eq!(stop, least, "steps of {change:?}");
         }
     }
 }
 
 #[tokio::test]
 async fn a_localized_file_is_changed_whole_or_not_at_all() {
-    stopped_at_each_step(Kind::Localized, 2).await;
+    stopped_at_each_step(Kind::Localized).await;
 }
 
 #[tokio::test]
 async fn a_parallel_file_is_changed_whole_or_not_at_all() {
-    stopped_at_each_step(Kind::Parallel, 3).await;
+    stopped_at_each_step(Kind::Parallel).await;
 }
 
-/// `/f` of user ann.
-async fn empty_parallel_file(engine: &Engine) -> (Client, Tree) {
-    let client = engine.client().await.unwrap();
-    dbfs::install(&client).await.unwrap();
-    let files = FileSystem::new(client.clone());
-    files.create_user(NewUser::named("ann")).await.unwrap();
-    let tree = files.tree("ann").await.unwrap();
-    tree.create("/f", Kind::Parallel, Some(BLOCK))
-        .await
-        .unwrap();
-    (client, tree)
-}
-
-/// Clean-up itself may die at each step, and be run twice at once.
+/// A file too large for one transaction is there whole, or not at all under its name.
 #[tokio::test]
-async fn clean_up_goes_on_where_it_was_stopped() {
+async fn a_large_parallel_file_is_deleted_whole_or_not_at_all() {
+    let content = vec![3; usize::try_from(PARALLEL_BLOCKS_MAX * 2 + 10).unwrap()];
     for engine in engines() {
         let engine = engine.unwrap();
-        let (client, tree) = empty_parallel_file(&engine).await;
-        tree.write("/f", 0, &[3; 200]).await.unwrap();
-        // The delete itself goes through, its clean-up stops at once.
-        tree.clone()
-            .with_hook(stop_at(1).0)
-            .delete("/f")
-            .await
-            .unwrap();
-        assert!(count(&client, "parallel_file").await > 0);
-        for stop in 0..4 {
-            tree.clone()
-                .with_hook(stop_at(stop).0)
-                .collect()
-                .await
-                .unwrap_err();
-        }
-        let (one, other) = tokio::join!(tree.collect(), tree.collect());
-        assert!(one.is_ok() && other.is_ok());
-        assert_nothing_left_over(&tree, &client).await;
-        assert_eq!(count(&client, "parallel_file").await, 0);
-    }
-}
-
-/// A write that was given up by clean-up while its client still ran is not made visible.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_that_was_given_up_is_done_again_from_the_start() {
-    for engine in engines() {
-        let engine = engine.unwrap();
-        let (client, tree) = empty_parallel_file(&engine).await;
-        // The first attempt to publish finds its write gone.
-        let runtime = tokio::runtime::Handle::current();
-        let (gave_up, other) = (Arc::new(AtomicU32::new(0)), tree.clone());
-        let counted = gave_up.clone();
-        let hook = StepHook::new(move |step| {
-            if step == dbfs::Step::Publish && counted.fetch_add(1, Ordering::Relaxed) == 0 {
-                let other = other.clone();
-                let handle = runtime.clone();
-                let clean_up = move || {
-                    handle.block_on(async {
-                        assert_eq!(other.abort_writes(Duration::ZERO).await.unwrap(), 1);
-                        other.collect().await.unwrap();
-                    });
-                };
-                std::thread::spawn(clean_up).join().unwrap();
+        let client = engine.client().await.unwrap();
+        dbfs::install(&client).await.unwrap();
+        let files = FileSystem::new(client.clone());
+        let mut stop = 0;
+        loop {
+            let user = format!("user-{stop}");
+            files.create_user(NewUser::named(&user)).await.unwrap();
+            let tree = files.tree(&user).await.unwrap();
+            tree.create("/f", Kind::Parallel, Some(1)).await.unwrap();
+            for piece in content.chunks(1000) {
+                tree.append("/f", piece).await.unwrap();
             }
-            Ok(())
-        });
-        let writer = FileSystem::new(engine.client().await.unwrap())
-            .tree("ann")
-            .await
-            .unwrap()
-            .with_hook(hook);
-        let written = tokio::spawn(async move { writer.write("/f", 0, &[5; 50]).await });
-        assert_eq!(written.await.unwrap().unwrap(), 50);
-        assert_eq!(gave_up.load(Ordering::Relaxed), 2);
-        assert_eq!(tree.read_all("/f").await.unwrap(), [5; 50]);
-        assert_nothing_left_over(&tree, &client).await;
+            let stopped = tree.clone().with_hook(stop_at(stop).0).delete("/f").await;
+            let mut seen = seen(&engine, &user).await;
+            seen.retain(|(name, _)| !is_hidden_name(name));
+            let label = format!("stopped at step {stop} on {}", engine.name);
+            match seen.pop() {
+                Some((name, left)) => {
+                    assert!(
+                        stopped.is_err() && name == "f" && left == content,
+                        "{label}"
+                    );
+                }
+                None => assert!(stopped.is_ok() || stop > 2, "{label}"),
+            }
+            assert_nothing_left_over(&client).await;
+            if stopped.is_ok() {
+                break;
+            }
+            stop += 1;
+        }
+        assert_eq!(stop, 6, "delete, look, hide, cut, cut, delete");
     }
 }

@@ -8,9 +8,12 @@
 //! way. On a plain PostgreSQL a lost reply loses its messages; [`Messages::receive_ack`] deletes only what the caller has
 //! acknowledged, and is right on every engine.
 //!
-//! Left out: waiting in the server. Receivers ask again, as in the papers.
+//! A receive may wait for a message. On a kernel cluster it is parked at the receiver's partition, unproposed, and woken by
+//! the send; on PostgreSQL the same procedure looks again and again.
+//!
+//! A mailbox holds `mailbox.message_limit` messages; a send past it is refused with 53400, of class `Retry`.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use dbos_client::{Client, Error, Params, Result, Row, ToSql, field, first_field, first_row};
 use futures::future::join_all;
@@ -96,7 +99,28 @@ impl Messages {
         (0..batch.len()).map(|column| field(row, column)).collect()
     }
 
-    /// Sends the same data to many receivers, pipelined: one transaction each, in no common order.
+    /// Sends the same data to several receivers in one transaction: to all or to none. Returns receivers and ids, by receiver.
+    pub async fn broadcast(
+        &self,
+        receivers: &[i64],
+        sender: i64,
+        data: &[u8],
+    ) -> Result<Vec<(i64, i64)>> {
+        let Some(first) = receivers.first() else {
+            return Ok(Vec::new());
+        };
+        let sql = "SELECT receiver_id, message_id FROM msg_broadcast($1, $2, $3)";
+        let rows = self
+            .client
+            .call(*first, sql, &[&receivers, &sender, &data])
+            .await?;
+        rows.iter()
+            .map(|row| Ok((field(row, 0)?, field(row, 1)?)))
+            .collect()
+    }
+
+    /// Sends the same data to many receivers, pipelined: one transaction each, in no common order. What some of them cannot
+    /// take the others get; on a cluster it is quicker than a broadcast.
     pub async fn fan_out(&self, receivers: &[i64], sender: i64, data: &[u8]) -> Vec<Result<i64>> {
         join_all(
             receivers
@@ -106,23 +130,32 @@ impl Messages {
         .await
     }
 
-    /// Takes up to `limit` messages, oldest first: read and deleted in one transaction.
-    pub async fn receive(&self, receiver: i64, limit: i32) -> Result<Vec<Message>> {
-        let sql = "SELECT message_id, sender_id, sent_at, data FROM msg_receive($1, $2)";
-        self.messages(receiver, sql, &[&receiver, &limit]).await
+    /// Takes up to `limit` messages, oldest first: read and deleted in one transaction. If there are none, waits up to
+    /// `wait` for one; that must be below the server's statement timeout.
+    ///
+    /// Dropping the future while it waits may lose the messages that it was about to return: use [`Messages::receive_ack`]
+    /// where that happens.
+    pub async fn receive(&self, receiver: i64, limit: i32, wait: Duration) -> Result<Vec<Message>> {
+        let sql = "SELECT message_id, sender_id, sent_at, data FROM msg_receive($1, $2, $3)";
+        let seconds = wait.as_secs_f64();
+        self.messages(receiver, sql, &[&receiver, &limit, &seconds], wait)
+            .await
     }
 
     /// Deletes messages with ids up to `ack_up_to` (0 for none) and returns up to `limit` of those that follow, without
-    /// deleting them.
+    /// deleting them; waits as [`Messages::receive`] does.
     pub async fn receive_ack(
         &self,
         receiver: i64,
         ack_up_to: i64,
         limit: i32,
+        wait: Duration,
     ) -> Result<Vec<Message>> {
-        let sql = "SELECT message_id, sender_id, sent_at, data FROM msg_receive_ack($1, $2, $3)";
-        self.messages(receiver, sql, &[&receiver, &ack_up_to, &limit])
-            .await
+        let sql =
+            "SELECT message_id, sender_id, sent_at, data FROM msg_receive_ack($1, $2, $3, $4)";
+        let seconds = wait.as_secs_f64();
+        let params: Params<'_> = &[&receiver, &ack_up_to, &limit, &seconds];
+        self.messages(receiver, sql, params, wait).await
     }
 
     /// Number of messages waiting for a receiver.
@@ -144,8 +177,17 @@ impl Messages {
             .collect()
     }
 
-    async fn messages(&self, receiver: i64, sql: &str, params: Params<'_>) -> Result<Vec<Message>> {
-        let rows = self.client.call(receiver, sql, params).await?;
+    async fn messages(
+        &self,
+        receiver: i64,
+        sql: &str,
+        params: Params<'_>,
+        wait: Duration,
+    ) -> Result<Vec<Message>> {
+        let rows = self
+            .client
+            .call_waiting(receiver, sql, params, wait)
+            .await?;
         let message = |row: &Row| {
             Ok(Message {
                 message_id: field(row, 0)?,

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kernel_db::node::threads::{Report, Threads, WriteJob};
 use kernel_db::partition::{
-    Input, Now, Output, Replica, ReplicaConfig, Request, Task, Transaction,
+    Input, Now, Output, Replica, ReplicaConfig, Request, Task, Transaction, Waited,
 };
 use kernel_db::sql::Value;
 use kernel_db::sql::catalog::Catalog;
@@ -146,7 +146,9 @@ impl Engine {
             id,
             task: Task::Run(txn),
             session,
+            seen: 0,
             cancel: None,
+            waited: Waited::default(),
         }));
     }
 

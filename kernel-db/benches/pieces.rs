@@ -45,6 +45,7 @@ fn env(seed: u64) -> TxnEnv {
         partition: 0,
         partitions: 1,
         budget: Budget::new(1_000_000),
+        wait: None,
     }
 }
 

@@ -26,6 +26,8 @@ pub enum Mutation {
     EarlyLockRelease,
     /// A prepare keeps locks only on what it writes (I12).
     PrepareWithoutReadLocks,
+    /// What the asker has seen elsewhere is not looked at: a commit here may come before it.
+    SeenForgotten,
 }
 
 /// The fault planted in a replica, if any.
@@ -57,7 +59,7 @@ impl Planted {
 #[cfg(test)]
 impl Mutation {
     /// Every mutation with its name on the command line.
-    pub const ALL: [(&'static str, Mutation); 10] = [
+    pub const ALL: [(&'static str, Mutation); 11] = [
         ("lease-without-margin", Self::LeaseWithoutMargin),
         ("ack-before-fsync", Self::AckBeforeFsync),
         ("forgotten-session-write", Self::ForgottenSessionWrite),
@@ -68,6 +70,7 @@ impl Mutation {
         ("vote-not-synced", Self::VoteNotSynced),
         ("early-lock-release", Self::EarlyLockRelease),
         ("prepare-without-read-locks", Self::PrepareWithoutReadLocks),
+        ("seen-forgotten", Self::SeenForgotten),
     ];
 
     pub fn named(name: &str) -> Option<Self> {

@@ -7,6 +7,9 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+pub use super::gateway::{
+    Progress as RollbackProgress, Restored as RestoredTable, Stages as RollbackStage,
+};
 use super::topology::Topology;
 use super::{NodeAddress, NodeConfig};
 use crate::error::{Error, Result};
@@ -69,6 +72,19 @@ impl Administration<'_> {
             .map_err(|_| Error::internal(format!("a node answered {text:?}")))
     }
 
+    /// Begins to bring all tables back to `time`, as AS OF SYSTEM TIME takes it; the node asked does the work.
+    pub async fn roll_back(&self, time: &str) -> Result<()> {
+        let work = admin::Work::RollBack(time.to_owned());
+        self.ask(work).await.map(drop)
+    }
+
+    /// How far the rollback is that the node runs, or ran last; 42704 if there is none.
+    pub async fn rollback_progress(&self) -> Result<RollbackProgress> {
+        let told = self.ask(admin::Work::RollbackProgress(true)).await?;
+        serde_json::from_slice(&told)
+            .map_err(|e| Error::internal(format!("a node's answer about a rollback: {e}")))
+    }
+
     async fn ask(&self, work: admin::Work) -> Result<Bytes> {
         let asked = tokio::time::timeout(TIMEOUT, self.talk(work)).await;
         asked.unwrap_or_else(|_| {
@@ -96,6 +112,7 @@ impl Administration<'_> {
         };
         let call = Call {
             id: 1,
+            seen: 0,
             body: Some(call::Body::Admin(Admin { work: Some(work) })),
         };
         for body in [frame::Body::Hello(hello), frame::Body::Call(call)] {

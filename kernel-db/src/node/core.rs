@@ -23,13 +23,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::State;
 use super::chore::Chore;
+use super::clock::NodeClock;
 use super::metrics::Counters;
 use super::peers::Peers;
 use super::placement::Placement;
 use super::threads::{Report, Threads, WriteJob};
 use crate::error::{Error, Result};
 use crate::partition::{
-    Input, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Task, Transaction,
+    Input, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Task, Transaction, Waited,
 };
 use crate::storage::LogStore;
 use crate::txn::messages::Work;
@@ -90,6 +91,7 @@ pub struct Core {
     threads: RefCell<Threads>,
     log: Arc<dyn LogStore>,
     peers: Rc<Peers>,
+    clock: Rc<NodeClock>,
     placement: Placement,
     started: Instant,
     this: Weak<Self>,
@@ -122,6 +124,7 @@ impl Core {
             snapshots: Cell::new(0),
             threads: RefCell::new(threads),
             log,
+            clock: peers.clock(),
             peers,
             placement,
             started: Instant::now(),
@@ -138,6 +141,11 @@ impl Core {
 
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The highest timestamp seen here.
+    pub fn clock(&self) -> Rc<NodeClock> {
+        Rc::clone(&self.clock)
     }
 
     /// Requests whose answers are waited for.
@@ -182,7 +190,26 @@ impl Core {
         session: Option<(u128, u64)>,
         cancel: Option<Arc<AtomicBool>>,
     ) -> oneshot::Receiver<Result<Bytes>> {
-        self.request(group, Task::Run(txn), session, cancel)
+        self.submit_waited(group, txn, session, cancel, Waited::default())
+    }
+
+    /// As `submit`, of a request that may have waited for a change already.
+    pub fn submit_waited(
+        &self,
+        group: u32,
+        txn: Arc<dyn Transaction>,
+        session: Option<(u128, u64)>,
+        cancel: Option<Arc<AtomicBool>>,
+        waited: Waited,
+    ) -> oneshot::Receiver<Result<Bytes>> {
+        self.request(group, |id| Request {
+            id,
+            task: Task::Run(txn),
+            session,
+            seen: self.clock.seen(),
+            cancel,
+            waited,
+        })
     }
 
     /// Submits work of a transaction that runs elsewhere; resolves to an encoded `Answer`.
@@ -192,27 +219,24 @@ impl Core {
         work: Work,
         cancel: Option<Arc<AtomicBool>>,
     ) -> oneshot::Receiver<Result<Bytes>> {
-        self.request(group, Task::Txn(Arc::new(work)), None, cancel)
+        self.request(group, |id| Request {
+            id,
+            task: Task::Txn(Arc::new(work)),
+            session: None,
+            seen: self.clock.seen(),
+            cancel,
+            waited: Waited::default(),
+        })
     }
 
     fn request(
         &self,
         group: u32,
-        task: Task,
-        session: Option<(u128, u64)>,
-        cancel: Option<Arc<AtomicBool>>,
+        request: impl FnOnce(u64) -> Request,
     ) -> oneshot::Receiver<Result<Bytes>> {
         let (sender, receiver) = oneshot::channel();
         let id = self.wait_for(Waiter::Reply(sender));
-        self.send(
-            group,
-            Input::Request(Request {
-                id,
-                task,
-                session,
-                cancel,
-            }),
-        );
+        self.send(group, Input::Request(request(id)));
         receiver
     }
 
@@ -367,7 +391,10 @@ impl Core {
                     self.threads.borrow().apply(&group.store, job);
                     self.hurry_apply(group);
                 }
-                Output::Reply { id, result } => self.reply(id, result),
+                Output::Reply { id, result, ts } => {
+                    self.clock.learn(ts);
+                    self.reply(id, result);
+                }
                 Output::SnapshotTs { id, result } => {
                     if let Some(Waiter::Ts(sender)) = self.waiting.borrow_mut().remove(&id) {
                         let _ = sender.send(result);

@@ -14,6 +14,7 @@
 pub mod admin;
 mod arrivals;
 mod chore;
+mod clock;
 mod config;
 mod core;
 mod datadir;

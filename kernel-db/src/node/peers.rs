@@ -22,6 +22,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::clock::NodeClock;
 use super::{NodeAddress, NodeConfig};
 use crate::error::{Error, Result};
 use crate::wire::peer::{
@@ -89,6 +90,7 @@ struct Link {
     leaders: Leaders,
     next_call: Cell<u64>,
     wake: Notify,
+    clock: Rc<NodeClock>,
 }
 
 /// The ways to all other nodes.
@@ -99,6 +101,7 @@ pub struct Peers {
     tasks: RefCell<BTreeMap<u64, JoinHandle<()>>>,
     bytes_max: u64,
     leaders: Leaders,
+    clock: Rc<NodeClock>,
 }
 
 impl Peers {
@@ -110,9 +113,15 @@ impl Peers {
             tasks: RefCell::default(),
             bytes_max: config.peer_queue_bytes_max,
             leaders: Leaders::default(),
+            clock: NodeClock::new(),
         };
         peers.know(nodes);
         Rc::new(peers)
+    }
+
+    /// What calls and answers carry.
+    pub fn clock(&self) -> Rc<NodeClock> {
+        Rc::clone(&self.clock)
     }
 
     /// Makes links to new nodes, without starting them, and drops those to nodes that are gone.
@@ -136,7 +145,8 @@ impl Peers {
         for node in nodes.iter().filter(|n| n.id != self.own) {
             let new = || {
                 let leaders = Rc::clone(&self.leaders);
-                Rc::new(Link::new(node.id, node.peer, self.bytes_max, leaders))
+                let (address, clock) = (node.peer, self.clock());
+                Rc::new(Link::new(node.id, address, self.bytes_max, leaders, clock))
             };
             links.entry(node.id).or_insert_with(new);
         }
@@ -257,6 +267,7 @@ impl Peers {
         link.next_call.set(id + 1);
         if link.enqueue(encode_frame(frame::Body::Call(Call {
             id,
+            seen: self.clock.seen(),
             body: Some(body),
         }))) {
             let waiting = Waiting {
@@ -279,6 +290,7 @@ impl Peers {
             // A full queue delays the end of the statement to its own; nothing is lost.
             link.enqueue(encode_frame(frame::Body::Call(Call {
                 id: PING_ID,
+                seen: self.clock.seen(),
                 body: Some(call::Body::Cancel(Cancel { call })),
             })));
         }
@@ -286,7 +298,13 @@ impl Peers {
 }
 
 impl Link {
-    fn new(node: u64, address: SocketAddr, bytes_max: u64, leaders: Leaders) -> Self {
+    fn new(
+        node: u64,
+        address: SocketAddr,
+        bytes_max: u64,
+        leaders: Leaders,
+        clock: Rc<NodeClock>,
+    ) -> Self {
         Self {
             node,
             address,
@@ -300,6 +318,7 @@ impl Link {
             leaders,
             next_call: Cell::new(1),
             wake: Notify::new(),
+            clock,
         }
     }
 
@@ -358,6 +377,7 @@ impl Link {
     fn ping(&self) {
         self.enqueue(encode_frame(frame::Body::Call(Call {
             id: PING_ID,
+            seen: self.clock.seen(),
             body: Some(call::Body::Ping(Ping {})),
         })));
     }
@@ -389,6 +409,7 @@ impl Link {
             if let frame::Body::Answer(Answer {
                 id: REFUSAL_ID,
                 body: Some(answer::Body::Failure(failure)),
+                ..
             }) = body
             {
                 // It refuses this node: its version, or its cluster.
@@ -396,12 +417,14 @@ impl Link {
             }
             // The first answer tells that somebody is there: a stopped process accepts connections too.
             self.connected.set(true);
-            let frame::Body::Answer(Answer { id, body }) = body else {
+            let frame::Body::Answer(Answer { id, seen, body }) = body else {
                 return Err(Error::retry(
                     "08P01",
                     "the peer sent something else than an answer",
                 ));
             };
+            // Before the caller goes on.
+            self.clock.learn(seen);
             // The caller may have given up already.
             if let Some(Waiting { sender, .. }) = self.calls.borrow_mut().remove(&id) {
                 let result = match body {

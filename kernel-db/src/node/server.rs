@@ -19,13 +19,14 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::arrivals::Arrivals;
+use super::clock::NodeClock;
 use super::core::Core;
 use super::peers::write_frames;
 use crate::error::{Error, Result};
 use crate::partition::Input;
 use crate::storage::transfer::read_piece;
 use crate::wire::peer::{
-    Answer, FetchPiece, FrameReader, Hello, PROTOCOL, REFUSAL_ID, RaftBatch, answer, call,
+    Answer, Call, FetchPiece, FrameReader, Hello, PROTOCOL, REFUSAL_ID, RaftBatch, answer, call,
     encode_frame, frame, to_failure,
 };
 
@@ -91,6 +92,7 @@ impl PeerServer {
             Err(error) => {
                 let refusal = frame::Body::Answer(Answer {
                     id: REFUSAL_ID,
+                    seen: 0,
                     body: Some(answer::Body::Failure(to_failure(&error))),
                 });
                 let mut write = write;
@@ -98,7 +100,7 @@ impl PeerServer {
                 return Err(error);
             }
         };
-        let answers = Rc::new(Answers::default());
+        let answers = Rc::new(Answers::new(self.core.clock()));
         tokio::select! {
             result = self.read(from, frames, &answers) => result,
             result = answers.write(write) => result,
@@ -138,7 +140,7 @@ impl PeerServer {
         while let Some(body) = frames.next().await? {
             match body {
                 frame::Body::Raft(batch) => self.raft(batch)?,
-                frame::Body::Call(call) => self.start(from, call.id, call.body, answers),
+                frame::Body::Call(call) => self.start(from, call, answers),
                 _ => return Err(Error::retry("08P01", "unexpected frame")),
             }
         }
@@ -189,13 +191,20 @@ impl PeerServer {
         .boxed_local()
     }
 
-    fn start(&self, from: u64, id: u64, body: Option<call::Body>, answers: &Rc<Answers>) {
-        let Some(body) = body else {
+    fn start(&self, from: u64, call: Call, answers: &Rc<Answers>) {
+        let id = call.id;
+        let Some(body) = call.body else {
             answers.push(id, Err(Error::unsupported("this call between nodes")));
             return;
         };
         if answers.open.get() >= CALLS_MAX {
             answers.push(id, Err(Error::busy("too many calls of one node")));
+            return;
+        }
+        if let Err(error) = self.core.clock().observe(call.seen)
+            && is_for_a_partition(&body)
+        {
+            answers.push(id, Err(error));
             return;
         }
         answers.open.set(answers.open.get() + 1);
@@ -228,9 +237,20 @@ impl PeerServer {
     }
 }
 
+/// It is done at a time, which must be above what the caller has seen.
+fn is_for_a_partition(body: &call::Body) -> bool {
+    matches!(
+        body,
+        call::Body::Execute(_)
+            | call::Body::Transact(_)
+            | call::Body::SnapshotTs(_)
+            | call::Body::SnapshotAt(_)
+    )
+}
+
 /// Answers waiting to be written; at most `CALLS_MAX`.
-#[derive(Default)]
 struct Answers {
+    clock: Rc<NodeClock>,
     queue: RefCell<Vec<Bytes>>,
     open: Cell<usize>,
     /// Of the calls under way, by their ids.
@@ -239,10 +259,21 @@ struct Answers {
 }
 
 impl Answers {
+    fn new(clock: Rc<NodeClock>) -> Self {
+        Self {
+            clock,
+            queue: RefCell::default(),
+            open: Cell::new(0),
+            cancels: RefCell::default(),
+            wake: Notify::new(),
+        }
+    }
+
     fn push(&self, id: u64, result: Result<answer::Body>) {
         let body = result.unwrap_or_else(|error| answer::Body::Failure(to_failure(&error)));
         let frame = encode_frame(frame::Body::Answer(Answer {
             id,
+            seen: self.clock.seen(),
             body: Some(body),
         }));
         self.queue.borrow_mut().push(frame);

@@ -6,14 +6,17 @@
 //! It names no raft: the replica proposes what `seal` gives, and tells what was committed.
 
 mod commit;
+mod promises;
+mod run;
+mod staged;
 mod work;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use promises::SnapshotWait;
 
 use super::batch::{Batch, Held, InFlight, Rests, Stamp};
 use super::changes::Changes;
@@ -24,27 +27,19 @@ use super::replica::{Now, Output, ReplicaConfig, Request, Task};
 use super::sessions::{Outcome, Seen, Sessions};
 use super::tip::{Tip, TipLimits, TipStats};
 use super::tip_view::Blocked;
-use super::transaction::{Budget, Transaction, TxnEnv};
 use super::waits::Waits;
 use crate::error::{Class, Error, Result};
 use crate::planted::Mutation;
 use crate::raft::Lease;
 use crate::storage::StateStore;
 use crate::txn::HybridClock;
+use run::Stopped;
 
 /// I13: commits and read promises stay within this time of the clock, at or below a ceiling that the log holds.
 const CEILING_AHEAD_US: u64 = 500_000;
 
 /// Dropped rows freed per tick: some milliseconds of work.
 const FREE_ROWS_PER_TICK: usize = 20_000;
-
-/// A promise that was asked for and cannot be given yet.
-struct SnapshotWait {
-    id: u64,
-    ts: u64,
-    /// Entries up to here may hold commits at or below `ts`.
-    index: u64,
-}
 
 pub struct Executor<S: StateStore> {
     term: u64,
@@ -71,6 +66,8 @@ pub struct Executor<S: StateStore> {
     ceiling_committed: u64,
     ceiling_proposed: u64,
     committed_ts: u64,
+    /// The highest timestamp that an asker had seen elsewhere.
+    seen: u64,
     /// The floor that the last entry told.
     floor_told: u64,
     /// Requests accepted and not answered.
@@ -125,6 +122,7 @@ impl<S: StateStore> Executor<S> {
             ceiling_committed: meta.ceiling,
             ceiling_proposed: meta.ceiling,
             committed_ts: meta.last_ts,
+            seen: 0,
             floor_told: 0,
             requests: 0,
             runs: 0,
@@ -193,10 +191,13 @@ impl<S: StateStore> Executor<S> {
             None
         };
         if let Some(error) = refused {
-            out.push(Output::Reply {
-                id: request.id,
-                result: Err(error),
-            });
+            out.push(refusal(request.id, error));
+            return;
+        }
+        let forgotten = config.planted.is(Mutation::SeenForgotten);
+        let seen = if forgotten { 0 } else { request.seen };
+        if let Err(error) = self.follow(seen, now) {
+            out.push(refusal(request.id, error));
             return;
         }
         self.requests += 1;
@@ -204,9 +205,21 @@ impl<S: StateStore> Executor<S> {
             self.queue.push_back(request);
         } else {
             self.execute(config, now, request, out);
-            // Those who waited for what this one released.
+            self.wake(now);
+            // Those who waited for what this one released or wrote.
             self.run_queue(config, now, out);
         }
+    }
+
+    /// Causality: what is committed here from now on is above what the asker has seen elsewhere.
+    fn follow(&mut self, seen: u64, now: Now) -> Result<()> {
+        self.clock.observe(seen, now.wall_us)?;
+        // Early, so that few reads wait for it.
+        if seen > self.seen && seen + CEILING_AHEAD_US / 2 > self.ceiling_proposed {
+            self.batch.wanted = true;
+        }
+        self.seen = self.seen.max(seen);
+        Ok(())
     }
 
     /// Executes queued requests until the batch is full. True if it ran any.
@@ -217,6 +230,7 @@ impl<S: StateStore> Executor<S> {
                 break;
             };
             self.execute(config, now, request, out);
+            self.wake(now);
             ran = true;
         }
         ran
@@ -230,8 +244,7 @@ impl<S: StateStore> Executor<S> {
         out: &mut Vec<Output>,
     ) {
         let id = request.id;
-        let cancelled = request.cancel.as_ref();
-        if cancelled.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+        if request.has_nobody() {
             let error = Error::new("57014", "canceled on user request");
             return self.hold(id, Err(error), Rests::Tip);
         }
@@ -252,11 +265,15 @@ impl<S: StateStore> Executor<S> {
                 Seen::Refused(error) => return self.hold(id, Err(error), Rests::Tip),
             }
         }
-        let (result, wrote) = match self.run(config, now, &*txn) {
+        let (result, wrote) = match self.run(config, now, &*txn, request.waited.us) {
             Ok(ran) => ran,
             // Undone: it is run again from the start, others go on.
-            Err(Blocked::By(txn)) => return self.waits.park(txn, request, None),
-            Err(Blocked::Batch) => return self.batch_first(request),
+            Err(Stopped::Blocked(Blocked::By(txn))) => return self.waits.park(txn, request, None),
+            Err(Stopped::Blocked(Blocked::Batch)) => return self.batch_first(request),
+            Err(Stopped::Waits { spans, until_us }) => {
+                let now_us = now.mono_us;
+                return self.waits.park_for_change(request, spans, now_us, until_us);
+            }
         };
         let mut rests = if wrote { Rests::Effect } else { Rests::Tip };
         if let Some((session, number)) = session
@@ -280,51 +297,10 @@ impl<S: StateStore> Executor<S> {
         }
     }
 
-    /// Runs the transaction on the tip; on error every write is undone. `Err`: it met what it must wait for.
-    fn run(
-        &mut self,
-        config: &ReplicaConfig,
-        now: Now,
-        txn: &dyn Transaction,
-    ) -> Result<(Result<Bytes>, bool), Blocked> {
-        self.runs += 1;
-        let mut run = [0; 16];
-        run[..8].copy_from_slice(&self.term.to_be_bytes());
-        run[8..].copy_from_slice(&self.runs.to_be_bytes());
-        let seed = xxh3_64_with_seed(&run, config.seed);
-        let mut env = TxnEnv {
-            wall_us: now.wall_us,
-            seed,
-            partition: config.partition,
-            partitions: config.partitions,
-            budget: Budget::new(config.run_limit_steps),
-        };
-        let locks = (!self.locks.is_empty()).then_some(&self.locks);
-        let mut view = self.tip.begin_under(locks);
-        let result = txn.run(&mut view, &mut env);
-        if let Some(blocked) = view.blocked() {
-            // Whatever it made of the error it got; nothing of this run is kept or told.
-            view.rollback();
-            return Err(blocked);
-        }
-        Ok(match result {
-            Ok(_) if txn.read_only() && view.wrote() => {
-                view.rollback();
-                let error = Error::internal("a transaction that claims to read only has written");
-                (Err(error), false)
-            }
-            Ok(reply) => (Ok(reply), view.commit()),
-            Err(error) => {
-                // I5: what a transaction wrote was in memory only; nothing of a failed one stays there.
-                view.rollback();
-                (Err(error), false)
-            }
-        })
-    }
-
     /// I4: a reply waits for the newest entry that it may rest on; only what rests on committed state goes to the reads.
     fn hold(&mut self, id: u64, result: Result<Bytes>, rests: Rests) {
-        if self.is_dirty() {
+        // I13: that later commits are above what the asker has seen must outlive this leader.
+        if self.is_dirty() || self.seen > self.ceiling_proposed {
             self.batch.held.push(Held {
                 id,
                 result,
@@ -353,7 +329,8 @@ impl<S: StateStore> Executor<S> {
             self.hold(id, result, Rests::Effect);
         } else {
             self.requests -= 1;
-            out.push(Output::Reply { id, result });
+            let ts = self.committed_ts;
+            out.push(Output::Reply { id, result, ts });
         }
     }
 
@@ -386,13 +363,13 @@ impl<S: StateStore> Executor<S> {
 
     /// What the newest batch holds leaves now (`Mutation::ReplyBeforeCommit`).
     pub fn reply_early(&mut self, out: &mut Vec<Output>) {
-        let held = self
-            .in_flight
-            .back_mut()
-            .map(|batch| std::mem::take(&mut batch.held));
-        for Held { id, result, .. } in held.unwrap_or_default() {
+        let Some(batch) = self.in_flight.back_mut() else {
+            return;
+        };
+        let ts = batch.ts;
+        for Held { id, result, .. } in std::mem::take(&mut batch.held) {
             self.requests -= 1;
-            out.push(Output::Reply { id, result });
+            out.push(Output::Reply { id, result, ts });
         }
     }
 
@@ -414,7 +391,8 @@ impl<S: StateStore> Executor<S> {
                     self.reads.push(Answer::Reply { id, result });
                 } else {
                     self.requests -= 1;
-                    out.push(Output::Reply { id, result });
+                    let ts = entry.ts;
+                    out.push(Output::Reply { id, result, ts });
                 }
             }
         }
@@ -424,30 +402,6 @@ impl<S: StateStore> Executor<S> {
     pub fn applied(&mut self, index: u64) {
         self.tip.applied(index);
         self.doubt.applied(index);
-    }
-
-    /// Asks for the newest timestamp. What is prepared now may be committed and told elsewhere already: it is settled first,
-    /// so that the timestamp is above it.
-    pub fn snapshot_ts(&mut self, config: &ReplicaConfig, id: u64, out: &mut Vec<Output>) {
-        if self.fresh.len() >= config.queue_max {
-            let error = Error::busy("many wait for a transaction that is not decided (queue_max)");
-            out.push(Output::SnapshotTs {
-                id,
-                result: Err(error),
-            });
-            return;
-        }
-        self.fresh.push_back((id, self.doubt.newest()));
-        self.release_fresh();
-    }
-
-    fn release_fresh(&mut self) {
-        while let Some((id, newest)) = self.fresh.front().copied()
-            && self.doubt.settled_up_to(newest, self.committed_index)
-        {
-            self.fresh.pop_front();
-            self.reads.push(Answer::SnapshotTs { id });
-        }
     }
 
     /// Work that can wait for a tick.
@@ -464,50 +418,6 @@ impl<S: StateStore> Executor<S> {
     /// A read-index round came back.
     pub fn read_confirmed(&mut self, round: u64, out: &mut Vec<Output>) {
         self.requests -= self.reads.confirmed(round, self.committed_ts, out);
-    }
-
-    /// Asks for the promise that everything at or below `ts` is applied and nothing more will be committed there.
-    pub fn snapshot_at(
-        &mut self,
-        now: Now,
-        id: u64,
-        ts: u64,
-        last_index: u64,
-        out: &mut Vec<Output>,
-    ) {
-        if let Err(error) = self.clock.observe(ts, now.wall_us) {
-            out.push(Output::SnapshotReady {
-                id,
-                result: Err(error),
-            });
-            return;
-        }
-        // The open batch has no timestamp yet: it will be above `ts`.
-        if self.ceiling_proposed < ts {
-            self.batch.wanted = true;
-        }
-        self.snapshots.push(SnapshotWait {
-            id,
-            ts,
-            index: last_index,
-        });
-    }
-
-    pub fn answer_snapshots(&mut self, applied: u64, out: &mut Vec<Output>) {
-        let (ceiling, doubt) = (self.ceiling_committed, &self.doubt);
-        self.snapshots.retain(|wait| {
-            // I13: the promise must outlive this leader, so the ceiling over it must be committed. I12: what is prepared
-            // below it may have been committed below it.
-            let ready =
-                wait.ts <= ceiling && wait.index <= applied && doubt.settled_at(wait.ts, applied);
-            if ready {
-                out.push(Output::SnapshotReady {
-                    id: wait.id,
-                    result: Ok(()),
-                });
-            }
-            !ready
-        });
     }
 
     /// Asks for an entry that tells the floor, if that has moved since the last one.
@@ -535,10 +445,7 @@ impl<S: StateStore> Executor<S> {
             "the effect may or may not be there; a retry under the same session and number tells",
         );
         let mut reply = |id, error: &Error| {
-            out.push(Output::Reply {
-                id,
-                result: Err(error.clone()),
-            });
+            out.push(refusal(id, error.clone()));
         };
         for held in self.in_flight.into_iter().flat_map(|entry| entry.held) {
             let effect = held.rests == Rests::Effect;
@@ -563,6 +470,15 @@ impl<S: StateStore> Executor<S> {
                     result: Err(not_leader.clone()),
                 }),
         );
+    }
+}
+
+/// An answer that rests on nothing.
+fn refusal(id: u64, error: Error) -> Output {
+    Output::Reply {
+        id,
+        result: Err(error),
+        ts: 0,
     }
 }
 

@@ -9,14 +9,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
+
 use super::locks::Locks;
 use super::records::{self, PreparedRecord, Record};
 use crate::error::Result;
 use crate::storage::StateStore;
-use crate::txn::messages::{LockMode, TxnId};
+use crate::txn::messages::{LockMode, Span, TxnId};
 
 /// Between two questions about the same transaction, at most.
 const BACKOFF_US_MAX: u64 = 8_000_000;
+/// The gateway of a staged part says every second that it goes on; silent for longer, it is gone.
+const STAGED_SILENCE_US: u64 = 5_000_000;
 /// Records dropped at one tick: more than come in that time, few enough not to be felt.
 const DROP_STEP: usize = 512;
 
@@ -24,6 +28,8 @@ pub struct Prepared {
     pub record: PreparedRecord,
     /// None while its batch is open.
     pub ts: Option<u64>,
+    /// Of a staged part, once it is being settled: how far.
+    pub settled_to: Option<Bytes>,
     number: u64,
     ask: Ask,
 }
@@ -151,10 +157,14 @@ impl InDoubt {
 
     fn add_prepared(&mut self, txn: TxnId, record: PreparedRecord, ts: Option<u64>, now_us: u64) {
         self.numbers += 1;
-        let (number, ask) = (self.numbers, self.first_ask(now_us));
+        let (number, mut ask) = (self.numbers, self.first_ask(now_us));
+        if record.staged {
+            ask.next_us = now_us + STAGED_SILENCE_US;
+        }
         let prepared = Prepared {
             record,
             ts,
+            settled_to: None,
             number,
             ask,
         };
@@ -212,6 +222,21 @@ impl InDoubt {
         };
         self.decided.insert(txn, decided);
         self.new_decided.push(txn);
+    }
+
+    /// Whoever stages a part goes on with it.
+    pub fn keep(&mut self, txn: TxnId, now_us: u64) {
+        let prepared = self.prepared.get_mut(&txn);
+        if let Some(prepared) = prepared.filter(|prepared| prepared.record.staged) {
+            prepared.ask.next_us = now_us + STAGED_SILENCE_US;
+        }
+    }
+
+    /// The open batch settles a staged part up to `place`.
+    pub fn settle_up_to(&mut self, txn: TxnId, place: Bytes) {
+        if let Some(prepared) = self.prepared.get_mut(&txn) {
+            prepared.settled_to = Some(place);
+        }
     }
 
     fn first_ask(&self, now_us: u64) -> Ask {
@@ -344,10 +369,14 @@ pub fn lock(locks: &mut Locks, txn: TxnId, record: &PreparedRecord, now_us: u64)
     for kept in &record.locks {
         // An unknown mode is as strong as any.
         let mode = LockMode::try_from(kept.mode).unwrap_or(LockMode::Update);
-        locks.acquire(txn, kept.span.clone(), mode, now_us);
+        if record.staged && mode.is_exclusive() {
+            locks.acquire_written(txn, kept.span.clone(), now_us);
+        } else {
+            locks.acquire(txn, kept.span.clone(), mode, now_us);
+        }
     }
     for write in &record.writes {
-        locks.acquire_written(txn, write.key.clone(), now_us);
+        locks.acquire_written(txn, Span::key(write.key.clone()), now_us);
     }
     locks.set_prepared(txn);
 }

@@ -4,7 +4,8 @@
 //! it holds anything, for what others must not see changed or may change yet.
 //!
 //! What holds: locks of one owner on one span are one lock of the stronger mode; no two owners hold conflicting locks,
-//! but for a range that was locked, and read, before a key in it was locked for a prepare that then is refused; an owner not
+//! but for a range that was locked, and read, before a key in it was locked for a prepare that then is refused, and for what a
+//! prepare has read although somebody not prepared holds it, who is refused in his turn; an owner not
 //! prepared that was silent for its lease is gone with all its locks; a prepared one stays until it is settled (I12).
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,7 +20,7 @@ use crate::txn::messages::{LockMode, Span, TxnId};
 pub struct Holder {
     pub txn: TxnId,
     pub mode: LockMode,
-    /// The owner is prepared and has written the key: nobody may read it.
+    /// The owner is prepared and has written the key, or what is in the range: nobody may read it.
     pub written: bool,
 }
 
@@ -82,8 +83,15 @@ impl Locks {
 
     /// A prepared write of `key` by another than `me`.
     pub fn read_conflict(&self, me: Option<TxnId>, key: &[u8]) -> Option<TxnId> {
-        let mut holders = self.keys.get(key).into_iter().flatten();
-        let found = holders.find(|holder| holder.written && Some(holder.txn) != me);
+        let mut of_key = self.keys.get(key).into_iter().flatten();
+        let of_ranges = || {
+            let mut ranges = self.ranges.iter();
+            ranges.find_map(|(span, holder)| {
+                (holder.written && Some(holder.txn) != me && span.contains(key)).then_some(holder)
+            })
+        };
+        let written = |holder: &&Holder| holder.written && Some(holder.txn) != me;
+        let found = of_key.find(written).or_else(of_ranges);
         found.map(|holder| holder.txn)
     }
 
@@ -130,9 +138,9 @@ impl Locks {
         self.hold(txn, span, mode, false, now_us);
     }
 
-    /// A key that a prepared transaction has written.
-    pub fn acquire_written(&mut self, txn: TxnId, key: Bytes, now_us: u64) {
-        self.hold(txn, Span::key(key), LockMode::Update, true, now_us);
+    /// What a prepared transaction has written, or may have.
+    pub fn acquire_written(&mut self, txn: TxnId, span: Span, now_us: u64) {
+        self.hold(txn, span, LockMode::Update, true, now_us);
     }
 
     fn hold(&mut self, txn: TxnId, span: Span, mode: LockMode, written: bool, now_us: u64) {
@@ -295,12 +303,24 @@ mod tests {
         let mut locks = Locks::default();
         locks.acquire(txn(1), key("a"), Update, 0);
         assert_eq!(locks.read_conflict(None, b"a"), None);
-        locks.acquire_written(txn(1), Bytes::from_static(b"a"), 0);
+        locks.acquire_written(txn(1), key("a"), 0);
         locks.set_prepared(txn(1));
         assert_eq!(locks.read_conflict(None, b"a"), Some(txn(1)));
         assert_eq!(locks.read_conflict(Some(txn(1)), b"a"), None);
         let undecided = locks.undecided(None, &range("a", "b"));
         assert!(undecided[0].prepared && undecided.len() == 1);
+    }
+
+    #[test]
+    fn a_range_that_may_be_written_is_read_by_nobody() {
+        let mut locks = Locks::default();
+        locks.acquire(txn(1), range("b", "d"), Update, 0);
+        assert_eq!(locks.read_conflict(None, b"c"), None);
+        locks.acquire_written(txn(1), range("b", "d"), 0);
+        assert_eq!(locks.read_conflict(None, b"c"), Some(txn(1)));
+        assert_eq!(locks.read_conflict(Some(txn(1)), b"c"), None);
+        assert_eq!(locks.read_conflict(None, b"d"), None);
+        assert_eq!(who(&locks.undecided(None, &range("a", "c"))), [1]);
     }
 
     #[test]

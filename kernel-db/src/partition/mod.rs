@@ -5,7 +5,7 @@
 //! * [`Tip`]: the leader's view of the current state, uncommitted writes included.
 //! * [`apply`]: committed entries become rows, on every member.
 //! * [`Transaction`], [`Store`]: what is executed, and what it sees.
-//! * `locks`, `waits`, `changes`, `records`, `in_doubt`: what transactions that run elsewhere hold, wait for, may have missed,
+//! * `locks`, `waits`, `watches`, `changes`, `records`, `in_doubt`: what transactions that run elsewhere hold, wait for, may have missed,
 //!   have prepared, and have decided here (`txn::messages`).
 
 pub mod apply;
@@ -27,12 +27,15 @@ mod tip_tests;
 mod tip_view;
 mod transaction;
 mod waits;
+mod watches;
 
 pub use replica::{
     Durability, FollowerStatus, Input, MemberChange, Now, Output, Replica, ReplicaConfig,
-    ReplicaStatus, Request, Role, RoleChange, SessionStatus, Task,
+    ReplicaStatus, Request, Role, RoleChange, SessionStatus, Task, Waited,
 };
 pub use sessions::{decode_outcome, encode_outcome};
 pub use tip::{Tip, TipLimits, TipStats};
 pub use tip_view::TxnView;
-pub use transaction::{Budget, RowLock, SLOTS, Scan, Slot, Store, TOO_LONG, Transaction, TxnEnv};
+pub use transaction::{
+    Budget, RowLock, SLOTS, Scan, Slot, Store, TOO_LONG, Transaction, TxnEnv, WAITS, Wait,
+};

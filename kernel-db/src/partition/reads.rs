@@ -101,7 +101,11 @@ impl Reads {
             match waiting.answer {
                 Answer::Reply { id, result } => {
                     answered += 1;
-                    out.push(Output::Reply { id, result });
+                    out.push(Output::Reply {
+                        id,
+                        result,
+                        ts: committed_ts,
+                    });
                 }
                 Answer::SnapshotTs { id } => out.push(Output::SnapshotTs {
                     id,
@@ -119,6 +123,7 @@ impl Reads {
                 Answer::Reply { id, .. } => Output::Reply {
                     id,
                     result: Err(error.clone()),
+                    ts: 0,
                 },
                 Answer::SnapshotTs { id } => Output::SnapshotTs {
                     id,

@@ -15,6 +15,10 @@ pub const RECORDS_TABLE_ID: u32 = UNVERSIONED_TABLE_ID;
 
 const PREPARED: u8 = 1;
 const DECIDED: u8 = 2;
+const STAGED: u8 = 3;
+
+/// Table, kind and transaction.
+const PREFIX: usize = 29;
 
 /// A lock that a prepared transaction keeps, beside those on what it has written.
 #[derive(Clone, PartialEq, Message)]
@@ -37,6 +41,9 @@ pub struct PreparedRecord {
     pub writes: Vec<Write>,
     #[prost(message, repeated, tag = "4")]
     pub locks: Vec<KeptLock>,
+    /// What it writes is in staged rows.
+    #[prost(bool, tag = "5")]
+    pub staged: bool,
 }
 
 /// A decision. The row's own timestamp is that of the decision: the commit timestamp, if it is one to commit.
@@ -65,22 +72,58 @@ pub fn decision_key(txn: TxnId) -> Bytes {
     key(DECIDED, txn)
 }
 
+/// Where the staged write of `key` is kept.
+pub fn staged_key(txn: TxnId, key: &[u8]) -> Bytes {
+    [&prefix(STAGED, txn)[..], key].concat().into()
+}
+
+/// All staged writes of `txn` behind the one at `after`.
+pub fn staged_range(txn: TxnId, after: Option<&Bytes>) -> (Bytes, Bytes) {
+    let from = match after {
+        Some(after) => [&after[..], &[0]].concat().into(),
+        None => key(STAGED, txn),
+    };
+    // Keys begin with a table's number, which is never the highest.
+    (from, staged_key(txn, &[0xff; 8]))
+}
+
+/// A staged write: a new row, or without value a deletion.
+pub fn staged_row(value: Option<&Bytes>) -> Bytes {
+    match value {
+        Some(value) => [&[1_u8][..], value].concat().into(),
+        None => Bytes::from_static(&[0]),
+    }
+}
+
+/// The write that is kept at `key` as `row`.
+pub fn staged_write(key: &Bytes, row: &Bytes) -> Result<(Bytes, Option<Bytes>)> {
+    match row.first() {
+        Some(kind) if key.len() > PREFIX => {
+            let value = (*kind == 1).then(|| row.slice(1..));
+            Ok((key.slice(PREFIX..), value))
+        }
+        _ => Err(Error::internal("a staged write is damaged")),
+    }
+}
+
 fn key(kind: u8, txn: TxnId) -> Bytes {
-    let mut key = Vec::with_capacity(29);
+    prefix(kind, txn).into()
+}
+
+fn prefix(kind: u8, txn: TxnId) -> Vec<u8> {
+    let mut key = Vec::with_capacity(PREFIX);
     key.extend_from_slice(&RECORDS_TABLE_ID.to_be_bytes());
     key.push(kind);
     for field in [txn.start, txn.node, txn.number] {
         key.extend_from_slice(&field.to_be_bytes());
     }
-    key.into()
+    key
 }
 
-/// All records of a partition, with the timestamps at which they were written.
+/// All records of a partition but staged writes, with the timestamps at which they were written.
 pub fn load<S: StateStore>(store: &S) -> Result<Vec<(TxnId, u64, Record)>> {
-    let (from, to) = (
-        RECORDS_TABLE_ID.to_be_bytes(),
-        (RECORDS_TABLE_ID + 1).to_be_bytes(),
-    );
+    let of_kind = |kind: u8| [&RECORDS_TABLE_ID.to_be_bytes()[..], &[kind]].concat();
+    let (from, to) = (of_kind(PREPARED), of_kind(STAGED));
     let mut rows = Vec::new();
     store.scan(&from, &to, false, usize::MAX, &mut rows)?;
     rows.into_iter().map(decode).collect()
@@ -88,7 +131,7 @@ pub fn load<S: StateStore>(store: &S) -> Result<Vec<(TxnId, u64, Record)>> {
 
 fn decode((key, row): (Bytes, Versioned)) -> Result<(TxnId, u64, Record)> {
     let malformed = |error| Error::internal(format!("a transaction record is damaged: {error}"));
-    if key.len() != 29 {
+    if key.len() != PREFIX {
         return Err(Error::internal("a transaction record's key is damaged"));
     }
     let mut fields = key.slice(5..);

@@ -23,6 +23,7 @@ use super::tip_table::{
 use super::tip_view::TxnView;
 use crate::error::{Error, Result};
 use crate::storage::{Op, Section, StateStore, Versioned};
+use crate::txn::messages::Span;
 
 /// Slots looked at per transaction while the tip is over its bound: more than a transaction usually adds, few enough not
 /// to be felt.
@@ -121,6 +122,9 @@ pub struct Tip<S> {
     pub(super) mark: u64,
     /// Bytes written by the running transaction.
     pub(super) txn_bytes: usize,
+    /// Somebody waits for changes: what is written is noted in `written`, for him to be woken.
+    pub(super) watched: bool,
+    pub(super) written: Vec<Span>,
     /// A partial table that was read a lot: try to load it before the next transaction.
     pub(super) reload: Option<u32>,
     batch_bytes: usize,
@@ -148,6 +152,8 @@ impl<S: StateStore> Tip<S> {
             undo: Vec::new(),
             mark: 1,
             txn_bytes: 0,
+            watched: false,
+            written: Vec::new(),
             reload: None,
             batch_bytes: 0,
             stamped: HashMap::new(),
@@ -382,6 +388,20 @@ impl<S: StateStore> Tip<S> {
 
     /// Ends the running transaction: keeps its writes in the open batch, and house-keeps.
     pub(super) fn end(&mut self) {
+        if self.watched {
+            let spans = self.undo.iter().filter_map(|undo| match undo {
+                Undo::Row { record, .. } => {
+                    let record = self.records.get(*record)?;
+                    Some(Span::key(record.key.clone()))
+                }
+                Undo::Range { table, .. } => {
+                    let from = Bytes::copy_from_slice(&table.to_be_bytes());
+                    let to = Bytes::copy_from_slice(&table_end(*table));
+                    Some(Span::range(from, to))
+                }
+            });
+            self.written.extend(spans);
+        }
         for undo in self.undo.drain(..) {
             if let Undo::Range { cut, .. } = undo {
                 let rows = cut.into_iter().map(|(_, map)| map.rows.into_iter());

@@ -23,6 +23,8 @@ pub struct TxnView<'a, S: StateStore> {
     locks: Option<&'a Locks>,
     blocked: Option<Blocked>,
     unbounded: bool,
+    /// What was read, if that is to be known.
+    reads: Option<Vec<Span>>,
 }
 
 /// Why a run must be undone and repeated later. Whatever the transaction made of the error it got: it saw nothing of
@@ -42,6 +44,7 @@ impl<'a, S: StateStore> TxnView<'a, S> {
             locks,
             blocked: None,
             unbounded: false,
+            reads: None,
         }
     }
 
@@ -49,6 +52,16 @@ impl<'a, S: StateStore> TxnView<'a, S> {
     pub(super) fn unbounded(mut self) -> Self {
         self.unbounded = true;
         self
+    }
+
+    /// From now on what is read is noted.
+    pub(super) fn note_reads(&mut self) {
+        self.reads = Some(Vec::new());
+    }
+
+    /// The keys and ranges read since `note_reads`.
+    pub(super) fn take_reads(&mut self) -> Vec<Span> {
+        self.reads.take().unwrap_or_default()
     }
 
     /// Set once the transaction met what it must wait for.
@@ -246,6 +259,9 @@ impl<S: StateStore> Store for TxnView<'_, S> {
 
     fn get(&mut self, key: &[u8], _slot: Option<PartitionSlot>) -> Result<Option<Bytes>> {
         self.check_read(key)?;
+        if let Some(reads) = &mut self.reads {
+            reads.push(Span::key(Bytes::copy_from_slice(key)));
+        }
         let id = table_of(key)?;
         let table = self.tip.table(id)?;
         let row = RowKey::copy(key);
@@ -282,11 +298,15 @@ impl<S: StateStore> Store for TxnView<'_, S> {
                 out.extend(rows.filter_map(row).take(scan.limit));
             }
         }
-        if self.locks.is_none() {
+        if self.locks.is_none() && self.reads.is_none() {
             return Ok(());
         }
         let rows = out.get(before..).unwrap_or(&[]);
-        self.check_span(span_read(&scan, rows), false)
+        let span = span_read(&scan, rows);
+        if let Some(reads) = &mut self.reads {
+            reads.push(span.clone());
+        }
+        self.check_span(span, false)
     }
 
     fn put(&mut self, key: Bytes, value: Bytes) -> Result<()> {

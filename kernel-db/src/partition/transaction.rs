@@ -117,6 +117,9 @@ fn read_only() -> Error {
 /// SQLSTATE of "this takes too long for the core" (class Retry): the gateway runs it beside the core instead.
 pub const TOO_LONG: &str = "DB003";
 
+/// SQLSTATE of "this transaction waits for a change of what it has read" (class Retry): the partition parks it.
+pub const WAITS: &str = "DB005";
+
 /// Steps between two looks at the cancel flag.
 const CANCEL_STEPS: u64 = 4096;
 
@@ -189,6 +192,33 @@ pub struct TxnEnv {
     pub partition: u32,
     pub partitions: u32,
     pub budget: Budget,
+    /// None where nobody can wait: beside the cores, and in blocks.
+    pub wait: Option<Wait>,
+}
+
+/// Waiting for a change of what a transaction has read: it is undone, parked outside of the executor, and run again from
+/// the start when one of these rows, or a row that it found absent, is written.
+#[derive(Clone, Debug, Default)]
+pub struct Wait {
+    /// How long the request has waited so far, in microseconds.
+    pub waited_us: u64,
+    /// Set by a transaction that wants to wait until it has waited so long.
+    pub until_us: Option<u64>,
+}
+
+impl Wait {
+    /// Waits until `until_us` microseconds are over: an error that ends the run, whatever the transaction makes of it. False
+    /// once they are.
+    pub fn until(&mut self, until_us: u64) -> Result<bool> {
+        if self.waited_us >= until_us {
+            return Ok(false);
+        }
+        self.until_us = Some(until_us);
+        Err(Error::retry(
+            WAITS,
+            "the transaction waits for a change of what it has read",
+        ))
+    }
 }
 
 /// A unit of work that runs whole or not at all on one partition. On `Err` the partition undoes every write.

@@ -1,13 +1,18 @@
-//! Requests that met a lock: they wait for its owner and are run again from the start when he is gone. Others go on.
+//! Requests that wait outside of the executor: for the owner of a lock that they met, or for a change of rows that they
+//! have read. They are run again from the start. Others go on.
 //!
-//! What holds: the waiting run in the order in which they came; all of them are counted among the leader's requests, whose
-//! number is bounded (`queue_max`).
+//! What holds: those that one event wakes run in the order in which they came; nothing of a waiting request is proposed;
+//! all of them are counted among the leader's requests, whose number is bounded (`queue_max`).
 
-use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::replica::Request;
+use super::watches::Watches;
 use crate::txn::messages::{LockMode, Span, TxnId};
+
+/// A request of another node's client waits here for a change for so many microseconds at most; then its gateway sends it
+/// again, if that client is still there. Long beside a round trip, short beside what a person does next.
+const PARKED_US_MAX: u64 = 250_000;
 
 /// A lock that is waited for.
 pub struct Want {
@@ -16,8 +21,22 @@ pub struct Want {
     pub mode: LockMode,
 }
 
+enum On {
+    /// Holds a lock in the request's way.
+    Owner(TxnId),
+    Change(Change),
+}
+
+struct Change {
+    /// What the request has read.
+    spans: Vec<Span>,
+    since_us: u64,
+    /// The request is over when it has waited so long, all in all.
+    until_us: u64,
+}
+
 struct Waiting {
-    on: TxnId,
+    on: On,
     request: Request,
     want: Option<Want>,
 }
@@ -25,20 +44,85 @@ struct Waiting {
 #[derive(Default)]
 pub struct Waits {
     waiting: BTreeMap<u64, Waiting>,
+    watches: Watches,
     arrivals: u64,
 }
 
 impl Waits {
     /// `on` holds a lock in the request's way.
     pub fn park(&mut self, on: TxnId, request: Request, want: Option<Want>) {
+        let on = On::Owner(on);
+        self.add(Waiting { on, request, want });
+    }
+
+    /// The request waits for a change in `spans` until it has waited for `until_us`.
+    pub fn park_for_change(
+        &mut self,
+        mut request: Request,
+        spans: Vec<Span>,
+        now_us: u64,
+        until_us: u64,
+    ) {
+        request.waited.parked = true;
+        for span in &spans {
+            self.watches.watch(self.arrivals + 1, span);
+        }
+        let on = On::Change(Change {
+            spans,
+            since_us: now_us,
+            until_us,
+        });
+        let want = None;
+        self.add(Waiting { on, request, want });
+    }
+
+    fn add(&mut self, waiting: Waiting) {
         self.arrivals += 1;
-        let waiting = Waiting { on, request, want };
         self.waiting.insert(self.arrivals, waiting);
+    }
+
+    /// True if anybody waits for a change.
+    pub fn watching(&self) -> bool {
+        !self.watches.is_empty()
+    }
+
+    /// `written` was written: who waited for it, in order.
+    pub fn changed(&mut self, written: &[Span], now_us: u64) -> Vec<Request> {
+        let mut woken = BTreeSet::new();
+        for span in written {
+            self.watches.met(span, &mut woken);
+        }
+        let woken = woken.into_iter().filter_map(|n| self.remove(n));
+        woken.map(|w| w.waited_until(now_us).0).collect()
+    }
+
+    /// Those whose wait for a change is over, and those who have to ask for it again.
+    pub fn due(&mut self, now_us: u64) -> (Vec<Request>, Vec<Request>) {
+        let due = self.numbers(|waiting| match &waiting.on {
+            On::Owner(_) => false,
+            On::Change(change) => {
+                let waited = &waiting.request.waited;
+                let left = change.until_us.saturating_sub(waited.us);
+                let left = match waited.gone {
+                    Some(_) => left,
+                    None => left.min(PARKED_US_MAX),
+                };
+                now_us.saturating_sub(change.since_us) >= left
+            }
+        });
+        let (mut over, mut again) = (Vec::new(), Vec::new());
+        for waiting in due.into_iter().filter_map(|n| self.remove(n)) {
+            match waiting.waited_until(now_us) {
+                (request, true) => over.push(request),
+                (request, false) => again.push(request),
+            }
+        }
+        (over, again)
     }
 
     /// `txn` holds nothing any more: who waited for it, in order.
     pub fn freed(&mut self, txn: TxnId) -> Vec<Request> {
-        self.take(|waiting| waiting.on == txn)
+        self.take(|waiting| matches!(waiting.on, On::Owner(owner) if owner == txn))
     }
 
     /// Waits of `txn` itself.
@@ -54,10 +138,7 @@ impl Waits {
 
     /// Those whose client has given up.
     pub fn cancelled(&mut self) -> Vec<Request> {
-        self.take(|waiting| {
-            let cancel = waiting.request.cancel.as_ref();
-            cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed))
-        })
+        self.take(|waiting| waiting.request.has_nobody())
     }
 
     pub fn all(&mut self) -> Vec<Request> {
@@ -75,13 +156,43 @@ impl Waits {
             })
         };
         let found = self.waiting.values().find(|waiting| wants(waiting));
-        found.map(|waiting| waiting.on)
+        found.and_then(|waiting| match waiting.on {
+            On::Owner(owner) => Some(owner),
+            On::Change(_) => None,
+        })
     }
 
     fn take(&mut self, which: impl Fn(&Waiting) -> bool) -> Vec<Request> {
+        let taken = self.numbers(which).into_iter();
+        let taken = taken.filter_map(|n| self.remove(n));
+        taken.map(|waiting| waiting.request).collect()
+    }
+
+    fn numbers(&self, which: impl Fn(&Waiting) -> bool) -> Vec<u64> {
         let chosen = |(number, waiting): (&u64, &Waiting)| which(waiting).then_some(*number);
-        let numbers: Vec<u64> = self.waiting.iter().filter_map(chosen).collect();
-        let waiting = numbers.iter().filter_map(|n| self.waiting.remove(n));
-        waiting.map(|waiting| waiting.request).collect()
+        self.waiting.iter().filter_map(chosen).collect()
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&number)?;
+        if let On::Change(change) = &waiting.on {
+            for span in &change.spans {
+                self.watches.forget(number, span);
+            }
+        }
+        Some(waiting)
+    }
+}
+
+impl Waiting {
+    /// The request, with its wait added, and whether that is over.
+    fn waited_until(self, now_us: u64) -> (Request, bool) {
+        let mut request = self.request;
+        let mut over = false;
+        if let On::Change(change) = &self.on {
+            request.waited.us += now_us.saturating_sub(change.since_us);
+            over = request.waited.us >= change.until_us;
+        }
+        (request, over)
     }
 }

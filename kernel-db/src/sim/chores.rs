@@ -108,7 +108,17 @@ impl World {
             return;
         };
         let (node, what) = (chore.node, What::Work(work));
-        let asked = self.question(Owner::Chore(number), Ask { node, group, what }, true);
+        let asked = {
+            // What it must come after is in the work itself.
+            let seen = 0;
+            let ask = Ask {
+                node,
+                group,
+                what,
+                seen,
+            };
+            self.question(Owner::Chore(number), ask, true)
+        };
         if let Some(chore) = self.chores.get_mut(&number) {
             chore.asked = asked;
         }
@@ -123,7 +133,7 @@ impl World {
         }
         chore.asked = 0;
         let error = match heard {
-            Heard::Reply(Ok(reply)) => match Answer::from_bytes(reply)? {
+            Heard::Reply(Ok(reply), _) => match Answer::from_bytes(reply)? {
                 Answer::Decided(decision) => {
                     chore.works.pop_front();
                     if let Some((group, txn)) = chore.settle_in.take() {
@@ -138,7 +148,7 @@ impl World {
                     None
                 }
             },
-            Heard::Reply(Err(error)) => Some(error),
+            Heard::Reply(Err(error), _) => Some(error),
             Heard::Timeout => Some(Error::unknown("no answer")),
             Heard::Ts(_) | Heard::Rows(..) => None,
         };

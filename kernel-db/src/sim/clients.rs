@@ -1,28 +1,24 @@
 //! Simulated clients: lanes that do one operation after another and retry as design.md section 6 says. Some lanes share a
 //! session, whose requests they number; some requests have no number, and are lost when their outcome is.
 
+mod draw;
+
 use bytes::Bytes;
 
 use super::check::{Known, Operation};
 use super::chores::Chore;
 use super::gateway::{Attempt, Turn};
-use super::load::{
-    ACCOUNT, ACCOUNTS, COUNTER, COUNTERS, Job, LIST, Picture, REGISTER, Row, Serial, Step,
-};
+use super::load::{Job, Picture, Row, Serial};
 use super::load::{decode, group_of};
 use super::rng::Rng;
 use super::world::EPOCH_US;
 use crate::error::{Class, Error};
 use crate::txn::messages::{Answer, TxnId, Work};
+use draw::{Active, LISTS, REGISTERS};
 
 /// Lanes of one session, and sessions.
 const LANES: usize = 3;
 const SESSIONS: usize = 4;
-/// Registers and lists of one group in use at a time, and how many operations begin with one before another takes its
-/// place.
-const REGISTERS: usize = 2;
-const LISTS: usize = 3;
-const USES_MAX: u64 = 50;
 
 /// What a lane wants next.
 // Made and taken apart at once: there is never a list of them.
@@ -30,7 +26,7 @@ const USES_MAX: u64 = 50;
 #[derive(Clone, Debug)]
 pub enum Want {
     /// Send this; true if a copy of it may arrive too.
-    Send(Ask, bool),
+    Send(Box<Ask>, bool),
     /// Nothing before this time has passed.
     Sleep(u64),
     /// It has stopped.
@@ -42,6 +38,8 @@ pub struct Ask {
     pub node: u64,
     pub group: u32,
     pub what: What,
+    /// The highest timestamp that the asker has seen.
+    pub seen: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -62,7 +60,8 @@ pub enum What {
 /// What came back.
 #[derive(Clone, Debug)]
 pub enum Heard {
-    Reply(Result<Bytes, Error>),
+    /// With the timestamp that it rests on.
+    Reply(Result<Bytes, Error>, u64),
     Ts(Result<u64, Error>),
     /// With the rows asked for.
     Rows(Vec<Row>, Result<Picture, Error>),
@@ -98,6 +97,8 @@ pub struct Lane {
     home: u64,
     /// The last value seen of a register, for swaps.
     seen: (u64, u64),
+    /// The highest timestamp it was told, carried by its next request: hybrid logical, microseconds.
+    clock: u64,
 }
 
 impl Lane {
@@ -105,11 +106,25 @@ impl Lane {
     pub fn operation(&self) -> Option<usize> {
         self.current.as_ref().map(|current| current.operation)
     }
-}
 
-struct Active {
-    row: u64,
-    uses: u64,
+    fn ask(&self, group: u32, what: What) -> Box<Ask> {
+        Box::new(Ask {
+            node: self.nodes[group as usize - 1],
+            group,
+            what,
+            seen: self.clock,
+        })
+    }
+
+    /// Causality: whatever the lane asks for from now on comes after what it hears.
+    fn learn(&mut self, heard: &Heard) {
+        let ts = match heard {
+            Heard::Reply(_, ts) | Heard::Ts(Ok(ts)) => *ts,
+            // A snapshot's own time is that of the lane already.
+            _ => 0,
+        };
+        self.clock = self.clock.max(ts);
+    }
 }
 
 /// All lanes with their history.
@@ -143,6 +158,7 @@ impl Clients {
             nodes: vec![1 + lane as u64 % nodes; groups as usize],
             home: 1 + lane as u64 % nodes,
             seen: (0, 0),
+            clock: 0,
         };
         let mut rows = 0;
         let mut fresh = |count: usize| {
@@ -231,8 +247,7 @@ impl Clients {
         };
         if let Some(attempt) = &current.attempt {
             let (group, what, repeatable) = attempt.question();
-            let node = lane.nodes[group as usize - 1];
-            return Want::Send(Ask { node, group, what }, repeatable);
+            return Want::Send(lane.ask(group, what), repeatable);
         }
         let operation = &self.operations[current.operation];
         let (group, what) = match &operation.job {
@@ -259,8 +274,7 @@ impl Clients {
             }
         };
         let repeatable = current.session.is_some() || !operation.job.writes();
-        let node = lane.nodes[group as usize - 1];
-        Want::Send(Ask { node, group, what }, repeatable)
+        Want::Send(lane.ask(group, what), repeatable)
     }
 
     fn begin(&mut self, lane: usize, now_us: u64, rng: &mut Rng) {
@@ -299,104 +313,10 @@ impl Clients {
         });
     }
 
-    fn draw(&mut self, lane: usize, op: u64, rng: &mut Rng) -> Job {
-        let group = rng.range(0, u64::from(self.groups)) as usize;
-        let groups = u64::from(self.groups);
-        let row = |n: u64| n * groups + group as u64;
-        match rng.range(0, 100) {
-            0..10 => Job::Put {
-                register: self.register(group, rng),
-                value: op,
-            },
-            10..18 => {
-                let register = self.register(group, rng);
-                let (of, value) = self.lanes[lane].seen;
-                let from = if of == register { value } else { 0 };
-                Job::Swap {
-                    register,
-                    from,
-                    to: op,
-                }
-            }
-            18..34 => Job::Get {
-                register: self.register(group, rng),
-            },
-            34..44 => Job::Count {
-                counter: row(rng.range(0, COUNTERS)),
-            },
-            44..56 => Job::Lists(self.steps(Some(group), op, rng)),
-            56..68 => Job::Lists(self.steps(None, op, rng)),
-            68..73 => Job::Spoil(self.steps(Some(group), op, rng)),
-            73..80 => Job::Transfer {
-                from: row(rng.range(0, ACCOUNTS)),
-                to: row(rng.range(0, ACCOUNTS)),
-                amount: rng.range(1, 100),
-            },
-            80..87 => Job::Transfer {
-                from: rng.range(0, ACCOUNTS * groups),
-                to: rng.range(0, ACCOUNTS * groups),
-                amount: rng.range(1, 100),
-            },
-            87..90 => Job::Audit((0..ACCOUNTS * groups).collect()),
-            _ => Job::Snapshot {
-                ahead_us: rng.range(0, 2) * rng.range(0, 400_000),
-                rows: self.snapshot_rows(),
-            },
-        }
-    }
-
-    fn snapshot_rows(&mut self) -> Vec<Row> {
-        for register in self.registers.iter_mut().flatten() {
-            register.uses += 1;
-        }
-        let lists = self.lists.iter().flatten().map(|a| (LIST, a.row));
-        let registers = self.registers.iter().flatten();
-        let registers = registers.filter(|a| a.uses < 2 * USES_MAX);
-        let registers = registers.map(|a| (REGISTER, a.row));
-        let all = |of_group: u64| 0..of_group * u64::from(self.groups);
-        let counters = all(COUNTERS).map(|row| (COUNTER, row));
-        let accounts = all(ACCOUNTS).map(|row| (ACCOUNT, row));
-        lists
-            .chain(registers)
-            .chain(counters)
-            .chain(accounts)
-            .collect()
-    }
-
-    fn register(&mut self, group: usize, rng: &mut Rng) -> u64 {
-        let place = rng.range(0, REGISTERS as u64) as usize;
-        use_row(
-            &mut self.registers[group][place],
-            group,
-            self.groups,
-            &mut self.rows,
-        )
-    }
-
-    /// One to four reads and appends, now and then of one list twice; of one group, or of any.
-    fn steps(&mut self, group: Option<usize>, op: u64, rng: &mut Rng) -> Vec<Step> {
-        let count = rng.range(1, 5);
-        let mut steps = Vec::new();
-        for n in 0..count {
-            let any = rng.range(0, u64::from(self.groups)) as usize;
-            let group = group.unwrap_or(any);
-            let place = rng.range(0, LISTS as u64) as usize;
-            let list = use_row(
-                &mut self.lists[group][place],
-                group,
-                self.groups,
-                &mut self.rows,
-            );
-            steps.push(match rng.range(0, 2) {
-                0 => Step::Read(list),
-                _ => Step::Append(list, op * 8 + n),
-            });
-        }
-        steps
-    }
-
     /// An answer for the lane's present question.
     pub fn hear(&mut self, lane: usize, now_us: u64, heard: Heard, rng: &mut Rng) -> Want {
+        self.lanes[lane].learn(&heard);
+        let clock = self.lanes[lane].clock;
         let Some(current) = &mut self.lanes[lane].current else {
             return Want::Rest;
         };
@@ -405,16 +325,17 @@ impl Clients {
         }
         let job = &self.operations[current.operation].job;
         let error = match heard {
-            Heard::Reply(Ok(reply)) => return self.replied(lane, now_us, &reply, rng),
+            Heard::Reply(Ok(reply), _) => return self.replied(lane, now_us, &reply, rng),
             Heard::Ts(Ok(ts)) => {
                 let snapshot = &mut current.snapshot;
-                snapshot.ts = snapshot.ts.max(ts);
+                snapshot.ts = snapshot.ts.max(ts).max(clock);
                 snapshot.asked += 1;
                 if snapshot.asked == self.groups {
                     (snapshot.asked, snapshot.reading) = (0, true);
                     if let Job::Snapshot { ahead_us, .. } = job {
                         snapshot.ts += ahead_us;
                     }
+                    self.lanes[lane].clock = snapshot.ts;
                 }
                 return self.question(lane);
             }
@@ -429,7 +350,9 @@ impl Clients {
                 return self.end(lane, now_us, known, rng);
             }
             Heard::Timeout => Error::unknown("no answer"),
-            Heard::Reply(Err(error)) | Heard::Ts(Err(error)) | Heard::Rows(_, Err(error)) => error,
+            Heard::Reply(Err(error), _) | Heard::Ts(Err(error)) | Heard::Rows(_, Err(error)) => {
+                error
+            }
         };
         self.failed(lane, now_us, &error, rng)
     }
@@ -458,7 +381,7 @@ impl Clients {
             return Want::Rest;
         };
         let turn = match heard {
-            Heard::Reply(reply) => attempt.answered(reply.and_then(Answer::from_bytes)),
+            Heard::Reply(reply, _) => attempt.answered(reply.and_then(Answer::from_bytes)),
             Heard::Ts(Ok(ts)) => attempt.ts(ts),
             Heard::Rows(asked, Ok(rows)) => attempt.seen(&asked, &rows),
             Heard::Ts(Err(error)) | Heard::Rows(_, Err(error)) => attempt.failed(error),
@@ -571,17 +494,4 @@ impl Clients {
             _ => rng.range(0, 1_000_000),
         })
     }
-}
-
-/// Counts a use; a row that was used often is replaced first.
-fn use_row(active: &mut Active, group: usize, groups: u32, rows: &mut u64) -> u64 {
-    if active.uses >= USES_MAX {
-        *active = Active {
-            row: *rows * u64::from(groups) + group as u64,
-            uses: 0,
-        };
-        *rows += 1;
-    }
-    active.uses += 1;
-    active.row
 }

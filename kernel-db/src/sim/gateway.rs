@@ -225,6 +225,7 @@ impl Attempt {
             },
             writes: writes.collect(),
             guards: Vec::new(),
+            staged: false,
             deadline_ts: self.deadline_ts,
         }
     }
@@ -343,6 +344,7 @@ impl Attempt {
             partition: 0,
             partitions: self.groups,
             budget: Budget::new(1000),
+            wait: None,
         };
         self.result = self.task.run(&mut view, &mut env);
         self.writes = view.writes;

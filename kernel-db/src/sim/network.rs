@@ -9,7 +9,7 @@ use super::clients::{Ask, Heard, Want, What};
 use super::load::{Row, rows_at};
 use super::world::{Event, World};
 use crate::error::Error;
-use crate::partition::{Input, Request, Task};
+use crate::partition::{Input, Request, Task, Waited};
 
 /// A client gives up on an answer after this time, and asks again.
 const PATIENCE_US: u64 = 700_000;
@@ -151,10 +151,15 @@ impl World {
 
     /// A client's question arrives.
     pub fn ask(&mut self, question: u64, ask: Ask) -> Result<(), Error> {
-        let Ask { node, group, what } = ask;
+        let Ask {
+            node,
+            group,
+            what,
+            seen,
+        } = ask;
         if !self.node(node).machine.is_up() {
             let error = Error::retry("08006", "node down");
-            self.answer(question, Heard::Reply(Err(error)));
+            self.answer(question, Heard::Reply(Err(error), 0));
             return Ok(());
         }
         let input = match what {
@@ -162,13 +167,17 @@ impl World {
                 id: question,
                 task: Task::Run(Arc::new(task)),
                 session,
+                seen,
                 cancel: None,
+                waited: Waited::default(),
             }),
             What::Work(work) => Input::Request(Request {
                 id: question,
                 task: Task::Txn(Arc::new(work)),
                 session: None,
+                seen,
                 cancel: None,
+                waited: Waited::default(),
             }),
             What::SnapshotTs => Input::SnapshotTs { id: question },
             What::SnapshotAt { ts, rows } => {
@@ -233,7 +242,7 @@ impl World {
         let lost: Vec<u64> = lost.map(|(question, _)| *question).collect();
         for question in lost {
             let error = Error::unknown("connection lost");
-            self.answer(question, Heard::Reply(Err(error)));
+            self.answer(question, Heard::Reply(Err(error), 0));
         }
     }
 
@@ -284,7 +293,7 @@ impl World {
     fn obey(&mut self, lane: usize, want: Want) {
         match want {
             Want::Send(ask, repeatable) => {
-                self.question(Owner::Lane(lane), ask, repeatable);
+                self.question(Owner::Lane(lane), *ask, repeatable);
             }
             Want::Sleep(us) => {
                 self.links.asked[lane] = 0;

@@ -15,27 +15,30 @@
 //! | `add\|read\|fail N ID COUNTER [SESSION NUMBER]` | a request |
 //! | `fill N ID` | a request that adds, and is followed by a flush and a settling of all |
 //! | `snapshot-ts N ID`, `snapshot-at N ID MS` | the second at the last answered timestamp plus MS |
-//! | `txn N ID ...`, `take N ID ...` | work of a distributed transaction, see `script_txn` |
+//! | `txn N ID ...`, `take N ID ...`, `await N ID ...` | see `script_txn` |
+//! | `cancel ID`, `hangup ID` | the client of a waiting request gives it up, or is gone |
 //! | `write N`, `apply N`, `save N` | does the waiting writes, the waiting apply jobs; flushes the state |
 //! | `deliver A B`, `drop A B` | the waiting messages from A to B |
 //! | `cut A`, `join` | A's messages are lost from now on, both ways; none are |
 //! | `settle [A B]` | delivers, writes, applies and flushes until nothing waits; tells replies and roles only;
 //! | | among two nodes, if given |
 //! | `crash N`, `start N` | loses what is not on disk; starts again |
+//! | `seen MS` | what senders of later requests have seen: so long after the last snapshot timestamp |
 //! | `counters N`, `counters-at N`, `log N` | the state, as of the last promised timestamp, or bounds of the log |
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use raft::eraftpb::Message;
 
 use super::member::{Member, WaitingWrite};
-use super::script_txn::{self, Known, Take};
+use super::script_txn::{self, Await, Known, Take};
 use super::transcript;
 use super::work::{Picture, Work};
 use crate::error::{Error, Result};
 use crate::partition::{
-    Input, MemberChange, Now, Output, ReplicaConfig, ReplicaStatus, Request, Task,
+    Input, MemberChange, Now, Output, ReplicaConfig, ReplicaStatus, Request, Task, Waited,
 };
 use crate::txn::messages::WaitPolicy;
 
@@ -53,7 +56,11 @@ pub struct Script {
     promised: u64,
     /// Last timestamp of a prepare or commit, and requests whose reply is an answer to a distributed transaction.
     stamp: u64,
+    /// What later requests' senders have seen.
+    seen: u64,
     txns: BTreeSet<u64>,
+    /// Of requests that may wait: they are cancelled, their clients are gone.
+    waits: BTreeMap<u64, [Arc<AtomicBool>; 2]>,
     /// Tell everything, not only replies and roles.
     loud: bool,
     lines: Vec<String>,
@@ -75,7 +82,9 @@ impl Script {
             last_ts: 0,
             promised: 0,
             stamp: 0,
+            seen: 0,
             txns: BTreeSet::new(),
+            waits: BTreeMap::new(),
             loud: true,
             lines: Vec::new(),
         })
@@ -97,7 +106,14 @@ impl Script {
                 self.settle(&all)?;
             }
             "settle" => self.settle(&numbers)?,
+            "seen" => self.seen = self.last_ts + arg(&numbers, 0, command)? * 1000,
             "txn" | "take" => self.distributed(&words, &numbers, command)?,
+            "await" => self.wait_for_change(&words, &numbers, command)?,
+            "cancel" | "hangup" => {
+                if let Some(waited) = self.waits.get(&arg(&numbers, 0, command)?) {
+                    waited[usize::from(*name == "hangup")].store(true, Ordering::Relaxed);
+                }
+            }
             "pass" => self.now_us += arg(&numbers, 0, command)? * 1000,
             "join" => self.cut.clear(),
             "new" => {
@@ -209,9 +225,36 @@ impl Script {
             id: arg(numbers, 1, command)?,
             task: Task::Run(Arc::new(work)),
             session,
+            seen: self.seen,
             cancel: None,
+            waited: Waited::default(),
         };
         self.input(node, Input::Request(request))
+    }
+
+    fn wait_for_change(&mut self, words: &[&str], numbers: &[u64], command: &str) -> Result<()> {
+        let id = arg(numbers, 1, command)?;
+        let [cancel, gone] = self.waits.entry(id).or_default().clone();
+        let here = words.last() != Some(&"remote");
+        let work = Await {
+            counter: arg(numbers, 2, command)?,
+            until_us: arg(numbers, 3, command)? * 1000,
+        };
+        let request = Request {
+            id,
+            task: Task::Run(Arc::new(work)),
+            session: match numbers.get(4..6) {
+                Some([session, number]) => Some((u128::from(*session), *number)),
+                _ => None,
+            },
+            seen: self.seen,
+            cancel: Some(cancel),
+            waited: Waited {
+                gone: here.then_some(gone),
+                ..Waited::default()
+            },
+        };
+        self.input(arg(numbers, 0, command)?, Input::Request(request))
     }
 
     fn distributed(&mut self, words: &[&str], numbers: &[u64], command: &str) -> Result<()> {
@@ -242,7 +285,9 @@ impl Script {
                 id,
                 task,
                 session,
+                seen: self.seen,
                 cancel,
+                waited: Waited::default(),
             }),
         )
     }
@@ -253,6 +298,7 @@ impl Script {
             Output::Reply {
                 id,
                 result: Ok(reply),
+                ..
             } if self.txns.contains(id) => {
                 self.stamp = script_txn::stamp(reply).unwrap_or(self.stamp);
                 Ok(format!("reply {id} {}", script_txn::told(reply)?))

@@ -4,18 +4,21 @@
 //!
 //! | KIND | Then |
 //! |---|---|
-//! | `lock` | mode (`key-share`, `share`, `no-key`, `update`), counters, `nowait`, `skip` or `patient`, `since` |
+//! | `lock` | mode (`key-share`, `share`, `no-key`, `update`), counters or `FROM..TO`, `nowait`, `skip` or `patient`, `since` |
 //! | `read` | mode or `none`, the first counter and the one behind the last, `limit COUNT`, `reverse` |
 //! | `prepare` | `at GROUP` for the coordinator, and a part |
 //! | `commit` | `others GROUP,GROUP`, `session SESSION NUMBER`, and a part |
 //! | `settle`, `abort` | the first at the last timestamp answered to a prepare or commit plus one |
+//! | `stage` | `back` or `new`: one step of going back to the last snapshot timestamp |
 //! | `resolve` | `deadline MS` |
 //! | `forget`, `release`, `alive`, `lookup SESSION NUMBER` | |
 //!
 //! A part: `put COUNTER=VALUE`, `del COUNTER`, `check COUNTER` or `check FROM..TO` (what was read), `since` (at the last
-//! snapshot timestamp), `held TERM` (locks were taken), `guard COUNTER=VALUE`, `deadline MS` from now (10000 if not given).
+//! snapshot timestamp), `staged`, `held TERM` (locks were taken), `guard COUNTER=VALUE`, `deadline MS` from now (10000 if not given).
 //!
 //! `take N ID COUNTER [nowait|skip]` is a transaction of the partition that asks for a row as FOR UPDATE does, then adds.
+//! `await N ID COUNTER MS [SESSION NUMBER] [remote]` is one that takes 1 from a counter; while that is 0 it waits for a
+//! change. `remote`: from another node, so that nobody tells when its client is gone.
 
 use std::str::FromStr;
 
@@ -26,7 +29,7 @@ use crate::error::{Error, Result};
 use crate::partition::{Store, Transaction, TxnEnv, decode_outcome, encode_outcome};
 use crate::txn::messages::{
     Answer, Commit, Forget, Guard, KeepAlive, Lock, LockMode, LookUp, Part, Prepare, Read, Release,
-    Resolve, Settle, Span, TxnId, WaitPolicy, Work, Write,
+    Resolve, Settle, Span, Stage, TxnId, WaitPolicy, Work, Write,
 };
 
 /// What a scenario has come to know.
@@ -75,6 +78,12 @@ pub fn work(words: &[&str], known: Known) -> Result<Work> {
                 Ok(_) => words.deadline()?,
                 Err(_) => known.now_us + 10_000_000,
             },
+        }),
+        "stage" => Work::Stage(Stage {
+            txn,
+            to_ts: known.snapshot_ts,
+            inserted: words.next()? == "new",
+            after: Bytes::new(),
         }),
         "forget" => Work::Forget(Forget {
             txn,
@@ -131,6 +140,7 @@ impl<'a> Words<'a> {
                 "skip" => lock.set_wait(WaitPolicy::SkipLocked),
                 "patient" => lock.set_wait(WaitPolicy::Patient),
                 "since" => lock.since = Some(self.known.snapshot_ts),
+                range if range.contains("..") => lock.ranges.push(span(range)?),
                 counter => lock.keys.push(counter_of(counter)?),
             }
         }
@@ -180,6 +190,7 @@ impl<'a> Words<'a> {
                 }),
                 "check" => part.reads.push(span(self.next()?)?),
                 "since" => part.since = Some(self.known.snapshot_ts),
+                "staged" => part.staged = true,
                 "held" => part.term = Some(self.number()?),
                 "deadline" => {
                     part.deadline_ts = self.deadline()?;
@@ -273,6 +284,12 @@ pub fn told(reply: &Bytes) -> Result<String> {
         Answer::Kept(kept) if kept.lost.is_empty() => "kept".into(),
         Answer::Kept(_) => "lost".into(),
         Answer::Done(_) => "done".into(),
+        Answer::Staged(staged) => {
+            let rows: u64 = staged.counts.iter().map(|count| count.rows).sum();
+            let more = if staged.next.is_some() { ", more" } else { "" };
+            format!("staged {rows}{more}")
+        }
+        Answer::More(_) => "more".into(),
     })
 }
 
@@ -281,6 +298,29 @@ pub fn stamp(reply: &Bytes) -> Option<u64> {
     match Answer::from_bytes(reply.clone()).ok()? {
         Answer::Prepared(stamp) | Answer::Committed(stamp) => Some(stamp.ts),
         _ => None,
+    }
+}
+
+/// See `await`. Tells what the counter was, 0 if that was so for too long.
+pub struct Await {
+    pub counter: u64,
+    pub until_us: u64,
+}
+
+impl Transaction for Await {
+    fn run(&self, store: &mut dyn Store, env: &mut TxnEnv) -> Result<Bytes> {
+        let key = counter_key(self.counter);
+        let value = store.get(&key, None)?;
+        let value = value.and_then(|value| value.first_chunk::<8>().copied());
+        let value = value.map_or(0, u64::from_be_bytes);
+        match &mut env.wait {
+            Some(wait) if value == 0 => drop(wait.until(self.until_us)?),
+            _ => {
+                let next = value.saturating_sub(1).to_be_bytes();
+                store.put(key, Bytes::copy_from_slice(&next))?;
+            }
+        }
+        Ok(Bytes::copy_from_slice(&value.to_be_bytes()))
     }
 }
 

@@ -63,7 +63,7 @@ pub fn output(output: &Output) -> String {
         Output::Members { id, result } => {
             format!("members {id} {}", outcome(result, |()| String::new()))
         }
-        Output::Reply { id, result } => {
+        Output::Reply { id, result, .. } => {
             format!("reply {id} {}", outcome(result, |reply| hex(reply)))
         }
         Output::SnapshotTs { id, result } => {

@@ -68,7 +68,9 @@ impl Watch {
                 .try_for_each(|message| self.promise(group, machine, message)),
             Output::Role(role) => self.role(node, group, machine, role),
             Output::Apply(job) => self.apply(group, machine, job),
-            Output::Reply { id, result: Ok(_) } if read == Some(*id) => self.leased(node, group),
+            Output::Reply {
+                id, result: Ok(_), ..
+            } if read == Some(*id) => self.leased(node, group),
             Output::SnapshotTs { id, result: Ok(_) } if read == Some(*id) => {
                 self.leased(node, group)
             }

@@ -454,9 +454,7 @@ impl World {
                 let (free, life) = (*free, place.machine.life);
                 self.at(free, Event::ApplyDone(node, group, life));
             }
-            Output::Reply { id, result } => {
-                self.answer(id, Heard::Reply(result));
-            }
+            Output::Reply { id, result, ts } => self.answer(id, Heard::Reply(result, ts)),
             Output::SnapshotTs { id, result } => self.answer(id, Heard::Ts(result)),
             Output::SnapshotReady { id, result } => self.snapshot_ready(node, group, id, result)?,
             Output::Role(role) => {
@@ -541,7 +539,7 @@ impl World {
             }
         }
         let operations = &self.clients.operations;
-        check::history(operations, &end, self.plan.groups)?;
+        check::history(operations, &end)?;
         let mut snapshots = 0;
         for node in &self.nodes {
             snapshots = check::snapshots(operations, |ts, rows| {

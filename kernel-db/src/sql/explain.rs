@@ -11,7 +11,7 @@ use super::prepare::Prepared;
 pub fn lines(prepared: &Prepared) -> Vec<String> {
     let mut out = Vec::new();
     match &prepared.plan {
-        Plan::Query(query) => explain_query(query, 0, &mut out),
+        Plan::Query(query) | Plan::Do(query) => explain_query(query, 0, &mut out),
         Plan::Insert(insert) => explain_insert(insert, &mut out),
         Plan::Update(update) => {
             line(

@@ -15,6 +15,8 @@ use super::{DataType, Value};
 use crate::error::{Error, Result};
 use crate::partition::{Slot, Store, TxnEnv};
 
+pub use super::bind::moment;
+
 /// A column of a result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
@@ -30,6 +32,8 @@ pub enum Kind {
     Update,
     Delete,
     Explain,
+    /// A block of plpgsql without a name.
+    Do,
     /// Changes the catalogue: goes to the system group as a `CatalogChange` with this text.
     Ddl(String),
     /// Concerns the connection only.
@@ -257,10 +261,10 @@ impl Prepared {
     pub fn run(&self, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Outcome> {
         // A store of the present must not pass for one of the past.
         if self.as_of.is_some() && self.kind != Kind::Explain {
-            return Err(
-                Error::unsupported("AS OF SYSTEM TIME inside of a transaction")
-                    .hint("send the SELECT on its own"),
-            );
+            return Err(Error::unsupported(
+                "AS OF SYSTEM TIME inside of a transaction that may write",
+            )
+            .hint("send the SELECT on its own, or BEGIN READ ONLY"));
         }
         super::exec::run_plan(&self.plan, ctx, params)
     }

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::state::{
-    AppliedEntry, Checkpoint, Op, SESSION_RING, SessionRecord, StateMeta, StateSnapshot,
+    AppliedEntry, Checkpoint, Ended, Op, SESSION_RING, SessionRecord, StateMeta, StateSnapshot,
     StateStore, Versioned, has_history, snapshot_too_old,
 };
 use crate::error::Result;
@@ -197,6 +197,30 @@ impl StateSnapshot for MemState {
             .into_iter()
             .filter_map(|key| Some((key.clone(), image.version_at(key, ts)?)));
         out.extend(rows.take(limit));
+        Ok(())
+    }
+
+    fn ended_after(
+        &self,
+        ts: u64,
+        after: Option<(u64, &[u8])>,
+        limit: usize,
+        out: &mut Vec<Ended>,
+    ) -> Result<()> {
+        let image = lock(&self.now);
+        snapshot_too_old(ts, image.watermark)?;
+        let behind = |key: &Bytes, end: u64| after.is_none_or(|after| (end, &key[..]) > after);
+        let ended = image.history.iter();
+        let ended = ended.filter(|((key, end), _)| *end > ts && behind(key, *end));
+        let mut found: Vec<Ended> = ended
+            .map(|((key, end), row)| Ended {
+                end: *end,
+                key: key.clone(),
+                row: row.clone(),
+            })
+            .collect();
+        found.sort_by(|a, b| (a.end, &a.key).cmp(&(b.end, &b.key)));
+        out.extend(found.into_iter().take(limit));
         Ok(())
     }
 }

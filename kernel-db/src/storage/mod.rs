@@ -30,6 +30,6 @@ mod twin_tests;
 
 pub use log::{LogStore, LogWrite};
 pub use state::{
-    AppliedEntry, Checkpoint, Op, SESSION_RING, Section, SessionRecord, StateMeta, StateSnapshot,
-    StateStore, UNVERSIONED_TABLE_ID, Versioned,
+    AppliedEntry, Checkpoint, Ended, Op, SESSION_RING, Section, SessionRecord, StateMeta,
+    StateSnapshot, StateStore, UNVERSIONED_TABLE_ID, Versioned,
 };

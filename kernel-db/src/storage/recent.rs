@@ -167,6 +167,32 @@ impl Recent {
         &self.history[first..]
     }
 
+    /// The first `limit` of them behind `after`, in order of ends and keys.
+    pub(super) fn ended_behind(
+        &self,
+        ts: u64,
+        after: Option<(u64, &[u8])>,
+        limit: usize,
+    ) -> Vec<&Past> {
+        let first = match after {
+            Some((end, _)) => self.history.partition_point(|past| past.end < end),
+            None => self.history.partition_point(|past| past.end <= ts),
+        };
+        let mut found: Vec<&Past> = Vec::new();
+        for past in &self.history[first..] {
+            // Those of one end are in no order: all of them count.
+            if found.len() >= limit && found.last().is_some_and(|last| last.end < past.end) {
+                break;
+            }
+            if after.is_none_or(|after| (past.end, &past.key[..]) > after) {
+                found.push(past);
+            }
+        }
+        found.sort_by(|a, b| (a.end, &a.key).cmp(&(b.end, &b.key)));
+        found.truncate(limit);
+        found
+    }
+
     /// Forgets versions that ended at `ts` or before.
     pub(super) fn drop_history(&mut self, ts: u64) {
         let gone = self.history.partition_point(|past| past.end <= ts);

@@ -19,7 +19,7 @@ use super::files::{directories, remove_dir, replace_text, sync_dir};
 use super::format::{Identity, io_error, open_directory};
 use super::rocks::{RocksShared, RocksState};
 use super::state::{
-    AppliedEntry, Checkpoint, SessionRecord, StateMeta, StateSnapshot, StateStore, Versioned,
+    AppliedEntry, Checkpoint, Ended, SessionRecord, StateMeta, StateSnapshot, StateStore, Versioned,
 };
 use super::transfer::{INCOMING, Manifest, OUTGOING, damaged, incoming_dir, outgoing_dir};
 use crate::error::{Error, Result};
@@ -211,6 +211,16 @@ impl StateSnapshot for ReplaceableState {
         out: &mut Vec<(Bytes, Versioned)>,
     ) -> Result<()> {
         self.held().state.scan_at(from, to, reverse, limit, ts, out)
+    }
+
+    fn ended_after(
+        &self,
+        ts: u64,
+        after: Option<(u64, &[u8])>,
+        limit: usize,
+        out: &mut Vec<Ended>,
+    ) -> Result<()> {
+        self.held().state.ended_after(ts, after, limit, out)
     }
 }
 

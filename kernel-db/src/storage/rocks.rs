@@ -30,13 +30,13 @@ use super::rocks_keys::{
     EVICTED, HISTORY, META, SESSION, WATERMARK, be_u64, be_u128, current_bounds, decode_meta,
     history_key, read_meta, rocks_error,
 };
-use super::rocks_rows::{Merged, each, history_in_range, read_row};
+use super::rocks_rows::{Merged, each, ended, history_in_range, read_row};
 use super::rocks_write::{
     apply_rare, is_rare, remove_left_over, spill_as_batch, spill_as_file, write,
 };
 use super::state::{
-    AppliedEntry, Op, SESSION_RING, SessionRecord, StateMeta, StateSnapshot, StateStore, Versioned,
-    snapshot_too_old,
+    AppliedEntry, Ended, Op, SESSION_RING, SessionRecord, StateMeta, StateSnapshot, StateStore,
+    Versioned, snapshot_too_old,
 };
 use crate::error::{Error, Result};
 
@@ -345,6 +345,28 @@ impl StateSnapshot for RocksState {
                 current = rows.next_at(ts)?;
             }
         }
+        Ok(())
+    }
+
+    fn ended_after(
+        &self,
+        ts: u64,
+        after: Option<(u64, &[u8])>,
+        limit: usize,
+        out: &mut Vec<Ended>,
+    ) -> Result<()> {
+        // As in `scan_at`.
+        let recent = self.read_recent();
+        let snapshot = self.db.snapshot();
+        snapshot_too_old(ts, self.watermark.load(Ordering::SeqCst))?;
+        let mut behind = ReadOptions::default();
+        behind.set_iterate_lower_bound(match after {
+            Some((end, key)) => [&history_key(end, key)[..], &[0]].concat(),
+            None => history_key(ts.saturating_add(1), &[]),
+        });
+        behind.set_iterate_upper_bound([HISTORY + 1]);
+        let stored = snapshot.raw_iterator_opt(behind);
+        out.extend(ended(stored, &recent, ts, after, limit)?);
         Ok(())
     }
 }

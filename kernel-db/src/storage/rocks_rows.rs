@@ -8,7 +8,7 @@ use rocksdb::{DB, DBRawIterator, ReadOptions};
 
 use super::recent::{Recent, Slot};
 use super::rocks_keys::{be_u64, current_key, decode_row, rocks_error};
-use super::state::Versioned;
+use super::state::{Ended, Versioned};
 use crate::error::Result;
 
 /// Walks current rows in one direction.
@@ -146,6 +146,38 @@ pub(super) fn history_in_range(
         }
     }
     Ok(rows)
+}
+
+/// Versions that `iterator` walks, `limit` at most, and those of the recent changes behind `after`.
+pub(super) fn ended(
+    mut iterator: DBRawIterator<'_>,
+    recent: &Recent,
+    ts: u64,
+    after: Option<(u64, &[u8])>,
+    limit: usize,
+) -> Result<Vec<Ended>> {
+    let mut found = Vec::new();
+    iterator.seek_to_first();
+    while found.len() < limit
+        && let Some((history_key, value)) = iterator.item()
+    {
+        found.push(Ended {
+            end: be_u64(history_key, 1)?,
+            key: Bytes::copy_from_slice(&history_key[9..]),
+            row: decode_row(value)?,
+        });
+        iterator.next();
+    }
+    iterator.status().map_err(rocks_error)?;
+    let newer = recent.ended_behind(ts, after, limit).into_iter();
+    found.extend(newer.map(|past| Ended {
+        end: past.end,
+        key: past.key.clone(),
+        row: past.row.clone(),
+    }));
+    found.sort_by(|a, b| (a.end, &a.key).cmp(&(b.end, &b.key)));
+    found.truncate(limit);
+    Ok(found)
 }
 
 /// All records of a key space.

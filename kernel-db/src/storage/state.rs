@@ -27,6 +27,15 @@ pub struct Versioned {
     pub value: Bytes,
 }
 
+/// A version that stopped being current.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// It was current from `row.ts` until just before this.
+    pub end: u64,
+    pub key: Bytes,
+    pub row: Versioned,
+}
+
 /// One physical change. Keys are the kernel's own (table, index, columns); the store adds its key space.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -170,6 +179,15 @@ pub trait StateSnapshot: Send + Sync {
         limit: usize,
         ts: u64,
         out: &mut Vec<(Bytes, Versioned)>,
+    ) -> Result<()>;
+    /// Versions that stopped being current after `ts`, in order of (end, key), behind the one `after` that an earlier call
+    /// gave; `limit` at most. 72000 as for `get_at`.
+    fn ended_after(
+        &self,
+        ts: u64,
+        after: Option<(u64, &[u8])>,
+        limit: usize,
+        out: &mut Vec<Ended>,
     ) -> Result<()>;
 }
 

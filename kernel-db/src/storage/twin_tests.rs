@@ -12,7 +12,9 @@ use super::format::Identity;
 use super::memory::{MemLog, MemState};
 use super::rocks::{RocksShared, RocksState};
 use super::rocks_write::is_rare;
-use super::{AppliedEntry, LogStore, LogWrite, Op, SessionRecord, StateSnapshot, StateStore};
+use super::{
+    AppliedEntry, Ended, LogStore, LogWrite, Op, SessionRecord, StateSnapshot, StateStore,
+};
 
 pub(super) const IDENTITY: Identity = Identity {
     cluster: 42,
@@ -284,6 +286,9 @@ impl StateTwins {
                 }
             }
         }
+        for ts in [last, last.saturating_sub(10), last.saturating_sub(35), 0] {
+            assert_eq!(ended(real, ts), ended(twin, ts), "ended after {ts}");
+        }
         for number in 0..12 {
             assert_eq!(
                 real.get(&key(number)).unwrap(),
@@ -291,6 +296,19 @@ impl StateTwins {
             );
             let ts = last.saturating_sub(20);
             assert_eq!(real.get_at(&key(number), ts), twin.get_at(&key(number), ts));
+        }
+    }
+}
+
+/// What stopped being current after `ts`, asked for in small pieces.
+fn ended(store: &dyn StateSnapshot, ts: u64) -> crate::error::Result<Vec<Ended>> {
+    let mut all: Vec<Ended> = Vec::new();
+    loop {
+        let (before, last) = (all.len(), all.last().cloned());
+        let after = last.as_ref().map(|last| (last.end, &last.key[..]));
+        store.ended_after(ts, after, 3, &mut all)?;
+        if all.len() < before + 3 {
+            return Ok(all);
         }
     }
 }

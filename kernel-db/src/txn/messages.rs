@@ -9,10 +9,13 @@
 //!    with the highest timestamp; then `Settle` at the others and `Forget` at the coordinator, in the background: the client is
 //!    answered at `Committed`. If a prepare failed: `Settle` with no timestamp everywhere, and `Release` at the coordinator.
 //!
+//! To go back to an earlier time (`Part::staged`): `Lock` the whole range everywhere, `Prepare` everywhere, so that the locks
+//! outlive leaders, `Stage` until nothing is left, `Commit` at a coordinator without a part, `Settle` until nothing is left.
+//!
 //! * Every leader's answer is given when what it rests on is committed (I4), so rows of `Lock` and `Read` may be shown.
 //! * `Prepare` and `Commit` are sent once. If their answer is lost, ask `Resolve` at the coordinator, which decides; with
 //!   `others` empty nobody else knows, and only the session's record tells (`LookUp`).
-//! * `Settle`, `Resolve`, `Forget`, `Release`, `KeepAlive` and `LookUp` may be repeated.
+//! * `Settle`, `Stage`, `Resolve`, `Forget`, `Release`, `KeepAlive` and `LookUp` may be repeated.
 //! * A gateway that dies leaves nothing to a human: participants ask the coordinator for what is prepared longer than a
 //!   second, the coordinator tells participants what it decided, and locks not prepared run out.
 //! * I11: numbered work has its coordinator in the session's home partition (which must be the coordinator even if it has
@@ -92,6 +95,9 @@ pub struct Lock {
     /// 40001 if one of the keys changed after this timestamp.
     #[prost(uint64, optional, tag = "5")]
     pub since: Option<u64>,
+    /// Locked as the keys are; there is no row of them in the answer.
+    #[prost(message, repeated, tag = "6")]
+    pub ranges: Vec<Span>,
 }
 
 /// The newest rows of a range, which is locked as far as it was read. Answer: `Rows`.
@@ -160,6 +166,10 @@ pub struct Part {
     /// The same for all parts. At most `DEADLINE_AHEAD_US_MAX` ahead of the clock (22023).
     #[prost(uint64, tag = "7")]
     pub deadline_ts: u64,
+    /// It writes in one range that it has locked exclusively, more than an entry holds: `Stage` says what, once it is prepared.
+    /// Its deadline is at most `STAGED_AHEAD_US_MAX` ahead. The coordinator's part of such a transaction says so too.
+    #[prost(bool, tag = "8")]
+    pub staged: bool,
 }
 
 /// Makes a part durable and certain to be able to commit. Never waits: 40001. Answer: `Prepared`.
@@ -193,7 +203,26 @@ pub struct Commit {
     pub outcome: Bytes,
 }
 
-/// Tells a participant the decision. Answer: `Done`, when it is durable there.
+/// One step of going back to an earlier time, where a staged part is prepared: what the range must become is written down,
+/// in entries of bounded size, and shown to nobody. First all steps over what was overwritten or deleted since, then all over
+/// what is new. A step may be repeated, late too. Answer: `Staged`; 72000 if the history does not reach back so far.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Stage {
+    #[prost(message, required, tag = "1")]
+    pub txn: TxnId,
+    /// The range will be as it was at this timestamp.
+    #[prost(uint64, tag = "2")]
+    pub to_ts: u64,
+    /// Over what is new since.
+    #[prost(bool, tag = "3")]
+    pub inserted: bool,
+    /// `Staged::next` of the step before; empty: from the beginning.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub after: Bytes,
+}
+
+/// Tells a participant the decision. Answer: `Done`, when it is durable there; `More`, when it is to be told again because of
+/// a staged part only some was written or dropped.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Settle {
     #[prost(message, required, tag = "1")]
@@ -271,6 +300,8 @@ pub enum Work {
     KeepAlive(KeepAlive),
     #[prost(message, tag = "10")]
     LookUp(LookUp),
+    #[prost(message, tag = "11")]
+    Stage(Stage),
 }
 
 /// One row of `Locked`.
@@ -305,6 +336,29 @@ pub struct Rows {
     /// Fewer rows than asked although the range goes on (size bound). Only what was read is locked.
     #[prost(bool, tag = "4")]
     pub more: bool,
+}
+
+/// Rows of a table or of an index.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Count {
+    /// The first bytes of their keys: `COUNT_PREFIX` many.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub prefix: Bytes,
+    #[prost(uint64, tag = "2")]
+    pub rows: u64,
+}
+
+/// Bytes of a key that name a table and one of its indexes.
+pub const COUNT_PREFIX: usize = 6;
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Staged {
+    /// None: this was the last step of its kind. As `Stage::after`: nothing could be done yet, ask again a little later.
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    pub next: Option<Bytes>,
+    /// What was staged.
+    #[prost(message, repeated, tag = "2")]
+    pub counts: Vec<Count>,
 }
 
 /// A point in hybrid logical time, microseconds.
@@ -360,20 +414,27 @@ pub enum Answer {
     Kept(Kept),
     #[prost(message, tag = "9")]
     Done(Nothing),
+    #[prost(message, tag = "10")]
+    Staged(Staged),
+    #[prost(message, tag = "11")]
+    More(Nothing),
 }
+
+/// As `DEADLINE_AHEAD_US_MAX`, of a staged part.
+pub const STAGED_AHEAD_US_MAX: u64 = 3_600_000_000;
 
 /// A deadline further ahead of the clock is refused: decisions are remembered until then.
 pub const DEADLINE_AHEAD_US_MAX: u64 = 60_000_000;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct WorkFrame {
-    #[prost(oneof = "Work", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "Work", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     work: Option<Work>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct AnswerFrame {
-    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     answer: Option<Answer>,
 }
 
@@ -451,6 +512,7 @@ impl Work {
             Work::Resolve(w) => Some(w.txn),
             Work::Forget(w) => Some(w.txn),
             Work::Release(w) => Some(w.txn),
+            Work::Stage(w) => Some(w.txn),
             Work::KeepAlive(_) | Work::LookUp(_) => None,
         }
     }

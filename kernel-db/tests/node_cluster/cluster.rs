@@ -171,8 +171,13 @@ impl Cluster {
         }
     }
 
+    /// Where a node's SQL clients connect.
+    pub fn address(&self, id: u64) -> SocketAddr {
+        self.nodes[id as usize - 1].sql
+    }
+
     pub async fn try_connect(&self, id: u64) -> Result<Client, tokio_postgres::Error> {
-        let port = self.nodes[id as usize - 1].sql.port();
+        let port = self.address(id).port();
         let url = format!("host=127.0.0.1 port={port} user=dbos dbname=dbos");
         let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
         tokio::spawn(connection);

@@ -6,4 +6,6 @@ mod disk;
 mod faults;
 mod life;
 mod past;
+mod rollback;
 mod schema;
+mod waits;

@@ -120,6 +120,19 @@ async fn the_past_is_as_it_was_after_updates_restarts_and_other_leaders() {
     every_form_of_a_time(&client, &other, &empty, &first, &second).await;
     wrong_times(&other, &one_table).await;
 
+    // In a block that only reads, beside what the block itself sees.
+    query(&other, "BEGIN READ ONLY").await;
+    assert_eq!(past(&other, &first).await, first_seen);
+    assert_eq!(query(&other, "SELECT count(*) FROM t").await, "8");
+    assert_eq!(past(&other, &second).await, second_seen);
+    let sql = "SELECT count(*) FROM dbos.nodes AS OF SYSTEM TIME '-0s'";
+    assert_eq!(state(&other, sql).await, "0A000");
+    query(&other, "ROLLBACK").await;
+    query(&other, "BEGIN").await;
+    let sql = format!("SELECT count(*) FROM t AS OF SYSTEM TIME {first}");
+    assert_eq!(state(&other, &sql).await, "0A000");
+    query(&other, "ROLLBACK").await;
+
     // Another leader of every partition that node 1 led, and a node that comes back.
     cluster.kill(1);
     assert_eq!(past(&other, &first).await, first_seen, "{}", cluster.logs());

@@ -1,5 +1,6 @@
 //! Changes of the schema while clients work with what changes.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -234,4 +235,106 @@ async fn a_read_beside_truncate_or_drop_has_all_rows_or_none() {
         whole > 0 && nothing > 0,
         "{whole} reads with all rows, {nothing} with none"
     );
+}
+
+/// Rows of a table that goes: as many as issue 2 asks for.
+const MANY: usize = 500_000;
+/// Rows of one statement that fills it.
+const CHUNK: usize = 2_500;
+
+/// Terms of all partitions.
+async fn terms(client: &tokio_postgres::Client) -> Vec<i64> {
+    let sql = "SELECT term FROM dbos.partitions ORDER BY partition_id";
+    let rows = client.query(sql, &[]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// Fills one partition's half of the table.
+async fn fill_half(client: tokio_postgres::Client, p: usize) {
+    for chunk in 0..MANY / 2 / CHUNK {
+        let (from, to) = (chunk * CHUNK, (chunk + 1) * CHUNK - 1);
+        let rows = format!("SELECT {p}, g FROM generate_series({from}, {to}) g");
+        let sql = format!("INSERT INTO many {rows} ON CONFLICT DO NOTHING");
+        // On a machine with too much to do a leader may change while the table is filled: that is not what is tested.
+        let mut attempts = 0;
+        while let Err(error) = client.simple_query(&sql).await {
+            attempts += 1;
+            assert!(attempts < 20, "{error:?}");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+}
+
+/// Inserts until it is told to stop; what was acknowledged.
+async fn write(
+    client: tokio_postgres::Client,
+    first: i64,
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+) -> Vec<(i32, i64)> {
+    let insert = client.prepare("INSERT INTO other VALUES ($1, $2)");
+    let insert = insert.await.unwrap();
+    let mut acknowledged = Vec::new();
+    while !stop.load(Ordering::SeqCst) {
+        let n = acknowledged.len() as i64;
+        let (p, k) = (n as i32 % 2, first + n);
+        // Anything but success is a lost operation.
+        if let Err(error) = client.execute(&insert, &[&p, &k]).await {
+            panic!("an insert failed: {error:?}");
+        }
+        acknowledged.push((p, k));
+        done.fetch_add(1, Ordering::SeqCst);
+    }
+    acknowledged
+}
+
+async fn half_a_million_rows_go(gone: &str) {
+    let cluster = Cluster::start(3, 2, 3, Durability::Memory);
+    let client = cluster.connect(1).await;
+    cluster.ready(&client).await;
+    let sql = "CREATE TABLE many (p int4, k int4, PRIMARY KEY (p, k));
+        CREATE TABLE other (p int4, k int8, PRIMARY KEY (p, k))";
+    query(&client, sql).await;
+    let (one, two) = (cluster.connect(1).await, cluster.connect(2).await);
+    tokio::join!(fill_half(one, 0), fill_half(two, 1));
+    let count = query(&client, "SELECT count(*) FROM many").await;
+    assert_eq!(count, MANY.to_string());
+    let (stop, done) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
+    let mut writers = Vec::new();
+    for writer in 0..4_i64 {
+        let connection = cluster.connect(1 + writer as u64 % 3).await;
+        let writing = write(connection, writer << 40, stop.clone(), done.clone());
+        writers.push(tokio::spawn(writing));
+    }
+    until(&done, 200).await;
+    let before = terms(&client).await;
+    query(&client, gone).await;
+    until(&done, done.load(Ordering::SeqCst) + 200).await;
+    assert_eq!(terms(&client).await, before, "{gone}: a leader was deposed");
+    stop.store(true, Ordering::SeqCst);
+    let mut acknowledged = Vec::new();
+    for writer in writers {
+        acknowledged.extend(writer.await.unwrap());
+    }
+    let rows = client.query("SELECT p, k FROM other", &[]).await.unwrap();
+    let there: HashSet<(i32, i64)> = rows.iter().map(|r| (r.get(0), r.get(1))).collect();
+    let lost = acknowledged.iter().filter(|row| !there.contains(row));
+    assert_eq!(lost.count(), 0, "{gone}: acknowledged inserts are lost");
+    match gone.starts_with("DROP") {
+        true => assert_eq!(crate::cluster::state(&client, "TABLE many").await, "42P01"),
+        false => assert_eq!(query(&client, "SELECT count(*) FROM many").await, "0"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn truncate_of_half_a_million_rows_deposes_nobody_and_loses_nothing() {
+    half_a_million_rows_go("TRUNCATE many").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drop_of_half_a_million_rows_deposes_nobody_and_loses_nothing() {
+    half_a_million_rows_go("DROP TABLE many").await;
 }

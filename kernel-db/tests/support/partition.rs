@@ -52,6 +52,7 @@ impl Database {
             partition,
             partitions,
             budget: Budget::new(self.steps_max),
+            wait: None,
         }
     }
 

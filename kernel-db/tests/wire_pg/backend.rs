@@ -59,6 +59,7 @@ impl Handle {
 
 struct Words {
     handle: Handle,
+    seen: Cell<u64>,
     clients: RefCell<Vec<i32>>,
 }
 
@@ -135,6 +136,15 @@ impl Backend for Words {
             Ok(before)
         }
         .boxed_local()
+    }
+
+    fn seen(&self) -> u64 {
+        self.seen.get()
+    }
+
+    fn observe(&self, ts: u64) -> Result<()> {
+        self.seen.set(ts.max(self.seen.get()));
+        Ok(())
     }
 
     fn begin(&self, _: &Rc<ConnInfo>, mode: BlockMode) -> Result<Rc<dyn Block>> {
@@ -350,6 +360,7 @@ impl Server {
                     .send(listener.local_addr().unwrap().port())
                     .unwrap();
                 let backend = Words {
+                    seen: Cell::new(0),
                     handle: backend_handle,
                     clients: RefCell::default(),
                 };

@@ -115,3 +115,22 @@ fn connections_are_registered_while_they_live() {
         .handle
         .until("none is known", |log| log.connected == 0);
 }
+
+#[test]
+fn what_another_node_has_shown_is_handed_over() {
+    let server = Server::start();
+    let mut client = Client::connect(server.port);
+    assert_eq!(
+        rows(&client.query("SHOW dbos.seen").ask())[0],
+        [Some(b"0".to_vec())]
+    );
+    client.query("SET dbos.seen TO 1766000000000000").ask();
+    assert_eq!(
+        rows(&client.query("SHOW dbos.seen").ask())[0],
+        [Some(b"1766000000000000".to_vec())]
+    );
+    assert_eq!(
+        sqlstate(&client.query("SET dbos.seen TO soon").ask()),
+        "22023"
+    );
+}

@@ -1,15 +1,15 @@
 //! The client: lanes to every partition, and the calls of the services.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio_postgres::Row;
 
 use crate::cluster::{Cluster, Place, ServerKind, Topology};
-use crate::connection::Params;
+use crate::connection::{Params, lock};
 use crate::error::{Class, Error, Result};
 use crate::key::PartitionKey;
 use crate::lane::{Lane, Shared};
@@ -68,6 +68,8 @@ struct Inner {
     calls: Lanes,
     reads: Lanes,
     anywhere: Lane,
+    /// Lanes on which nobody waits now, by partition.
+    waiting: Mutex<Vec<(usize, Lane)>>,
     in_flight: Semaphore,
 }
 
@@ -97,11 +99,7 @@ impl Client {
         });
         let partitions = topology.leaders.len();
         let calls = Lanes::new(partitions, options.connections, |place| {
-            if is_kernel {
-                Lane::with_session(shared.clone(), place)
-            } else {
-                Lane::without_session(shared.clone(), place, Repeatable::No)
-            }
+            lane_of_calls(&shared, place)
         });
         let reads = Lanes::new(
             partitions,
@@ -115,6 +113,7 @@ impl Client {
             calls,
             reads,
             anywhere,
+            waiting: Mutex::default(),
             in_flight,
         });
         if is_kernel {
@@ -141,6 +140,37 @@ impl Client {
             .of_slot(slot)
             .query(sql, params, Repeatable::No)
             .await
+    }
+
+    /// As [`Client::call`], of a statement that may wait up to `wait` in the server (`wait_for_change`). It has a connection
+    /// to itself, since replies come in order; connections are kept for further waits. The deadline begins after `wait`.
+    ///
+    /// Dropping the future gives the call up: whether it took effect is not known then.
+    pub async fn call_waiting<'a>(
+        &self,
+        key: impl Into<PartitionKey<'a>>,
+        sql: &str,
+        params: Params<'_>,
+        wait: Duration,
+    ) -> Result<Vec<Row>> {
+        let key = key.into();
+        if wait.is_zero() {
+            return self.call(key, sql, params).await;
+        }
+        let partition = usize::from(key.slot()) % self.inner.calls.partitions;
+        let _permit = self.permit().await?;
+        let idle = {
+            let mut waiting = lock(&self.inner.waiting);
+            let found = waiting.iter().position(|(of, _)| *of == partition);
+            found.map(|at| waiting.swap_remove(at).1)
+        };
+        let lane = idle.unwrap_or_else(|| {
+            let place = Place::Partition(u32::try_from(partition).unwrap_or(0));
+            lane_of_calls(&self.inner.shared, place)
+        });
+        let result = lane.query_waiting(sql, params, Repeatable::No, wait).await;
+        lock(&self.inner.waiting).push((partition, lane));
+        result
     }
 
     /// Runs one statement that does not write, on the partition of `key`. It sees every call acknowledged before.
@@ -227,6 +257,14 @@ impl fmt::Debug for Client {
             .field("version", &self.version())
             .field("stats", &self.stats())
             .finish()
+    }
+}
+
+/// Numbered in a session of its own, where there are sessions.
+fn lane_of_calls(shared: &Arc<Shared>, place: Place) -> Lane {
+    match shared.cluster.kind() {
+        ServerKind::KernelDb => Lane::with_session(shared.clone(), place),
+        ServerKind::PostgreSql => Lane::without_session(shared.clone(), place, Repeatable::No),
     }
 }
 

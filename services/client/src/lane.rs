@@ -99,13 +99,26 @@ impl Lane {
         params: Params<'_>,
         repeatable: Repeatable,
     ) -> Result<Vec<Row>> {
+        self.query_waiting(sql, params, repeatable, Duration::ZERO)
+            .await
+    }
+
+    /// As `query`, of a statement that the server may hold for `wait`.
+    pub async fn query_waiting(
+        &self,
+        sql: &str,
+        params: Params<'_>,
+        repeatable: Repeatable,
+        wait: Duration,
+    ) -> Result<Vec<Row>> {
         let mut ticket = None;
-        let mut attempts = Attempts::new(self.repeatable.or(repeatable), self.shared.deadline);
+        let deadline = self.shared.deadline.saturating_add(wait);
+        let mut attempts = Attempts::new(self.repeatable.or(repeatable), deadline);
         let started = Instant::now();
         loop {
             let sent = AtomicBool::new(false);
             let attempt = self.attempt_query(sql, params, &mut ticket, &sent);
-            match self.in_time(started, &sent, attempt).await {
+            match self.in_time(started, wait, &sent, attempt).await {
                 Ok(rows) => return Ok(rows),
                 Err(failure) => {
                     if matches!(failure, Failure::SessionGone(_)) {
@@ -205,18 +218,20 @@ impl Lane {
     async fn in_time<T>(
         &self,
         started: Instant,
+        wait: Duration,
         sent: &AtomicBool,
         attempt: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         let left = self
             .shared
             .deadline
+            .saturating_add(wait)
             .saturating_sub(started.elapsed())
             .max(ATTEMPT_TIME_MIN);
         let timeout = self
             .shared
             .attempt_timeout
-            .map_or(left, |timeout| timeout.min(left));
+            .map_or(left, |timeout| timeout.saturating_add(wait).min(left));
         let late = match tokio::time::timeout(timeout, attempt).await {
             Ok(result) => return result,
             Err(late) => late,

@@ -169,6 +169,19 @@ pub enum ClusterCommand {
         #[command(flatten)]
         name: Name,
     },
+    /// Bring all tables of the cluster back to an earlier moment, in one transaction
+    Rollback {
+        /// When: a time ('2026-01-31 12:00:00+00'), an interval back from now ('-90s'), or a commit stamp in microseconds
+        #[arg(long, allow_hyphen_values = true)]
+        to: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        name: Name,
+    },
     /// Stop all nodes; the data stays
     Down {
         #[command(flatten)]
@@ -314,8 +327,20 @@ pub enum FsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Rename a file
-    Mv { from: String, to: String },
+    /// Rename a file or a directory
+    Mv {
+        from: String,
+        to: String,
+        /// Give the file to this user, as TO in the user's tree
+        #[arg(long)]
+        to_user: Option<String>,
+    },
+    /// Cut a file's content into blocks of another size in bytes
+    Reblock {
+        path: String,
+        #[arg(long)]
+        block_size: i32,
+    },
     /// Cut or extend a file to a size in bytes
     Truncate { path: String, size: u64 },
     /// Delete a file or an empty directory
@@ -339,11 +364,15 @@ pub enum MsgCommand {
         json: bool,
     },
     /// Receive and remove messages
+    #[command(alias = "recv")]
     Receive {
         receiver: i64,
         /// At most this many
         #[arg(long, default_value_t = 100)]
         limit: i32,
+        /// Wait for a message so long, as in 500ms or 10s
+        #[arg(long, value_parser = crate::bench::duration)]
+        wait: Option<std::time::Duration>,
         #[arg(long)]
         json: bool,
     },

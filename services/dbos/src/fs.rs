@@ -13,8 +13,6 @@ use crate::service::{client, failure};
 
 /// Bytes moved in one call between a local file and the file system.
 const CHUNK: usize = 1 << 20;
-/// End of the hidden name that a file has until all of it is there.
-const PART: &str = ".part";
 /// A `put` writes at least once in this time.
 const ABANDONED_AFTER: Duration = Duration::from_secs(3600);
 
@@ -56,7 +54,17 @@ pub async fn run(command: FsCommand, target: &TargetArgs, user: &str) -> Result<
         } => cat(&tree, &path, offset, length).await,
         FsCommand::Ls { path, all, json } => list(&tree, &path, all, json).await,
         FsCommand::Stat { path, json } => stat(&tree, &path, json).await,
-        FsCommand::Mv { from, to } => tree.rename(&from, &to).await.map_err(failure),
+        FsCommand::Mv { from, to, to_user } => match to_user {
+            Some(other) => {
+                let other = fs.tree(&other).await.map_err(failure)?;
+                tree.give(&from, &other, &to).await.map_err(failure)
+            }
+            None => tree.rename(&from, &to).await.map_err(failure),
+        },
+        FsCommand::Reblock { path, block_size } => tree
+            .set_block_size(&path, block_size)
+            .await
+            .map_err(failure),
         FsCommand::Truncate { path, size } => {
             tree.truncate(&path, signed(size)?).await.map_err(failure)
         }
@@ -66,9 +74,7 @@ pub async fn run(command: FsCommand, target: &TargetArgs, user: &str) -> Result<
                 remove_abandoned(&tree, path.trim_end_matches('/')).await?;
                 deleted = tree.delete(&path).await;
             }
-            deleted.map_err(failure)?;
-            // Blocks of parallel files go afterwards; what is left when this ends here, the next call removes.
-            tree.collect().await.map(drop).map_err(failure)
+            deleted.map_err(failure)
         }
     }
 }
@@ -82,7 +88,7 @@ async fn put(tree: &Tree, path: &str, input: Box<dyn Read>, kind: Kind) -> Resul
     }
     let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
     remove_abandoned(tree, folder).await?;
-    let hidden = format!("{folder}/.{name}.{}{PART}", uuid::Uuid::new_v4().simple());
+    let hidden = format!("{folder}/{}", dbfs::hidden_name(name));
     tree.create(&hidden, kind, None).await.map_err(failure)?;
     let mut result = append(tree, &hidden, input).await;
     if result.is_ok() {
@@ -94,11 +100,11 @@ async fn put(tree: &Tree, path: &str, input: Box<dyn Read>, kind: Kind) -> Resul
     result
 }
 
-/// Removes what a `put` that was killed left in `folder`: a hidden file that nobody has written to for long.
+/// Removes what a `put` or `rm` that was killed left in `folder`: a hidden file that nobody has written to for long.
 async fn remove_abandoned(tree: &Tree, folder: &str) -> Result<()> {
     let shown = if folder.is_empty() { "/" } else { folder };
     for entry in tree.list(shown).await.map_err(failure)? {
-        let hidden = entry.name.starts_with('.') && entry.name.ends_with(PART);
+        let hidden = dbfs::is_hidden_name(&entry.name);
         let untouched = SystemTime::now().duration_since(entry.modified_at);
         if hidden && untouched.is_ok_and(|age| age > ABANDONED_AFTER) {
             let path = format!("{folder}/{}", entry.name);

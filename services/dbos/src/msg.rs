@@ -1,6 +1,6 @@
 //! `dbos msg`: messages by hand.
 
-use ipc::Messages;
+use ipc::{Message, Messages};
 use serde_json::json;
 
 use crate::args::{MsgCommand, TargetArgs};
@@ -29,37 +29,41 @@ pub async fn run(command: MsgCommand, target: &TargetArgs) -> Result<()> {
         MsgCommand::Receive {
             receiver,
             limit,
+            wait,
             json,
-        } => receive(target, receiver, limit, json).await,
+        } => {
+            let messages = Messages::new(client(target).await?);
+            let received = messages
+                .receive(receiver, limit, wait.unwrap_or_default())
+                .await;
+            show(received.map_err(failure)?, json);
+            Ok(())
+        }
         MsgCommand::Unread { json } => print(target, UNREAD, json).await,
     }
 }
 
+/// To all or to none.
 async fn send(target: &TargetArgs, from: i64, to: &[i64], text: &str, as_json: bool) -> Result<()> {
     let messages = Messages::new(client(target).await?);
-    let sent = messages.fan_out(to, from, text.as_bytes()).await;
-    let mut first = Ok(());
-    for (receiver, result) in to.iter().zip(sent) {
-        match result {
-            Ok(id) if as_json => {
-                println!("{}", json!({"message_id": id, "receiver_id": receiver}));
-            }
-            Ok(id) => println!("message {id} to {receiver}"),
-            // One receiver's error is printed when the command ends.
-            Err(error) if first.is_ok() => {
-                let mut failed = failure(error);
-                failed.message = format!("to {receiver}: {}", failed.message);
-                first = Err(failed);
-            }
-            Err(error) => eprintln!("dbos: to {receiver}: {}", failure(error).message),
+    let sent = match to {
+        [receiver] => messages
+            .send(*receiver, from, text.as_bytes())
+            .await
+            .map(|id| vec![(*receiver, id)]),
+        _ => messages.broadcast(to, from, text.as_bytes()).await,
+    };
+    for (receiver, id) in sent.map_err(failure)? {
+        match as_json {
+            true => println!("{}", json!({"message_id": id, "receiver_id": receiver})),
+            false => println!("message {id} to {receiver}"),
         }
     }
-    first
+    Ok(())
 }
 
-async fn receive(target: &TargetArgs, receiver: i64, limit: i32, as_json: bool) -> Result<()> {
-    let messages = Messages::new(client(target).await?);
-    for message in messages.receive(receiver, limit).await.map_err(failure)? {
+fn show(received: Vec<Message>, as_json: bool) {
+    for message in received {
         let text = String::from_utf8_lossy(&message.data);
         if as_json {
             println!(
@@ -70,5 +74,4 @@ async fn receive(target: &TargetArgs, receiver: i64, limit: i32, as_json: bool) 
             println!("{} from {}: {text}", message.message_id, message.sender_id);
         }
     }
-    Ok(())
 }

@@ -102,6 +102,39 @@ fn a_cluster_lives_stops_and_starts_on_its_data() {
 }
 
 #[test]
+fn tables_go_back_by_one_command_and_forth_by_another() {
+    let cluster = LocalCluster::start(&["--nodes", "3", "--partitions", "2"]).unwrap();
+    let run = |text: &str| sql(&cluster, 1, text).unwrap();
+    let count = || run("SELECT count(*) AS n FROM note")[0]["n"].clone();
+    run("CREATE TABLE note (id int4 PRIMARY KEY, text text NOT NULL)");
+    run("INSERT INTO note SELECT g, 'note ' || g FROM generate_series(1, 10) g");
+    let stamp = run("SELECT stamp FROM dbos.clock")[0]["stamp"].clone();
+    let stamp = stamp.as_str().unwrap();
+    run("DELETE FROM note WHERE id < 10");
+    run("INSERT INTO note VALUES (11, 'new')");
+
+    let back = |to: &str, more: &[&str]| {
+        let words = [&["cluster", "rollback", "--to", to], more].concat();
+        cluster.dbos(&words).map_err(|e| e.to_string())
+    };
+    assert!(back(stamp, &[]).unwrap_err().contains("say --yes"));
+    assert_eq!(count(), "2");
+    let told = back(stamp, &["--yes", "--json"]).unwrap();
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(
+        told["tables"],
+        serde_json::json!([{"table": "note", "restored": 9, "removed": 1}])
+    );
+    assert_eq!(count(), "10");
+    let before = told["before"].to_string();
+    let undone = back(&before, &["--yes"]).unwrap();
+    assert!(undone.contains("to undo this"), "{undone}");
+    assert_eq!(count(), "2");
+    let old = back("-400s", &["--yes"]).unwrap_err();
+    assert!(old.contains("72000"), "{old}");
+}
+
+#[test]
 fn a_paused_node_is_shown_as_such_and_can_be_stopped() {
     let cluster = LocalCluster::start(&["--nodes", "3", "--partitions", "1"]).unwrap();
     let paused = |cluster: &LocalCluster| -> Vec<bool> {

@@ -16,6 +16,7 @@ use super::leader::gone;
 use crate::error::{Error, Result};
 use crate::node::State;
 use crate::node::server::Calls;
+use crate::partition::Waited;
 use crate::sql::catalog::Catalog;
 use crate::sql::transaction::{SCHEMA_CHANGED, SqlTransaction};
 use crate::storage::StateSnapshot;
@@ -178,7 +179,16 @@ impl Gateway {
             .map(|(prepared, params, _)| (prepared, params))
             .collect();
         let txn = Arc::new(SqlTransaction::new(statements, label));
-        Ok(self.core.submit(execute.group, txn, session, Some(cancel)))
+        Ok(self.core.submit_waited(
+            execute.group,
+            txn,
+            session,
+            Some(cancel),
+            Waited {
+                us: execute.waited_us,
+                ..Waited::default()
+            },
+        ))
     }
 }
 

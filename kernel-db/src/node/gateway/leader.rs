@@ -16,7 +16,7 @@ use super::plans::Plan;
 use super::txn::given_up;
 use crate::error::{Class, Error, Result};
 use crate::node::peers::OnLoss;
-use crate::partition::Transaction;
+use crate::partition::{Transaction, Waited};
 use crate::sql::transaction::SqlTransaction;
 use crate::txn::messages::{Answer, Work};
 use crate::wire::peer::{self, Execute, Maintain, Transact, answer, call, encode_values, maintain};
@@ -30,6 +30,7 @@ pub struct SqlWork {
     pub txn: Arc<SqlTransaction>,
     pub session: Option<(u128, u64)>,
     pub cancel: Arc<AtomicBool>,
+    pub waited: Waited,
 }
 
 /// Kernel's own work on one group.
@@ -57,7 +58,11 @@ impl Gateway {
             Place::Here => {
                 let txn = Arc::clone(&work.txn) as Arc<dyn Transaction>;
                 let cancel = Some(Arc::clone(&work.cancel));
-                local(self.core.submit(group, txn, work.session, cancel))
+                let waited = work.waited.clone();
+                let reply = self
+                    .core
+                    .submit_waited(group, txn, work.session, cancel, waited);
+                local(reply)
             }
             Place::Node(node) => {
                 let on_loss = if work.txn.read_only() {
@@ -282,6 +287,7 @@ fn execute(group: u32, work: &SqlWork) -> Execute {
             Bytes::copy_from_slice(&s.to_be_bytes())
         }),
         number: work.session.map_or(0, |(_, n)| n),
+        waited_us: work.waited.us,
     }
 }
 

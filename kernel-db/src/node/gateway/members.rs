@@ -297,6 +297,11 @@ impl Gateway {
                 Some(admin::Work::HandOver(_)) => {
                     give_away(&gateway.core, &gateway.peers).to_string()
                 }
+                Some(admin::Work::RollBack(time)) => {
+                    gateway.begin_rollback(&time)?;
+                    String::new()
+                }
+                Some(admin::Work::RollbackProgress(_)) => gateway.rollback_progress()?,
                 None => return Err(Error::unsupported("this administration")),
             };
             Ok(answer::Body::Reply(text.into()))

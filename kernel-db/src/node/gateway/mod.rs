@@ -41,6 +41,7 @@ use crate::wire::pg::{
 };
 use order::Order;
 use plans::{Plan, PlanCache};
+pub use txn::{Progress, Restored, Stages};
 
 /// What the gateway keeps for one client connection.
 struct Connection {
@@ -65,6 +66,8 @@ pub struct Gateway {
     ddl: tokio::sync::Mutex<()>,
     /// Transactions that run here.
     registry: Rc<txn::Registry>,
+    /// The rollback that this node runs, or ran last.
+    rollback: RefCell<Option<txn::Rollback>>,
     /// Transactions that the coordinator may forget.
     settled: UnboundedSender<txn::Settled>,
     /// Reads of blocking threads for the core to fetch from other nodes.
@@ -89,6 +92,7 @@ impl Gateway {
             connections: RefCell::default(),
             ddl: tokio::sync::Mutex::new(()),
             registry,
+            rollback: RefCell::default(),
             settled,
             fetches,
             this: Weak::clone(this),
@@ -200,6 +204,14 @@ impl Backend for Gateway {
 
     fn begin(&self, conn: &Rc<ConnInfo>, mode: BlockMode) -> Result<Rc<dyn Block>> {
         Ok(self.begin_block(conn, mode))
+    }
+
+    fn seen(&self) -> u64 {
+        self.core.clock().seen()
+    }
+
+    fn observe(&self, ts: u64) -> Result<()> {
+        self.core.clock().observe(ts)
     }
 
     fn cancel(&self, pid: i32) {

@@ -107,7 +107,12 @@ impl Gateway {
     /// A timestamp fresh in all of `groups`.
     async fn newest_of(&self, groups: &[u32], deadline: Instant) -> Result<u64> {
         let asked = groups.iter().map(|&group| self.newest(group, deadline));
-        Ok(try_join_all(asked).await?.into_iter().max().unwrap_or(0))
+        let newest = try_join_all(asked).await?.into_iter().max().unwrap_or(0);
+        // Causality: what is read comes after what was seen before, and before what is done from now on.
+        let clock = self.core.clock();
+        let ts = newest.max(clock.seen());
+        clock.learn(ts);
+        Ok(ts)
     }
 
     /// A stamp that includes everything acknowledged so far, and nothing that is committed after this.
@@ -119,7 +124,7 @@ impl Gateway {
     }
 
     /// 22023 if `ts` is in the future, 72000 if it is out of the history window.
-    async fn check_past(&self, ts: u64, wall_us: i64, deadline: Instant) -> Result<()> {
+    pub(super) async fn check_past(&self, ts: u64, wall_us: i64, deadline: Instant) -> Result<()> {
         let wall = u64::try_from(wall_us).unwrap_or(0);
         let window_us = self.config.history_window_s.saturating_mul(1_000_000);
         if ts < wall.saturating_sub(window_us) {
@@ -161,7 +166,7 @@ impl Gateway {
     }
 
     /// Where each group can be read at `ts`: its leader has promised that nothing will be committed up to it any more.
-    async fn promised(
+    pub(super) async fn promised(
         &self,
         groups: &[u32],
         ts: u64,
@@ -196,7 +201,7 @@ impl Gateway {
 
 impl ClusterStore {
     /// What DROP and TRUNCATE removed has no history, and an index made since was not there: no schema but today's.
-    fn check_past_schema(&mut self, groups: &[u32], version: u64) -> Result<()> {
+    pub(super) fn check_past_schema(&mut self, groups: &[u32], version: u64) -> Result<()> {
         for &group in groups {
             if installed_version(&mut self.only(group))? != version {
                 return Err(Error::unsupported(
@@ -209,7 +214,7 @@ impl ClusterStore {
     }
 
     /// The plans are good for `version` only: every partition must have had it at the timestamp.
-    fn check_schema(&mut self, groups: &[u32], version: u64) -> Result<()> {
+    pub(super) fn check_schema(&mut self, groups: &[u32], version: u64) -> Result<()> {
         for &group in groups {
             let installed = installed_version(&mut self.only(group))?;
             if installed != version {

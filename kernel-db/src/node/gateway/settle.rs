@@ -75,7 +75,8 @@ impl Gateway {
         deadline: Instant,
     ) -> Result<()> {
         let settle = Work::Settle(Settle { txn, commit_ts });
-        self.transact_until(group, settle, deadline).await.map(drop)
+        while let Answer::More(_) = self.transact_until(group, settle.clone(), deadline).await? {}
+        Ok(())
     }
 
     /// Repeats work that may be repeated until the group's leader has done it, an error says that it cannot be done, or

@@ -18,7 +18,7 @@ use super::reads::EmptyStore;
 use super::txn::is_too_long;
 use super::{Gateway, lock_wait};
 use crate::error::{Error, Result};
-use crate::partition::{Budget, TxnEnv};
+use crate::partition::{Budget, TxnEnv, WAITS, Waited};
 use crate::sql::Value;
 use crate::sql::codec;
 use crate::sql::exec;
@@ -36,7 +36,9 @@ pub(super) struct Txn {
     pub params: Vec<Vec<Value>>,
     pub session: Option<(u128, u64)>,
     pub cancel: Arc<AtomicBool>,
+    pub began: Instant,
     pub deadline: Instant,
+    pub info: Rc<ConnInfo>,
     /// For each lock.
     pub lock_wait: Option<Duration>,
     /// It runs beside the cores and has not begun to commit: to give it up means that nothing happened.
@@ -88,7 +90,9 @@ impl Gateway {
             params: bound.into_iter().map(|b| b.params).collect(),
             session,
             cancel: Arc::clone(&connection.cancel.borrow()),
+            began: Instant::now(),
             deadline: self.deadline(info),
+            info: Rc::clone(info),
             lock_wait: lock_wait(info),
             harmless: Rc::default(),
         };
@@ -129,9 +133,8 @@ impl Gateway {
         first: Option<LocalBoxFuture<'static, Result<Vec<Outcome>>>>,
         ticket: super::order::Ticket,
     ) -> Result<Vec<Outcome>> {
-        let give_up = txn
-            .deadline
-            .min(Instant::now() + Duration::from_millis(self.config.leader_wait_ms));
+        let patience = Duration::from_millis(self.config.leader_wait_ms);
+        let mut give_up = txn.deadline.min(txn.began + patience);
         let mut result = match first {
             Some(first) => first.await,
             None => {
@@ -141,6 +144,15 @@ impl Gateway {
         };
         loop {
             let error = match result {
+                Err(error) if error.sqlstate() == WAITS => {
+                    // It waits for a change as long as somebody waits for its answer.
+                    if txn.has_nobody() {
+                        return Err(Error::new("57014", "canceled while waiting"));
+                    }
+                    give_up = txn.deadline.min(Instant::now() + patience);
+                    result = self.attempt(&txn).await;
+                    continue;
+                }
                 Err(error) if error.sqlstate() == SCHEMA_CHANGED || is_routing(&error) => error,
                 result => return result,
             };
@@ -216,6 +228,11 @@ impl Gateway {
             txn: Arc::new(SqlTransaction::new(txn.statements(), label)),
             session: txn.session,
             cancel: Arc::clone(&txn.cancel),
+            waited: Waited {
+                us: u64::try_from(txn.began.elapsed().as_micros()).unwrap_or(u64::MAX),
+                parked: false,
+                gone: Some(Arc::clone(&txn.info.hung_up)),
+            },
         };
         let reply = self.attempt_sql(group, &work);
         // Undone there and begun anew beside the core; the same partition keeps its number (I11).
@@ -249,6 +266,7 @@ impl Gateway {
             partition: 0,
             partitions: self.placement.partitions(),
             budget: Budget::new(self.config.run_limit_steps),
+            wait: None,
         }
     }
 
@@ -337,6 +355,11 @@ impl Gateway {
 }
 
 impl Txn {
+    /// Its client cancelled it, or is gone.
+    fn has_nobody(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed) || self.info.hung_up.load(Ordering::Relaxed)
+    }
+
     pub(super) fn statements(&self) -> Vec<(Arc<Prepared>, Vec<Value>)> {
         let one = |(plan, params): (&Arc<Plan>, &Vec<Value>)| {
             (Arc::clone(&plan.prepared), params.clone())

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::Executor;
+use super::refusal;
 use super::work::{Step, cancelled};
 use crate::error::{Error, Result};
 use crate::partition::Store;
@@ -17,7 +18,7 @@ use crate::planted::Mutation;
 use crate::storage::StateStore;
 use crate::txn::messages::{
     Answer, Commit, DEADLINE_AHEAD_US_MAX, Decision, LockMode, LookUp, Nothing, Outcome, Part,
-    Prepare, Resolve, Settle, Span, Stamp, TxnId, Write,
+    Prepare, Resolve, STAGED_AHEAD_US_MAX, Settle, Span, Stamp, TxnId, Write,
 };
 
 const PREPARED: fn(u64) -> Answer = |ts| Answer::Prepared(Stamp { ts });
@@ -38,7 +39,7 @@ impl<S: StateStore> Executor<S> {
         if let Some(prepared) = self.doubt.prepared(part.txn) {
             return Ok(at(prepared.ts, PREPARED));
         }
-        self.check_deadline(now, part.deadline_ts)?;
+        self.check_deadline(now, part)?;
         self.check_part(config, part, true)?;
         let mut locks: Vec<KeptLock> = Vec::new();
         for (span, mode) in self.locks.held(part.txn) {
@@ -63,6 +64,7 @@ impl<S: StateStore> Executor<S> {
             deadline_ts: part.deadline_ts,
             writes: part.writes.iter().map(own).collect(),
             locks,
+            staged: part.staged,
         };
         let row = (prepared_key(part.txn), Some(record.encode_to_vec().into()));
         if let Some(step) = self.put_all(std::iter::once(row))? {
@@ -105,7 +107,7 @@ impl<S: StateStore> Executor<S> {
             .map(|_| session_outcome(&commit.outcome))
             .transpose()?;
         if !commit.others.is_empty() {
-            self.check_deadline(now, part.deadline_ts)?;
+            self.check_deadline(now, part)?;
             // The commit timestamp is above every prepare's.
             self.clock.observe(commit.prepared_ts, now.wall_us)?;
         }
@@ -140,6 +142,9 @@ impl<S: StateStore> Executor<S> {
             self.release(txn);
             return done;
         };
+        if prepared.record.staged {
+            return self.settle_staged(now, settle);
+        }
         let mut rows = Vec::new();
         if let Some(ts) = settle.commit_ts {
             if prepared.ts.is_none_or(|prepared| prepared >= ts) {
@@ -205,7 +210,12 @@ impl<S: StateStore> Executor<S> {
     }
 
     /// Commits nothing after the deadline; what the log's time has passed stays so under any leader.
-    fn check_deadline(&self, now: Now, deadline_ts: u64) -> Result<()> {
+    fn check_deadline(&self, now: Now, part: &Part) -> Result<()> {
+        let deadline_ts = part.deadline_ts;
+        let ahead_max = match part.staged {
+            true => STAGED_AHEAD_US_MAX,
+            false => DEADLINE_AHEAD_US_MAX,
+        };
         let wall = u64::try_from(now.wall_us).unwrap_or(0);
         let now = wall.max(self.clock.last());
         if now > deadline_ts {
@@ -214,7 +224,7 @@ impl<S: StateStore> Executor<S> {
                     .hint("run the transaction again"),
             );
         }
-        if deadline_ts > now + DEADLINE_AHEAD_US_MAX {
+        if deadline_ts > now + ahead_max {
             return Err(Error::new(
                 "22023",
                 "the transaction's deadline is too far ahead",
@@ -252,12 +262,13 @@ impl<S: StateStore> Executor<S> {
         }
         for write in &part.writes {
             let span = Span::key(write.key.clone());
-            self.refuse_conflict(txn, &span, Some(LockMode::Update))?;
+            let met = self.locks.conflicts(Some(txn), &span, LockMode::Update);
+            refuse(!met.is_empty())?;
         }
         // A commit of one step keeps nobody from anything afterwards, so only what is not decided is in its way.
         let mode = prepare.then_some(LockMode::Share);
         for guard in &part.guards {
-            self.refuse_conflict(txn, &Span::key(guard.key.clone()), mode)?;
+            self.refuse_read(txn, &Span::key(guard.key.clone()), mode)?;
         }
         for span in &part.reads {
             let Some(since) = part.since else {
@@ -266,25 +277,20 @@ impl<S: StateStore> Executor<S> {
                     "reads without the timestamp they were made at",
                 ));
             };
-            self.refuse_conflict(txn, span, mode)?;
+            self.refuse_read(txn, span, mode)?;
             self.check_unchanged(span, since)?;
         }
         Ok(())
     }
 
-    fn refuse_conflict(&self, txn: TxnId, span: &Span, mode: Option<LockMode>) -> Result<()> {
+    /// What was read may be locked by somebody who has not prepared: the first to commit wins, and that one is refused when
+    /// it comes to write.
+    fn refuse_read(&self, txn: TxnId, span: &Span, mode: Option<LockMode>) -> Result<()> {
         let met = match mode {
             Some(mode) => self.locks.conflicts(Some(txn), span, mode),
             None => self.locks.undecided(Some(txn), span),
         };
-        if met.is_empty() {
-            return Ok(());
-        }
-        Err(Error::retry(
-            "40001",
-            "could not serialize access: another transaction has locked a row",
-        )
-        .hint("run the transaction again"))
+        refuse(met.iter().any(|conflict| conflict.prepared))
     }
 
     /// What time brings: locks of the silent go, the doubtful is asked for, decisions nobody needs are dropped.
@@ -295,9 +301,9 @@ impl<S: StateStore> Executor<S> {
         }
         for request in self.waits.cancelled() {
             self.requests -= 1;
-            let (id, result) = (request.id, Err(cancelled()));
-            out.push(Output::Reply { id, result });
+            out.push(refusal(request.id, cancelled()));
         }
+        self.end_parks(now, out);
         for reminder in self.doubt.remind(now.mono_us, self.committed_ts) {
             out.push(match reminder {
                 Reminder::Resolve {
@@ -324,6 +330,17 @@ impl<S: StateStore> Executor<S> {
         let rows = gone.into_iter().map(|txn| (decision_key(txn), None));
         self.put_all(rows).map(drop)
     }
+}
+
+fn refuse(conflict: bool) -> Result<()> {
+    if !conflict {
+        return Ok(());
+    }
+    Err(Error::retry(
+        "40001",
+        "could not serialize access: another transaction has locked a row",
+    )
+    .hint("run the transaction again"))
 }
 
 /// With the timestamp if it is known, else with the open batch's.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::Executor;
+use super::{Executor, refusal};
 use crate::error::{Error, Result};
 use crate::partition::batch::{Held, Rests};
 use crate::partition::changes::{Changed, Open};
@@ -64,6 +64,9 @@ impl<S: StateStore> Executor<S> {
                 return self.tell(id, Answer::Done(Nothing {}), out);
             }
             Work::KeepAlive(alive) => {
+                for txn in &alive.txns {
+                    self.doubt.keep(*txn, now.mono_us);
+                }
                 let lost = |txn: &&TxnId| {
                     !self.locks.keep_alive(**txn, now.mono_us) && !self.waits.has(**txn)
                 };
@@ -72,6 +75,7 @@ impl<S: StateStore> Executor<S> {
                 Ok(Step::Answer(Answer::Kept(Kept { lost })))
             }
             Work::LookUp(ask) => self.look_up(ask),
+            Work::Stage(stage) => self.stage(now, stage),
         };
         match step {
             Ok(Step::Answer(answer)) => self.hold(id, Ok(answer.into_bytes()), Rests::Tip),
@@ -89,12 +93,13 @@ impl<S: StateStore> Executor<S> {
         out.push(Output::Reply {
             id,
             result: Ok(answer.into_bytes()),
+            ts: self.committed_ts,
         });
     }
 
     fn hold_stamped(&mut self, id: u64, answer: fn(u64) -> Answer) {
         let (rests, result) = (Rests::Effect, |ts| Ok(answer(ts).into_bytes()));
-        if self.is_dirty() {
+        if self.is_dirty() || self.seen > self.ceiling_proposed {
             self.batch.held.push(Held {
                 id,
                 result: Ok(Bytes::new()),
@@ -137,17 +142,14 @@ impl<S: StateStore> Executor<S> {
     fn end_waits(&mut self, txn: TxnId, out: &mut Vec<Output>) {
         for request in self.waits.of(txn) {
             self.requests -= 1;
-            out.push(Output::Reply {
-                id: request.id,
-                result: Err(cancelled()),
-            });
+            out.push(refusal(request.id, cancelled()));
         }
     }
 
     fn lock(&mut self, config: &ReplicaConfig, now: Now, lock: &Lock) -> Result<Step> {
         let (txn, mode, wait) = (lock.txn, lock.mode(), lock.wait());
         self.check_unprepared(txn)?;
-        self.check_room(config, lock.keys.len())?;
+        self.check_room(config, lock.keys.len() + lock.ranges.len())?;
         let mut spans = Vec::with_capacity(lock.keys.len());
         let mut skipped = vec![false; lock.keys.len()];
         for (key, skipped) in lock.keys.iter().zip(&mut skipped) {
@@ -159,6 +161,10 @@ impl<S: StateStore> Executor<S> {
                 spans.push(span);
             }
         }
+        spans.extend(lock.ranges.iter().map(|range| Span {
+            from: Bytes::copy_from_slice(&range.from),
+            to: Bytes::copy_from_slice(&range.to),
+        }));
         if let Some(step) = self.contend(txn, &spans, Some(mode), wait)? {
             return Ok(step);
         }
@@ -336,7 +342,7 @@ impl<S: StateStore> Executor<S> {
 
 /// 57014: whoever waited was told to stop.
 pub(super) fn cancelled() -> Error {
-    Error::new("57014", "canceled while waiting for a lock")
+    Error::new("57014", "canceled while waiting")
 }
 
 fn deadlock() -> Error {

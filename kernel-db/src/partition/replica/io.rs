@@ -4,7 +4,7 @@
 //! shell carries outputs out in the order in which they appear.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use raft::eraftpb::Message;
@@ -146,7 +146,9 @@ impl Task {
     pub fn read_only(&self) -> bool {
         match self {
             Task::Run(txn) => txn.read_only(),
-            Task::Txn(work) => !matches!(**work, Work::Prepare(_) | Work::Commit(_)),
+            Task::Txn(work) => {
+                !matches!(**work, Work::Prepare(_) | Work::Commit(_) | Work::Stage(_))
+            }
         }
     }
 }
@@ -159,8 +161,32 @@ pub struct Request {
     pub task: Task,
     /// (session, number) of a numbered request (I11).
     pub session: Option<(u128, u64)>,
+    /// The highest timestamp that whoever asks has seen: what is done for him here is above it. 55000 if it is further
+    /// ahead than `OFFSET_MAX_US`.
+    pub seen: u64,
     /// Set to true by a cancel request; checked before execution.
     pub cancel: Option<Arc<AtomicBool>>,
+    pub waited: Waited,
+}
+
+impl Request {
+    /// Its client has cancelled it; or is gone, and it was only waiting for a change.
+    pub fn has_nobody(&self) -> bool {
+        let set = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
+        self.cancel.as_ref().is_some_and(set)
+            || self.waited.parked && self.waited.gone.as_ref().is_some_and(set)
+    }
+}
+
+/// A request's wait for a change (`Wait`).
+#[derive(Clone, Debug, Default)]
+pub struct Waited {
+    /// Microseconds so far, here and elsewhere.
+    pub us: u64,
+    /// It was parked here.
+    pub parked: bool,
+    /// Set to true when nobody waits for the answer any more. None: that cannot be told, so that it is not parked for long.
+    pub gone: Option<Arc<AtomicBool>>,
 }
 
 /// What happened.
@@ -223,6 +249,8 @@ pub enum Output {
     Reply {
         id: u64,
         result: Result<Bytes>,
+        /// Nothing that the answer rests on is later; 0 if it rests on nothing.
+        ts: u64,
     },
     SnapshotTs {
         id: u64,

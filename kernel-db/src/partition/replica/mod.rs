@@ -16,7 +16,7 @@ mod snapshot;
 
 pub use io::{
     Durability, FollowerStatus, Input, MemberChange, Now, Output, ReplicaConfig, ReplicaStatus,
-    Request, Role, RoleChange, SessionStatus, Task,
+    Request, Role, RoleChange, SessionStatus, Task, Waited,
 };
 
 use std::collections::VecDeque;
@@ -209,6 +209,7 @@ impl<S: StateStore> Replica<S> {
             out.push(Output::Reply {
                 id: request.id,
                 result: Err(self.not_leader()),
+                ts: 0,
             });
             return Ok(());
         };

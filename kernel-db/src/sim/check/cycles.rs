@@ -23,7 +23,7 @@ enum Edge {
 /// Successors of each operation, by its place in the history.
 type Graph = Vec<BTreeMap<usize, Edge>>;
 
-pub fn serializable(operations: &[Operation], end: &End, groups: u32) -> Result<(), String> {
+pub fn serializable(operations: &[Operation], end: &End) -> Result<(), String> {
     let writers = writers(operations);
     let mut graph: Graph = vec![BTreeMap::new(); operations.len()];
     for ((table, _), held) in &end.rows {
@@ -48,7 +48,7 @@ pub fn serializable(operations: &[Operation], end: &End, groups: u32) -> Result<
             )?;
         }
     }
-    sessions(&mut graph, operations, groups);
+    sessions(&mut graph, operations);
     match cycle(&graph) {
         Some(cycle) => Err(explain(&cycle, operations)),
         None => Ok(()),
@@ -158,22 +158,15 @@ fn join(graph: &mut Graph, from: usize, to: usize, edge: Edge) {
     }
 }
 
-/// Causality within a session: what a client did before, in the same group or in all, comes before.
-fn sessions(graph: &mut Graph, operations: &[Operation], groups: u32) {
-    let mut before: BTreeMap<(usize, u32), usize> = BTreeMap::new();
+/// Causality within a session: what a client did before comes before, whichever groups it was in.
+fn sessions(graph: &mut Graph, operations: &[Operation]) {
+    let mut before: BTreeMap<usize, usize> = BTreeMap::new();
     for (place, operation) in operations.iter().enumerate() {
         if operation.known == Known::Unknown {
             continue;
         }
-        let group = operation.job.group(groups);
-        // A transaction over several groups is in the past of what follows only where it was decided.
-        if group == 0 && !matches!(operation.job, Job::Snapshot { .. }) {
-            continue;
-        }
-        for of in (1..=groups).filter(|of| group == 0 || group == *of) {
-            if let Some(before) = before.insert((operation.lane, of), place) {
-                join(graph, before, place, Edge::Session);
-            }
+        if let Some(before) = before.insert(operation.lane, place) {
+            join(graph, before, place, Edge::Session);
         }
     }
 }

@@ -44,14 +44,14 @@ pub struct End {
 }
 
 /// Checks the whole history.
-pub fn history(operations: &[Operation], end: &End, groups: u32) -> Result<(), String> {
+pub fn history(operations: &[Operation], end: &End) -> Result<(), String> {
     at_most_once(operations, end)?;
     sums(operations, end)?;
     totals(operations, end)?;
     linear::registers(operations, end)?;
     order::counters(operations)?;
     order::lists(operations, end)?;
-    cycles::serializable(operations, end, groups)
+    cycles::serializable(operations, end)
 }
 
 /// I11: what was acknowledged happened once, what was refused never, anything else at most once; nothing that was not sent.

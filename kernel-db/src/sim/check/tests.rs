@@ -218,23 +218,23 @@ fn dirty_reads_are_found() {
     let end = end(&[((LIST, 1), &[8, 9])], &[1]);
     let writer = lists(1, (0, 10), &[Step::Append(1, 8), Step::Append(1, 9)], &[]);
     let read = |told: &[u64]| [writer.clone(), lists(2, (0, 30), &[Step::Read(1)], told)];
-    cycles::serializable(&read(&[2, 8, 9]), &end, 1).unwrap();
-    fails(cycles::serializable(&read(&[1, 8]), &end, 1), "G1b");
-    fails(cycles::serializable(&read(&[1, 16]), &end, 1), "G1a");
+    cycles::serializable(&read(&[2, 8, 9]), &end).unwrap();
+    fails(cycles::serializable(&read(&[1, 8]), &end), "G1b");
+    fails(cycles::serializable(&read(&[1, 16]), &end), "G1a");
     let own = [lists(
         1,
         (0, 10),
         &[Step::Append(1, 8), Step::Read(1)],
         &[0],
     )];
-    cycles::serializable(&own, &end, 1).unwrap();
+    cycles::serializable(&own, &end).unwrap();
     let other = [lists(
         1,
         (0, 10),
         &[Step::Append(1, 8), Step::Read(1)],
         &[1, 9],
     )];
-    fails(cycles::serializable(&other, &end, 1), "its own writes");
+    fails(cycles::serializable(&other, &end), "its own writes");
 }
 
 #[test]
@@ -245,9 +245,9 @@ fn g0_is_found() {
         lists(2, (0, 9), &both(20), &[]),
     ];
     let right = end(&[((LIST, 1), &[10, 20]), ((LIST, 2), &[11, 21])], &[1, 2]);
-    cycles::serializable(&history, &right, 1).unwrap();
+    cycles::serializable(&history, &right).unwrap();
     let wrong = end(&[((LIST, 1), &[10, 20]), ((LIST, 2), &[21, 11])], &[1, 2]);
-    fails(cycles::serializable(&history, &wrong, 1), "(G0)");
+    fails(cycles::serializable(&history, &wrong), "(G0)");
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn g1c_is_found() {
         lists(2, (0, 9), &[Step::Append(2, 20), Step::Read(1)], &[1, 10]),
     ];
     let end = end(&[((LIST, 1), &[10]), ((LIST, 2), &[20])], &[1, 2]);
-    fails(cycles::serializable(&history, &end, 1), "(G1c)");
+    fails(cycles::serializable(&history, &end), "(G1c)");
 }
 
 #[test]
@@ -267,12 +267,12 @@ fn read_skew_and_write_skew_are_found() {
         lists(1, (0, 9), &[Step::Append(1, 10), Step::Append(2, 11)], &[]),
         lists(2, (0, 9), &[Step::Read(1), Step::Read(2)], &[1, 10, 0]),
     ];
-    fails(cycles::serializable(&skew, &end, 1), "(G-single)");
+    fails(cycles::serializable(&skew, &end), "(G-single)");
     let write_skew = [
         lists(1, (0, 9), &[Step::Read(1), Step::Append(2, 11)], &[0]),
         lists(2, (0, 9), &[Step::Read(2), Step::Append(1, 10)], &[0]),
     ];
-    fails(cycles::serializable(&write_skew, &end, 1), "(G2)");
+    fails(cycles::serializable(&write_skew, &end), "(G2)");
 }
 
 #[test]
@@ -289,9 +289,9 @@ fn causality_within_a_session_is_checked() {
         op(3, (0, 30), job, Known::Saw(5, saw)),
     ];
     // Two clients that share no message promise nothing to each other; one client does.
-    cycles::serializable(&history, &end, 1).unwrap();
+    cycles::serializable(&history, &end).unwrap();
     history[1].lane = history[0].lane;
-    fails(cycles::serializable(&history, &end, 1), "within sessions");
+    fails(cycles::serializable(&history, &end), "within sessions");
 }
 
 #[test]

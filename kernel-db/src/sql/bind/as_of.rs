@@ -54,12 +54,18 @@ pub fn stamp(expr: &Expr, params: &[Value], wall_us: i64) -> Result<u64> {
         partition: 0,
         partitions: 1,
         budget: Budget::new(1_000),
+        wait: None,
     };
     let catalog = std::sync::Arc::new(Catalog::default());
     let mut ctx = ExecCtx::new(&mut store, &mut env, &catalog, None);
     let value = exec::eval_expr(expr, &mut ctx, params)?;
+    moment(&value, wall_us)
+}
+
+/// The commit stamp meant by `value` when it is `wall_us`; 22023 if it is none.
+pub fn moment(value: &Value, wall_us: i64) -> Result<u64> {
     let invalid = || {
-        let shown = text::to_text(&value).unwrap_or_else(|| "NULL".to_string());
+        let shown = text::to_text(value).unwrap_or_else(|| "NULL".to_string());
         Error::new("22023", format!("AS OF SYSTEM TIME: no time: {shown}")).hint(HINT)
     };
     let back = |interval: &Value| match interval {
@@ -70,7 +76,7 @@ pub fn stamp(expr: &Expr, params: &[Value], wall_us: i64) -> Result<u64> {
         } => time::add_interval(wall_us, *months, *days, *micros),
         _ => Err(invalid()),
     };
-    let micros = match &value {
+    let micros = match value {
         Value::Text(said) => {
             let said = said.trim();
             if !said.is_empty() && said.bytes().all(|b| b.is_ascii_digit()) {
@@ -82,7 +88,7 @@ pub fn stamp(expr: &Expr, params: &[Value], wall_us: i64) -> Result<u64> {
             }
         }
         Value::Timestamptz(micros) => *micros,
-        Value::Interval { .. } => back(&value)?,
+        Value::Interval { .. } => back(value)?,
         Value::Numeric(number) => crate::sql::numeric::to_i64(number).ok_or_else(invalid)?,
         other => other.as_int().ok_or_else(invalid)?,
     };

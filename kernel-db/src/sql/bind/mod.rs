@@ -7,6 +7,7 @@ mod array;
 mod as_of;
 mod call;
 mod coerce;
+mod do_block;
 mod expr;
 mod from;
 mod group;
@@ -33,7 +34,7 @@ use super::plan::{AggregateCall, Expr, Plan, Routing, sites};
 use super::prepare::{Column, Kind, ParamScope, Prepared, PreparedExpr};
 use super::{DataType, explain};
 use crate::error::{Error, Result};
-pub use as_of::stamp;
+pub use as_of::{moment, stamp};
 use scope::Scope;
 
 /// How deep queries and expressions may nest.
@@ -247,6 +248,7 @@ impl<'a> Binder<'a> {
             Statement::Explain {
                 statement, analyze, ..
             } => self.explain(statement, *analyze),
+            Statement::CreateFunction(create) if do_block::is_do(create) => self.do_block(create),
             other if super::ddl::is_ddl(other) => {
                 Ok(self.finish(Kind::Ddl(own_text.to_string()), Plan::Nothing, Vec::new()))
             }

@@ -1,13 +1,14 @@
 //! PostgreSQL's syntax that `sqlparser` does not take, brought to a form that it takes, token by token.
 //!
 //! `TABLE t` becomes `SELECT * FROM t`; the options of CREATE SEQUENCE, which PostgreSQL takes in any order, are put into the one
-//! order that the parser knows; AS OF SYSTEM TIME is taken out and handed over beside the statement.
+//! order that the parser knows; AS OF SYSTEM TIME is taken out and handed over beside the statement. DO: see `do_block`.
 
 use sqlparser::ast::{self, Expr};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 
+use super::do_block;
 use super::parse::{DIALECT, is_blank};
 use crate::error::{Error, Result};
 
@@ -23,6 +24,7 @@ pub fn rewrite(tokens: &[TokenWithSpan]) -> Result<Rewritten> {
     let as_of = take_as_of(&mut tokens)?;
     let tokens = tables(tokens);
     let tokens = sequence_options(tokens);
+    let tokens = do_block::rewrite(tokens);
     Ok(Rewritten { tokens, as_of })
 }
 
@@ -33,12 +35,12 @@ fn keyword(token: &TokenWithSpan) -> Option<Keyword> {
     }
 }
 
-fn is_word(token: &TokenWithSpan, text: &str) -> bool {
+pub(super) fn is_word(token: &TokenWithSpan, text: &str) -> bool {
     matches!(&token.token, Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(text))
 }
 
 /// Places of the tokens that mean something.
-fn solid(tokens: &[TokenWithSpan]) -> Vec<usize> {
+pub(super) fn solid(tokens: &[TokenWithSpan]) -> Vec<usize> {
     (0..tokens.len())
         .filter(|i| !is_blank(&tokens[*i]))
         .collect()

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::sql::DataType;
 use crate::sql::bind::{bind_default, ident, object_name};
 use crate::sql::catalog::{ArgMode, ColumnType, FunctionArg, FunctionDef, Language, Returns};
+use crate::sql::functions::is_built_in;
 
 impl Change {
     pub(super) fn create_function(&mut self, create: &ast::CreateFunction) -> Result<()> {
@@ -36,6 +37,13 @@ impl Change {
         let id = self.catalog.take_id();
         let def = FunctionDef::new(id, name, args, returns, language, body, strict);
         let types = def.arg_types();
+        // As in PostgreSQL, whose own functions are found before those of schema public. So a script can bring a
+        // function for servers that do not have it.
+        if is_built_in(&def.name, &types) {
+            let name = &def.name;
+            self.skip(format!("function \"{name}\" is built in, skipping"));
+            return Ok(());
+        }
         let existing = self
             .catalog
             .functions_named(&def.name)

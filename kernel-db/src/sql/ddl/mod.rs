@@ -62,6 +62,16 @@ impl Change {
         Ok((self.catalog, self.tags, self.notices))
     }
 
+    /// The body of a DO, as a function. What of it PostgreSQL would only find when it runs is found there too.
+    pub fn block(&mut self, create: &sqlparser::ast::CreateFunction) -> Result<()> {
+        self.create_function(create)
+    }
+
+    /// The catalogue as it is now, under the version it had.
+    pub fn into_catalog(self) -> Catalog {
+        self.catalog
+    }
+
     /// Command tags of the statements applied so far.
     pub fn tags(&self) -> &[String] {
         &self.tags

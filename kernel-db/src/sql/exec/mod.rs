@@ -90,6 +90,7 @@ impl<'a> ExecCtx<'a> {
         FnCtx {
             wall_us: self.env.wall_us,
             seed: &mut self.env.seed,
+            wait: self.env.wait.as_mut(),
             user: "dbos",
             database: "dbos",
             application: "",
@@ -154,6 +155,10 @@ pub fn run_quiet(plan: &Plan, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result
             })?;
             Ok(Done::new("SELECT", rows.len() as u64, rows))
         }
+        Plan::Do(call) => {
+            query::run(call, &Frame::new(params), ctx, &mut |_, _| Ok(true))?;
+            Ok(Done::new(DO, 0, Vec::new()))
+        }
         Plan::Insert(insert) => write::insert(insert, ctx, params),
         Plan::Update(update) => write::update(update, ctx, params),
         Plan::Delete(delete) => write::delete(delete, ctx, params),
@@ -178,8 +183,9 @@ pub struct Done {
     verb: &'static str,
 }
 
-/// The one command whose tag has no count.
+/// The commands whose tags have no count.
 const EXPLAIN: &str = "EXPLAIN";
+const DO: &str = "DO";
 
 impl Done {
     fn new(verb: &'static str, count: u64, rows: Vec<Vec<Value>>) -> Self {
@@ -190,7 +196,7 @@ impl Done {
     fn tag(&self) -> String {
         let mut tag = String::with_capacity(self.verb.len() + 4);
         tag.push_str(self.verb);
-        if self.verb != EXPLAIN {
+        if ![EXPLAIN, DO].contains(&self.verb) {
             tag.push(' ');
             match u8::try_from(self.count) {
                 Ok(digit @ 0..=9) => tag.push(char::from(b'0' + digit)),
@@ -215,6 +221,7 @@ pub fn eval_pure(expr: &Expr, params: &[Value]) -> Result<Value> {
         partition: 0,
         partitions: 1,
         budget: crate::partition::Budget::new(1_000),
+        wait: None,
     };
     let catalog = Arc::new(Catalog::default());
     let mut ctx = ExecCtx::new(&mut store, &mut env, &catalog, None);

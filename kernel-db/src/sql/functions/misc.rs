@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::{FnCtx, mismatch};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sql::Value;
 use crate::sql::compare::compare;
 
@@ -13,6 +13,9 @@ pub const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     ")"
 );
+
+/// More than any statement may take.
+const WAIT_SECONDS_MAX: f64 = 1e9;
 
 pub(super) fn int4_eq(args: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {
     match args {
@@ -74,6 +77,24 @@ pub(super) fn gen_random_uuid(_: &[Value], context: &mut FnCtx<'_>) -> Result<Va
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     Ok(Value::Uuid(bytes))
+}
+
+/// `wait_for_change(seconds)`: waits until what this transaction has read so far may have changed, at most until the request
+/// has waited for so many seconds. The transaction is undone, parked, and run again from the start; false: time is up.
+pub(super) fn wait_for_change(args: &[Value], context: &mut FnCtx<'_>) -> Result<Value> {
+    let seconds = match args {
+        [Value::Float8(seconds)] => seconds.clamp(0.0, WAIT_SECONDS_MAX),
+        _ => return Err(mismatch(args)),
+    };
+    let until_us = (seconds * 1e6) as u64;
+    match &mut context.wait {
+        Some(wait) => Ok(Value::Bool(wait.until(until_us)?)),
+        None if until_us == 0 => Ok(Value::Bool(false)),
+        None => Err(Error::unsupported(
+            "waiting for a change in a transaction block, or in more than one partition",
+        )
+        .hint("send the statement alone, with all partition keys equal")),
+    }
 }
 
 pub(super) fn version(_: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {

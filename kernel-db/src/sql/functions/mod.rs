@@ -22,11 +22,12 @@ mod tests;
 
 pub use format::identifier as quoted_identifier;
 pub use operators::{resolve_operator, resolve_unary};
-pub use resolve::{does_not_exist, is_function, resolve_function};
+pub use resolve::{does_not_exist, is_built_in, is_function, resolve_function};
 pub(super) use string::check_size;
 
 use super::{DataType, Value};
 use crate::error::{Error, Result};
+use crate::partition::Wait;
 
 /// How much a function's result may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub enum Volatility {
 pub struct FnCtx<'a> {
     /// now() in microseconds since the epoch. All clocks show it: a transaction must be deterministic.
     pub wall_us: i64,
+    /// Waiting for a change, where that is possible.
+    pub wait: Option<&'a mut Wait>,
     /// State of the random numbers; any value to start with.
     pub seed: &'a mut u64,
     pub user: &'a str,

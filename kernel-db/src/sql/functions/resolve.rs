@@ -183,6 +183,15 @@ static OVERLOADS: &[Overload] = &[
         Volatile,
         f("gen_random_uuid", &[], Uuid, misc::gen_random_uuid),
     ),
+    with(
+        Volatile,
+        f(
+            "wait_for_change",
+            &[Float8],
+            DataType::Bool,
+            misc::wait_for_change,
+        ),
+    ),
     with(Stable, f("version", &[], Text, misc::version)),
     with(Stable, f("current_schema", &[], Text, misc::current_schema)),
     with(Stable, f("current_user", &[], Text, misc::current_user)),
@@ -211,6 +220,12 @@ const VARIADIC: [&str; 8] = [
     "num_nulls",
     "num_nonnulls",
 ];
+
+/// Whether there is a function of exactly this signature.
+pub fn is_built_in(name: &str, args: &[DataType]) -> bool {
+    let same = |overload: &Overload| overload.name == name && overload.args == args;
+    OVERLOADS.iter().any(same)
+}
 
 /// Whether a name is a scalar function's, whatever its arguments.
 pub fn is_function(name: &str) -> bool {

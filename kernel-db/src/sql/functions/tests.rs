@@ -11,6 +11,7 @@ fn context(seed: &mut u64) -> FnCtx<'_> {
     FnCtx {
         wall_us: 1_000_000,
         seed,
+        wait: None,
         user: "me",
         database: "db",
         application: "",

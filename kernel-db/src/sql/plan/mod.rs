@@ -31,6 +31,8 @@ pub enum Plan {
     Insert(Insert),
     Update(Update),
     Delete(Delete),
+    /// DO: a call whose result nobody sees.
+    Do(Query),
     /// Lines of text, made when planned.
     Explain(Vec<String>),
     /// DDL, session commands and empty statements: nothing to run in a partition.

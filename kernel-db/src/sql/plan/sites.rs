@@ -38,7 +38,7 @@ impl<'a> Found<'a> {
 
     pub fn plan(&mut self, plan: &Plan) {
         match plan {
-            Plan::Query(query) => self.query(query),
+            Plan::Query(query) | Plan::Do(query) => self.query(query),
             Plan::Insert(insert) => self.insert(insert),
             Plan::Update(update) => {
                 self.levels.push(update.known.clone());

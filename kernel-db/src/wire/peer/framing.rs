@@ -99,6 +99,7 @@ mod tests {
     fn call(id: u64) -> frame::Body {
         frame::Body::Call(Call {
             id,
+            seen: id,
             body: Some(call::Body::SnapshotTs(SnapshotTs { group: 7 })),
         })
     }

@@ -14,6 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use futures::future::LocalBoxFuture;
 
@@ -135,6 +136,8 @@ pub struct ConnInfo {
     pub lock_timeout_ms: Cell<u64>,
     /// Transactions submitted since the start.
     pub submitted: Cell<u64>,
+    /// Nothing more comes from the client: it is gone, or only listens for what it has asked.
+    pub hung_up: Arc<AtomicBool>,
     /// Submitted and not answered, oldest first; empty: idle.
     pub running: RefCell<VecDeque<Running>>,
 }
@@ -227,6 +230,12 @@ pub trait Backend {
 
     /// Opens a transaction block. Everything the connection submitted before is finished.
     fn begin(&self, conn: &Rc<ConnInfo>, mode: BlockMode) -> Result<Rc<dyn Block>>;
+
+    /// The highest timestamp seen here, which everything asked for from now on comes after: hybrid logical microseconds.
+    fn seen(&self) -> u64;
+
+    /// What is asked for here from now on comes after `ts`, as another node told it; 55000 if that is too far ahead.
+    fn observe(&self, ts: u64) -> Result<()>;
 
     /// Asks to end what the connection is running (57014), if that is still possible. The secret was checked.
     fn cancel(&self, pid: i32);

@@ -4,7 +4,7 @@ use super::backend::Outcome;
 use super::block::{Modes, aborted, done};
 use super::queue::Reply;
 use super::reader::Reader;
-use super::session::{Command, REQUEST, SESSION};
+use super::session::{Command, REQUEST, SEEN, SESSION};
 use super::settings::{Changed, Settings, severity_rank};
 use crate::error::{Error, Result};
 use crate::sql::Value;
@@ -26,6 +26,10 @@ impl Reader {
         match command {
             Command::Set { name, value, .. } if name == REQUEST => {
                 self.set_request(value.as_deref())?
+            }
+            Command::Set { name, value, .. } if name == SEEN => {
+                let seen = parse_seen(value.as_deref().unwrap_or_default())?;
+                self.backend.observe(seen)?;
             }
             Command::Set { name, .. } | Command::Reset { name } if name == SESSION => {
                 return Err(
@@ -116,6 +120,7 @@ impl Reader {
                 .session
                 .map_or(String::new(), |session| format!("{session:032x}")),
             REQUEST => self.next_request.to_string(),
+            SEEN => self.backend.seen().to_string(),
             "transaction_isolation" => self.isolation().to_owned(),
             "transaction_read_only" if self.read_only() => "on".to_owned(),
             name => self.settings.get(name)?.to_owned(),
@@ -184,6 +189,14 @@ impl Reader {
             });
         }
     }
+}
+
+/// What another node has shown by SHOW dbos.seen.
+fn parse_seen(value: &str) -> Result<u64> {
+    value.parse().map_err(|_| {
+        let message = format!("invalid value for parameter \"{SEEN}\": \"{value}\"");
+        Error::new("22023", message).hint("give what SHOW dbos.seen tells on another node")
+    })
 }
 
 /// A request number: from 1.

@@ -8,6 +8,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use bytes::BytesMut;
@@ -40,7 +41,7 @@ pub async fn run(
 ) {
     let (read_half, write_half) = socket.split();
     let mut reading = Some(Box::pin(read(read_half, input, reader, message_bytes_max)));
-    let mut writing = pin!(write(write_half, info, queue.clone()));
+    let mut writing = pin!(write(write_half, Rc::clone(&info), queue.clone()));
     let mut stopped = pin!(stop.cancelled());
     poll_fn(|cx| {
         loop {
@@ -58,6 +59,7 @@ pub async fn run(
                 .is_some_and(|future| future.as_mut().poll(cx).is_ready())
             {
                 queue.ended.set(true);
+                info.hung_up.store(true, Ordering::Relaxed);
                 reading = None;
             }
             let answered = queue.answered.get();

@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -221,6 +222,7 @@ impl Started {
             statement_timeout_ms: Cell::new(0),
             lock_timeout_ms: Cell::new(0),
             submitted: Cell::new(0),
+            hung_up: Arc::default(),
             running: RefCell::new(VecDeque::new()),
         });
         Self {

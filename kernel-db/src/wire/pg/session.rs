@@ -10,6 +10,8 @@ use super::split;
 use crate::error::{Error, Result};
 use crate::sql::DataType;
 
+/// Setting that is the highest timestamp seen by the node, in hybrid logical microseconds.
+pub const SEEN: &str = "dbos.seen";
 /// Setting that is the session's next request number (I11).
 pub const REQUEST: &str = "dbos.request";
 /// Setting that shows the client's session (I11); given by startup options only.

@@ -286,3 +286,18 @@ DROP FUNCTION add(int4, int4);
 DROP FUNCTION IF EXISTS add(int4, int4);
 DROP FUNCTION fact;
 SELECT fact(1);
+
+-- Blocks without a name.
+CREATE TABLE noted (k int PRIMARY KEY, v int);
+DO $$ DECLARE n int := 3; BEGIN FOR i IN 1..n LOOP INSERT INTO noted VALUES (i, i * i); END LOOP; END $$;
+SELECT * FROM noted ORDER BY k;
+DO LANGUAGE plpgsql $$ BEGIN UPDATE noted SET v = 0 WHERE k = 2; END $$;
+DO 'BEGIN DELETE FROM noted WHERE k = 3; END' LANGUAGE plpgsql;
+SELECT * FROM noted ORDER BY k;
+DO $$ BEGIN INSERT INTO noted VALUES (4, 4); RAISE EXCEPTION 'no' USING ERRCODE = '22012'; END $$;
+DO $$ BEGIN INSERT INTO noted VALUES (4, 4); INSERT INTO noted VALUES (1, 1); EXCEPTION WHEN unique_violation THEN INSERT INTO noted VALUES (5, 5); END $$;
+DO $$ BEGIN PERFORM * FROM nowhere; END $$;
+DO $$ BEGIN IF found THEN RETURN; END $$;
+DO nonsense;
+SELECT * FROM noted ORDER BY k;
+DROP TABLE noted;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::home::ClusterSpec;
-use super::{members, process, status, up};
+use super::{members, process, rollback, status, up};
 use crate::args::ClusterCommand;
 use crate::exit::{Failure, Result};
 use crate::output::Rows;
@@ -44,6 +44,12 @@ pub async fn run(command: ClusterCommand) -> Result<()> {
         ClusterCommand::Remove { node, name } => {
             members::remove(ClusterSpec::existing(&name.name)?, node).await
         }
+        ClusterCommand::Rollback {
+            to,
+            yes,
+            json,
+            name,
+        } => rollback::run(&ClusterSpec::existing(&name.name)?, &to, yes, json).await,
         ClusterCommand::Down { name } => {
             let spec = ClusterSpec::existing(&name.name)?;
             let stopped = process::stop(&spec, spec.ids().into_iter())?;

@@ -185,7 +185,7 @@ async fn watch(
 }
 
 /// Asks node `asked`, or another that runs if it is away.
-async fn with<T>(
+pub(super) async fn with<T>(
     spec: &ClusterSpec,
     asked: u16,
     ask: impl AsyncFn(Administration<'_>) -> kernel_db::error::Result<T>,
@@ -212,7 +212,7 @@ async fn with<T>(
     }
 }
 
-fn any_running(spec: &ClusterSpec) -> Result<u16> {
+pub(super) fn any_running(spec: &ClusterSpec) -> Result<u16> {
     first_running(spec, &spec.ids())
 }
 

@@ -6,6 +6,7 @@ mod commands;
 mod home;
 mod members;
 mod process;
+mod rollback;
 mod status;
 mod up;
 

@@ -209,7 +209,10 @@ impl Shared {
 
     async fn receive_all(&self, messages: &Messages, receiver: i64) -> Result<()> {
         loop {
-            let received = messages.receive(receiver, 1000).await.map_err(failure)?;
+            let received = messages
+                .receive(receiver, 1000, Duration::ZERO)
+                .await
+                .map_err(failure)?;
             if received.is_empty() {
                 return Ok(());
             }
@@ -253,7 +256,7 @@ async fn talk(shared: Rc<Shared>, me: i64) {
         if number.is_multiple_of(4) {
             // Two of three mailboxes are left to fill, so that there is something unread to ask about.
             let mine = me * 3;
-            match messages.receive(mine, 100).await {
+            match messages.receive(mine, 100, Duration::ZERO).await {
                 Ok(received) => received
                     .iter()
                     .for_each(|message| shared.received(&message.data)),

@@ -196,7 +196,7 @@ async fn receive(client: Client, history: Arc<History>) {
     let messages = Messages::new(client);
     while !stopped(&history) {
         for mailbox in (0..KEYS as i64).step_by(2) {
-            let result = messages.receive(mailbox, 100).await;
+            let result = messages.receive(mailbox, 100, Duration::ZERO).await;
             match &result {
                 Ok(received) => received
                     .iter()

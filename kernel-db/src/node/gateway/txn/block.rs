@@ -10,7 +10,7 @@ use futures::future::LocalBoxFuture;
 use tokio::time::Instant;
 
 use super::super::plans::Plan;
-use super::super::submit::{outcome, plan_of};
+use super::super::submit::{Txn, outcome, plan_of};
 use super::super::{Connection, Gateway, lock_wait};
 use super::commit::may_pass;
 use super::drive::{Job, Work, cancelled_by};
@@ -21,11 +21,13 @@ use crate::error::{Error, Result};
 use crate::partition::TxnEnv;
 use crate::sql::Value;
 use crate::sql::prepare::{Kind, Prepared, Route};
+use crate::sql::transaction::SCHEMA_CHANGED;
 use crate::txn::messages::LockMode;
 use crate::wire::pg::{Block, BlockMode, Bound, ConnInfo, Isolation, Outcome};
 
 /// What a block keeps between its statements. Dropping it gives its locks back.
 struct State {
+    info: Rc<ConnInfo>,
     holds: Holds,
     work: Work,
     env: TxnEnv,
@@ -59,6 +61,7 @@ impl Gateway {
         let view = View::Newest(LockMode::Share);
         let known = Known::new(view, Arc::default(), self.read_limits());
         let state = State {
+            info: Rc::clone(info),
             holds: self.registry.open(self.registry.start()),
             work: Work { buffer, known },
             env,
@@ -93,6 +96,11 @@ impl Gateway {
         if let Some(verb) = verb.filter(|_| mode.read_only) {
             let message = format!("cannot execute {verb} in a read-only transaction");
             return Err(Error::new("25006", message));
+        }
+        if plan.prepared.is_timed() && mode.read_only {
+            return self
+                .past_statement(state, plan, params, (cancel, deadline))
+                .await;
         }
         let system = match plan.reads_system {
             true => Some(Arc::new(self.gather().await)),
@@ -134,6 +142,41 @@ impl Gateway {
         }
     }
 
+    /// AS OF SYSTEM TIME names its own snapshot: nothing of the block is in it, and it writes nothing.
+    async fn past_statement(
+        &self,
+        state: &State,
+        plan: Arc<Plan>,
+        params: Vec<Value>,
+        (cancel, deadline): (Arc<AtomicBool>, Instant),
+    ) -> Result<Outcome> {
+        if plan.reads_system {
+            return Err(Error::unsupported(
+                "AS OF SYSTEM TIME over tables of schema dbos",
+            ));
+        }
+        let past = Txn {
+            plans: vec![plan],
+            params: vec![params],
+            session: None,
+            cancel,
+            began: Instant::now(),
+            deadline,
+            info: Rc::clone(&state.info),
+            lock_wait: state.holds.lock_wait,
+            harmless: Rc::default(),
+        };
+        let scope = self.scope(&past.statements(), &state.env)?;
+        let mut done = self.read(scope.to_vec(), &past).await.map_err(|error| {
+            match error.sqlstate() == SCHEMA_CHANGED {
+                true => schema_changed(),
+                false => error,
+            }
+        })?;
+        done.pop()
+            .ok_or_else(|| Error::internal("a statement without an outcome"))
+    }
+
     /// All statements of a block must be planned for one schema: rows written under another would lack what it added.
     fn in_version(&self, state: &mut State, plan: Arc<Plan>) -> Result<Arc<Plan>> {
         if plan.is_ddl() {
@@ -162,11 +205,7 @@ impl Gateway {
             }
         };
         if plan.prepared.version != wanted {
-            return Err(Error::retry(
-                "40001",
-                "could not serialize access: the schema changed during the transaction",
-            )
-            .hint("run the transaction again"));
+            return Err(schema_changed());
         }
         state.version = Some(wanted);
         Ok(plan)
@@ -286,17 +325,21 @@ impl Block for GatewayBlock {
                 .await;
             match done {
                 Ok(_) => Ok(()),
-                Err(error) if error.sqlstate() == "DB001" => Err(Error::retry(
-                    "40001",
-                    "could not serialize access: the schema changed during the transaction",
-                )
-                .hint("run the transaction again")),
+                Err(error) if error.sqlstate() == SCHEMA_CHANGED => Err(schema_changed()),
                 Err(error) if may_pass(&error) => Err(error.hint("run the transaction again")),
                 Err(error) => Err(error),
             }
         }
         .boxed_local()
     }
+}
+
+fn schema_changed() -> Error {
+    Error::retry(
+        "40001",
+        "could not serialize access: the schema changed during the transaction",
+    )
+    .hint("run the transaction again")
 }
 
 /// The state went with a statement that was given up.

@@ -58,7 +58,8 @@ impl Recorded {
 
 /// How a commit ended.
 pub(super) enum Ended {
-    Committed,
+    /// At this timestamp; nothing was written at 0.
+    Committed(u64),
     /// The request was executed before: what was recorded then.
     Repeated(Bytes),
 }
@@ -81,7 +82,7 @@ impl Gateway {
         }
         let record = record.filter(|r| r.session.is_some());
         if !wrote && record.is_none() {
-            return Ok(Ended::Committed);
+            return Ok(Ended::Committed(0));
         }
         let mut parts = self.parts(holds, work, version, wrote);
         let coordinator = match &record {
@@ -127,10 +128,17 @@ impl Gateway {
         if let Some(record) = record {
             record.put_into(&mut commit);
         }
-        self.decide(txn, coordinator, others, commit).await
+        let ended = self
+            .decide(txn, coordinator, others.clone(), commit)
+            .await?;
+        if let Ended::Committed(ts) = ended {
+            self.tell_all(txn, coordinator, others, Some(ts));
+        }
+        Ok(ended)
     }
 
-    async fn decide(
+    /// The others are still to be told of a commit.
+    pub(super) async fn decide(
         &self,
         txn: TxnId,
         coordinator: u32,
@@ -140,10 +148,7 @@ impl Gateway {
         let deadline_ts = commit.part.deadline_ts;
         let answer = self.transact(coordinator, Message::Commit(commit)).await;
         match answer {
-            Ok(Answer::Committed(stamp)) => {
-                self.tell_all(txn, coordinator, others, Some(stamp.ts));
-                Ok(Ended::Committed)
-            }
+            Ok(Answer::Committed(stamp)) => Ok(Ended::Committed(stamp.ts)),
             Ok(Answer::Repeated(outcome)) => {
                 self.abort(txn, coordinator, others);
                 Ok(Ended::Repeated(outcome.recorded.unwrap_or_default()))
@@ -151,10 +156,7 @@ impl Gateway {
             Ok(_) => Err(other(coordinator)),
             Err(error) if error.class() == Class::Unknown && !others.is_empty() => {
                 match self.resolve(txn, coordinator, deadline_ts).await {
-                    Ok(Some(ts)) => {
-                        self.tell_all(txn, coordinator, others, Some(ts));
-                        Ok(Ended::Committed)
-                    }
+                    Ok(Some(ts)) => Ok(Ended::Committed(ts)),
                     Ok(None) => {
                         self.tell_all(txn, coordinator, others, None);
                         Err(lost())
@@ -239,7 +241,7 @@ impl Gateway {
             .map_or(1, |(group, _)| *group)
     }
 
-    async fn prepare(&self, group: u32, work: Message) -> Result<u64> {
+    pub(super) async fn prepare(&self, group: u32, work: Message) -> Result<u64> {
         match self.transact(group, work).await? {
             Answer::Prepared(stamp) => Ok(stamp.ts),
             _ => Err(other(group)),
@@ -261,7 +263,7 @@ impl Gateway {
     }
 
     /// Gives up a transaction of which some parts may be prepared.
-    fn abort(&self, txn: TxnId, coordinator: u32, others: Vec<u32>) {
+    pub(super) fn abort(&self, txn: TxnId, coordinator: u32, others: Vec<u32>) {
         let mut all: BTreeSet<u32> = others.into_iter().collect();
         all.insert(coordinator);
         self.tell_all(txn, coordinator, all.into_iter().collect(), None);
@@ -314,9 +316,10 @@ impl Gateway {
     }
 
     /// True if it arrived; otherwise the partitions find out by themselves.
-    async fn tell(self: &Rc<Self>, group: u32, work: Message, end: Instant) -> bool {
+    pub(super) async fn tell(self: &Rc<Self>, group: u32, work: Message, end: Instant) -> bool {
         loop {
             match self.transact(group, work.clone()).await {
+                Ok(Answer::More(_)) => {}
                 Ok(_) => return true,
                 Err(error) if is_routing(&error) && Instant::now() < end => {
                     self.pause(group, &error).await;
@@ -354,7 +357,7 @@ impl Gateway {
 }
 
 /// The partition must have the schema that the statements were planned for.
-fn schema_guard(version: u64) -> Guard {
+pub(super) fn schema_guard(version: u64) -> Guard {
     Guard {
         key: schema_version_key(),
         value: (version > 0).then(|| Bytes::copy_from_slice(&version.to_be_bytes())),

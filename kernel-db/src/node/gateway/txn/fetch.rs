@@ -14,7 +14,7 @@ use crate::node::peers::OnLoss;
 use crate::txn::messages::{Answer, Lock, LockedRow, Read, WaitPolicy, Work};
 use crate::wire::peer::{Page, SnapshotScan, answer, call};
 
-fn lock_timeout() -> Error {
+pub(super) fn lock_timeout() -> Error {
     Error::new("55P03", "canceling statement due to lock timeout")
 }
 
@@ -65,6 +65,7 @@ impl Gateway {
                     mode: lock.mode.into(),
                     wait: patient(lock.wait, alone).into(),
                     since,
+                    ranges: Vec::new(),
                 });
                 match self.locking(holds, *group, work, deadline).await? {
                     Answer::Locked(locked) if locked.rows.len() == keys.len() => {

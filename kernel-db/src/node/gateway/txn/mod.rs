@@ -20,6 +20,7 @@ mod fetch;
 mod holds;
 mod known;
 mod oneshot;
+mod rollback;
 mod store;
 #[cfg(test)]
 mod store_tests;
@@ -27,3 +28,5 @@ mod store_tests;
 pub(super) use commit::Settled;
 pub(super) use drive::{given_up, is_too_long};
 pub(super) use holds::Registry;
+pub(super) use rollback::Rollback;
+pub use rollback::{Progress, Restored, Stages};

@@ -15,6 +15,7 @@ use super::super::Gateway;
 use super::super::submit::{Txn, decode, outcome};
 use super::commit::{Ended, Recorded, may_pass};
 use super::drive::{Job, Work, cancelled_by};
+use super::fetch::lock_timeout;
 use super::holds::{Holds, lost};
 use super::known::{Known, View, cancelled};
 use super::store::Buffer;
@@ -84,6 +85,7 @@ impl Gateway {
     async fn attempts(self: &Rc<Self>, one: &OneShot) -> Result<Vec<Outcome>> {
         let start = self.registry.start();
         let mut attempt = 0;
+        let mut refused: Option<Instant> = None;
         loop {
             let mut holds = self.registry.open(start);
             holds.lock_wait = one.lock_wait;
@@ -95,6 +97,12 @@ impl Gateway {
             tracing::debug!(txn = ?holds.id, attempt, %error, "another attempt");
             drop(holds);
             attempt += 1;
+            // Refused by wait-die again and again, it waits for a lock as much as one that stands in line.
+            if let Some(wait) = one.lock_wait.filter(|_| error.sqlstate() == "40P01")
+                && refused.get_or_insert_with(Instant::now).elapsed() >= wait
+            {
+                return Err(lock_timeout());
+            }
             let stop = one.job.cancel.load(Ordering::Relaxed);
             if stop || Instant::now() >= one.deadline {
                 return Err(error);
@@ -152,7 +160,7 @@ impl Gateway {
         one.harmless
             .set(matches!(&committed, Err(e) if e.class() != Class::Unknown));
         match committed {
-            Ok(Ended::Committed) => Ok(done.into_iter().map(outcome).collect()),
+            Ok(Ended::Committed(_)) => Ok(done.into_iter().map(outcome).collect()),
             Ok(Ended::Repeated(recorded)) => repeated(&recorded).map_err(Failed::Final),
             Err(error) if may_pass(&error) => Err(Failed::Passing(error)),
             Err(error) => Err(Failed::Final(error)),
@@ -192,7 +200,7 @@ impl Gateway {
         {
             Ok(Ended::Repeated(recorded)) => repeated(&recorded),
             // Not recorded: a retry of the same number may come to something else, and nothing was done.
-            Ok(Ended::Committed) | Err(_) => Err(error),
+            Ok(Ended::Committed(_)) | Err(_) => Err(error),
         }
     }
 }

@@ -22,8 +22,8 @@ impl Raised {
     fn error(self) -> Error {
         let state = self.state.unwrap_or_else(|| "P0001".to_string());
         let message = self.message.or(self.name).unwrap_or_else(|| state.clone());
-        // A serialization failure asks the client to try again, whoever found it.
-        let class = if state.starts_with("40") {
+        // A serialization failure, or a lack of room, asks the client to try again, whoever found it.
+        let class = if state.starts_with("40") || state.starts_with("53") {
             Class::Retry
         } else {
             Class::Request
