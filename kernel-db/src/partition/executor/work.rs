@@ -250,7 +250,8 @@ impl<S: StateStore> Executor<S> {
             None => self.locks.undecided(Some(txn), span),
         };
         let conflicts: Vec<Conflict> = spans.iter().flat_map(of_span).collect();
-        let patient = wait == WaitPolicy::Patient;
+        // Asked again after a lost answer, it may hold what others wait for, and would wait for itself.
+        let patient = wait == WaitPolicy::Patient && !self.locks.owns(txn);
         let older = |conflict: &Conflict| !conflict.prepared && conflict.txn < txn;
         let on = match conflicts.first() {
             // Else a stream of newcomers could keep an older one waiting for ever.
