@@ -9,7 +9,7 @@
 #   make audit   security advisories, where their database can be reached
 #   make sim     the seeded simulator: SEED=0 RUNS=100 [MUTATION=name]
 #   make sim-mutations   how many seeds it takes to find each planted fault
-#   make repro [FULL=1|SMOKE=1] [ONLY=name] [AGAIN=1]
+#   make repro [FULL=1|SMOKE=1] [ONLY=name] [AGAIN=1] [BUDGET=minutes]
 #                the papers' experiments beside what is used instead, and one report (about 25 minutes; docs/report/README.md)
 #   make bench   criterion micro-benchmarks and the engine benchmark
 #   make bench-compare BASE=rev   the micro-benchmarks of a revision, and of the working tree against it
@@ -55,7 +55,7 @@ repro: setup-test build
 	$(CARGO) build --release --locked --bin paper-repro
 	@[ -n "$$DBOS_PEERS" ] || scripts/peers.sh "$(CARGO_TARGET_DIR)/peers"
 	DBOS_PEERS="$${DBOS_PEERS-$$([ ! -f "$(CARGO_TARGET_DIR)/peers/complete" ] || echo "$(CARGO_TARGET_DIR)/peers")}" \
-	  "$(CARGO_TARGET_DIR)/release/paper-repro" --scale $(SCALE) $(if $(ONLY),--only "$(ONLY)") $(if $(AGAIN),--again)
+	  "$(CARGO_TARGET_DIR)/release/paper-repro" --scale $(SCALE) $(if $(ONLY),--only "$(ONLY)") $(if $(AGAIN),--again) $(if $(BUDGET),--minutes $(BUDGET))
 
 # Copies the last report of that scale to docs/report and its summary into the README.
 repro-publish:

@@ -25,6 +25,7 @@ mod verify;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
@@ -51,6 +52,9 @@ struct Args {
     /// Measure again what is there already
     #[arg(long)]
     again: bool,
+    /// Time for all of it: what would be longer leaves later repeats out [default: 25 minutes at default scale]
+    #[arg(long)]
+    minutes: Option<u64>,
     /// Folder of the results [default: target/repro/SCALE]
     #[arg(long)]
     out: Option<PathBuf>,
@@ -125,7 +129,16 @@ fn run(args: &Args) -> anyhow::Result<usize> {
         journal = journal.forget(&out.join(JOURNAL), &names)?;
     }
     let mut systems = Systems::new(dbos()?, out.join("clusters"), args.port)?;
-    runner::run(&selected, args.scale, &mut journal, &mut systems, &out)?;
+    let minutes = |minutes| Duration::from_secs(minutes * 60);
+    let budget = args.minutes.map_or(args.scale.budget(), minutes);
+    runner::run(
+        &selected,
+        args.scale,
+        budget,
+        &mut journal,
+        &mut systems,
+        &out,
+    )?;
     drop(systems);
     write(args.scale, &origin.machine, &journal, &selected, &out)
 }

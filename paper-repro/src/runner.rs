@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use bench::peers::NotInstalled;
@@ -28,6 +28,7 @@ pub static STOP: AtomicBool = AtomicBool::new(false);
 pub fn run(
     experiments: &[Experiment],
     scale: Scale,
+    budget: Duration,
     journal: &mut Journal,
     systems: &mut Systems,
     out: &Path,
@@ -49,7 +50,7 @@ pub fn run(
             eprintln!("{at}/{of} {}: {wanted} runs", experiment.name);
         });
         for repeat in 1..=repeats {
-            if repeat > 1 && start.elapsed().as_secs_f64() > scale.budget().as_secs_f64() * share {
+            if repeat > 1 && start.elapsed().as_secs_f64() > budget.as_secs_f64() * share {
                 // The bar counts what is left out as done.
                 bar.inc(experiment.points.len() as u64);
                 continue;
