@@ -86,8 +86,8 @@ fn every_benchmark(target: &Target) {
         hot: false,
     };
     // Reads fail unless every account is opened anew.
-    run(&target, transfers, 4);
-    run(&target, Kind::Read { accounts }, 4);
+    run(target, transfers, 4);
+    run(target, Kind::Read { accounts }, 4);
     for (_, policy) in sched::Policy::ALL {
         let spec = sched::Spec {
             keys: 2,

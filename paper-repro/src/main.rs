@@ -125,14 +125,7 @@ fn run(args: &Args) -> anyhow::Result<usize> {
         journal = journal.forget(&out.join(JOURNAL), &names)?;
     }
     let mut systems = Systems::new(dbos()?, out.join("clusters"), args.port)?;
-    let fresh = args.scale != Scale::Smoke;
-    runner::run(
-        &selected,
-        (args.scale.repeats(), fresh),
-        &mut journal,
-        &mut systems,
-        &out,
-    )?;
+    runner::run(&selected, args.scale, &mut journal, &mut systems, &out)?;
     drop(systems);
     write(args.scale, &origin.machine, &journal, &selected, &out)
 }
@@ -152,7 +145,7 @@ fn write(
     let results = output::results(&shown, &journal.records);
     let mut faults = Vec::new();
     for (experiment, results) in shown.iter().zip(&results) {
-        faults.extend(verify::faults(experiment, scale.repeats(), results));
+        faults.extend(verify::faults(experiment, results));
     }
     let parts = Parts {
         scale,

@@ -127,6 +127,11 @@ impl Results {
         }
     }
 
+    /// Repeats that were begun.
+    pub fn repeats(&self) -> u32 {
+        self.records.iter().map(|r| r.repeat).max().unwrap_or(0)
+    }
+
     /// Series in the order of their first record.
     pub fn series(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();

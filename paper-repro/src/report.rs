@@ -107,7 +107,25 @@ fn conclusion(page: &mut String, parts: &Parts<'_>) {
         );
     }
     *page += "</table>";
+    cut_short(page, parts);
     absent(page, parts);
+}
+
+/// Experiments with fewer repeats than wanted.
+fn cut_short(page: &mut String, parts: &Parts<'_>) {
+    let wanted = parts.scale.repeats();
+    let all = parts.experiments.iter().zip(parts.results);
+    let cut = all.filter(|(_, results)| results.repeats() < wanted);
+    let cut: Vec<String> = cut
+        .map(|(experiment, results)| format!("{} {}", experiment.name, results.repeats()))
+        .collect();
+    if !cut.is_empty() {
+        let _ = write!(
+            page,
+            "<p>Time was up before all {wanted} repeats were done: {}.</p>",
+            cut.join(", ")
+        );
+    }
 }
 
 /// Systems that are not on this machine.

@@ -1,9 +1,10 @@
 //! Runs the points that have no record yet.
 //!
-//! Repeats are the outer loop and systems the inner one, so that what the machine does over minutes meets all systems alike.
+//! Repeats are an experiment's outer loop and systems the inner one, so that what the machine does over minutes meets all systems alike.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use anyhow::bail;
 use bench::peers::NotInstalled;
@@ -14,33 +15,45 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::action::Outcome;
 use crate::experiments::{Experiment, Point};
 use crate::record::{Journal, Record, Row, Status};
+use crate::scale::Scale;
 use crate::systems::Systems;
+
+/// Points that take as long as one time line.
+const TIME_LINE: f64 = 16.0;
 
 /// Set by Ctrl-C.
 pub static STOP: AtomicBool = AtomicBool::new(false);
 
-/// Runs what is missing, and appends it to the journal. Histograms go to `out/histograms/`. `fresh`: each experiment begins
-/// on new systems.
+/// Runs what is missing, and appends it to the journal. Histograms go to `out/histograms/`.
 pub fn run(
     experiments: &[Experiment],
-    (repeats, fresh): (u32, bool),
+    scale: Scale,
     journal: &mut Journal,
     systems: &mut Systems,
     out: &Path,
 ) -> anyhow::Result<()> {
+    let (repeats, start) = (scale.repeats(), Instant::now());
     let total: usize = experiments.iter().map(|e| e.points.len()).sum();
     let bar = ProgressBar::new(total as u64 * u64::from(repeats));
     let style = "{bar:40} {pos}/{len} runs, {elapsed} passed, {eta} left  {msg}";
     bar.set_style(ProgressStyle::with_template(style)?);
     let histograms = out.join("histograms");
     std::fs::create_dir_all(&histograms)?;
+    let weights: f64 = experiments.iter().map(weight).sum();
+    let mut share = 0.0;
     for (number, experiment) in experiments.iter().enumerate() {
+        share += weight(experiment) / weights;
         let wanted = experiment.points.len() * repeats as usize;
         bar.suspend(|| {
             let (at, of) = (number + 1, experiments.len());
             eprintln!("{at}/{of} {}: {wanted} runs", experiment.name);
         });
         for repeat in 1..=repeats {
+            if repeat > 1 && start.elapsed().as_secs_f64() > scale.budget().as_secs_f64() * share {
+                // The bar counts what is left out as done.
+                bar.inc(experiment.points.len() as u64);
+                continue;
+            }
             for point in in_order(experiment) {
                 if STOP.load(Ordering::SeqCst) {
                     bail!("interrupted: the same command goes on from here");
@@ -62,12 +75,24 @@ pub fn run(
                 bar.inc(1);
             }
         }
-        if fresh {
+        // A smoke test spares the time: it measures nothing.
+        if scale != Scale::Smoke {
             systems.stop_all();
         }
     }
     bar.finish_and_clear();
     Ok(())
+}
+
+/// How long an experiment takes beside others, roughly: a time line is as long as so many points.
+fn weight(experiment: &Experiment) -> f64 {
+    let time_line = experiment.charts.iter().any(|chart| chart.each_repeat);
+    let points = experiment.points.len() as f64;
+    if time_line {
+        points * TIME_LINE
+    } else {
+        points
+    }
 }
 
 /// All series at the first x, then at the next.

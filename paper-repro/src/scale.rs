@@ -6,7 +6,7 @@ use std::time::Duration;
 pub enum Scale {
     /// Few points, a fraction of a second each, once: tests this program, says nothing about speed.
     Smoke,
-    /// About 25 minutes on two cores.
+    /// At most about half an hour: where the machine is slow, later repeats are left out, and the report says so.
     Default,
     /// The papers' parameters, as far as the machine holds them: several hours.
     Full,
@@ -33,8 +33,16 @@ impl Scale {
     pub fn duration(self) -> Duration {
         match self {
             Self::Smoke => Duration::from_millis(200),
-            Self::Default => Duration::from_millis(600),
+            Self::Default => Duration::from_millis(500),
             Self::Full => Duration::from_secs(10),
+        }
+    }
+
+    /// Time for all experiments together. An experiment that has used its share begins no further repeat.
+    pub fn budget(self) -> Duration {
+        match self {
+            Self::Smoke | Self::Full => Duration::MAX,
+            Self::Default => Duration::from_secs(25 * 60),
         }
     }
 

@@ -5,8 +5,10 @@ use crate::experiments::Experiment;
 use crate::record::{Results, Status};
 
 /// What is wrong, one line each; empty if nothing is.
-pub fn faults(experiment: &Experiment, repeats: u32, results: &Results) -> Vec<String> {
+pub fn faults(experiment: &Experiment, results: &Results) -> Vec<String> {
     let mut found = Vec::new();
+    // Later repeats may be left out whole, for want of time; the first never.
+    let repeats = results.repeats().max(1);
     for point in &experiment.points {
         for repeat in 1..=repeats {
             let name = format!(
@@ -69,9 +71,13 @@ mod tests {
     #[test]
     fn what_is_missing_failed_or_empty_is_found() {
         let good = || vec![record("a", 1.0, 1, 5.0, 1), record("a", 2.0, 1, 5.0, 1)];
-        let check = |records| faults(&experiment(), 1, &Results { records });
+        let check = |records| faults(&experiment(), &Results { records });
         assert!(check(good()).is_empty());
         assert_eq!(check(good()[..1].to_vec()).len(), 1, "a missing series");
+        let mut half = good();
+        half.push(record("a", 1.0, 2, 5.0, 1));
+        assert_eq!(check(half).len(), 1, "half a repeat");
+        assert_eq!(check(Vec::new()).len(), 2, "no repeat at all");
         let mut empty = good();
         empty[1].rows[0].count = 0;
         assert_eq!(check(empty).len(), 1, "nothing counted");

@@ -90,6 +90,32 @@ async fn picture(client: &Client, at: &str) -> [String; 4] {
     seen.try_into().unwrap()
 }
 
+/// Back and forth again, then what is refused.
+async fn undone_and_undone_again(
+    cluster: &Cluster,
+    client: &Client,
+    (before, before_unique): (&str, &str),
+    (first_seen, second_seen): (&[String; 4], &[String; 4]),
+) {
+    // The rollback is undone, and that is undone too.
+    let again = roll_back(cluster, 1, before).await;
+    assert_eq!(again.failure, None, "{}", cluster.logs());
+    assert_eq!(picture(client, "").await, *second_seen);
+    let third = roll_back(cluster, 3, &again.before.unwrap().to_string()).await;
+    assert_eq!(third.failure, None, "{}", cluster.logs());
+    assert_eq!(picture(client, "").await, *first_seen);
+    // Nothing changed since: nothing is written.
+    let none = roll_back(cluster, 1, "-0s").await;
+    assert_eq!((none.failure, none.tables.len()), (None, 0));
+
+    // Refused, with nothing changed.
+    assert_eq!(refused(cluster, "-400s").await, "72000");
+    assert_eq!(refused(cluster, "9000000000000000").await, "22023");
+    assert_eq!(refused(cluster, "never").await, "22007");
+    assert_eq!(refused(cluster, before_unique).await, "0A000");
+    assert_eq!(picture(client, "").await, *first_seen);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn all_tables_go_back_and_that_can_be_undone() {
     let cluster = Cluster::start(3, 4, 3, Durability::Memory);
@@ -148,23 +174,13 @@ async fn all_tables_go_back_and_that_can_be_undone() {
     );
     assert_ne!(query(&client, "SELECT nextval('s')").await, drawn);
 
-    // The rollback is undone, and that is undone too.
-    let again = roll_back(&cluster, 1, &before).await;
-    assert_eq!(again.failure, None, "{}", cluster.logs());
-    assert_eq!(picture(&client, "").await, second_seen);
-    let third = roll_back(&cluster, 3, &again.before.unwrap().to_string()).await;
-    assert_eq!(third.failure, None, "{}", cluster.logs());
-    assert_eq!(picture(&client, "").await, first_seen);
-    // Nothing changed since: nothing is written.
-    let none = roll_back(&cluster, 1, "-0s").await;
-    assert_eq!((none.failure, none.tables.len()), (None, 0));
-
-    // Refused, with nothing changed.
-    assert_eq!(refused(&cluster, "-400s").await, "72000");
-    assert_eq!(refused(&cluster, "9000000000000000").await, "22023");
-    assert_eq!(refused(&cluster, "never").await, "22007");
-    assert_eq!(refused(&cluster, &before_unique).await, "0A000");
-    assert_eq!(picture(&client, "").await, first_seen);
+    undone_and_undone_again(
+        &cluster,
+        &client,
+        (&before, &before_unique),
+        (&first_seen, &second_seen),
+    )
+    .await;
 }
 
 /// Moves money until it is told to stop; errors are met by going on.
@@ -185,6 +201,32 @@ async fn move_money(client: Client, stop: Arc<AtomicBool>, moved: Arc<AtomicU64>
 async fn balances(client: &Client, at: &str) -> String {
     let sql = "SELECT string_agg(k || ':' || balance, ' ' ORDER BY k) FROM account @";
     query(client, &sql.replace('@', at)).await
+}
+
+/// What was decided at `decided` is what was there at `to`, and no money came or went.
+async fn as_it_was(client: &Client, decided: u64, to: &str) {
+    let at = |stamp: u64| format!("AS OF SYSTEM TIME {stamp}");
+    assert_eq!(
+        balances(client, &at(decided)).await,
+        balances(client, &format!("AS OF SYSTEM TIME {to}")).await
+    );
+    let total = "SELECT sum(balance) FROM account @";
+    for moment in [at(decided - 1), at(decided), String::new()] {
+        assert_eq!(query(client, &total.replace('@', &moment)).await, "300000");
+    }
+}
+
+async fn goes_on(cluster: &Cluster, moved: &AtomicU64) {
+    let so_far = moved.load(Ordering::Relaxed);
+    let end = Instant::now() + PATIENCE;
+    while moved.load(Ordering::Relaxed) < so_far + 50 {
+        assert!(
+            Instant::now() < end,
+            "the load does not go on\n{}",
+            cluster.logs()
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 // I12: whoever dies, it happens everywhere or nowhere.
@@ -216,7 +258,6 @@ async fn the_death_of_a_leader_does_not_leave_half_of_a_rollback() {
             moved.clone(),
         )));
     }
-    let mut killed_while = Vec::new();
     for victim in [2, 3] {
         tokio::time::sleep(Duration::from_millis(700)).await;
         let to = stamp(&client).await;
@@ -232,7 +273,7 @@ async fn the_death_of_a_leader_does_not_leave_half_of_a_rollback() {
         .await;
         begin(&cluster, 1, &to).await.unwrap();
         let under_way = |p: &RollbackProgress| p.stage != RollbackStage::Waiting;
-        killed_while.push(until(&cluster, 1, under_way).await.stage);
+        until(&cluster, 1, under_way).await;
         cluster.kill(victim);
         let mut ended = until(&cluster, 1, has_ended).await;
         while let Some(failure) = &ended.failure {
@@ -240,28 +281,9 @@ async fn the_death_of_a_leader_does_not_leave_half_of_a_rollback() {
             assert_eq!(failure.sqlstate, "40001", "{failure:?}\n{}", cluster.logs());
             ended = roll_back(&cluster, 1, &to).await;
         }
-        let at = |stamp: u64| format!("AS OF SYSTEM TIME {stamp}");
-        let decided = ended.before.unwrap() + 1;
-        assert_eq!(
-            balances(&client, &at(decided)).await,
-            balances(&client, &format!("AS OF SYSTEM TIME {to}")).await,
-            "killed while {killed_while:?}"
-        );
-        let total = "SELECT sum(balance) FROM account @";
-        for moment in [at(decided - 1), at(decided), String::new()] {
-            assert_eq!(query(&client, &total.replace('@', &moment)).await, "300000");
-        }
+        as_it_was(&client, ended.before.unwrap() + 1, &to).await;
         cluster.spawn(victim);
-        let so_far = moved.load(Ordering::Relaxed);
-        let end = Instant::now() + PATIENCE;
-        while moved.load(Ordering::Relaxed) < so_far + 50 {
-            assert!(
-                Instant::now() < end,
-                "the load does not go on\n{}",
-                cluster.logs()
-            );
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        goes_on(&cluster, &moved).await;
         let back = cluster.connect(victim).await;
         cluster.ready(&back).await;
     }

@@ -13,7 +13,7 @@ const TWENTY: f64 = 20.0;
 const GRPC_STREAM: &str = "grpc-stream";
 
 pub fn experiment(scale: Scale) -> Experiment {
-    let outstanding = scale.pick(&[1, 20], &[1, 5, 20, 100], &[1, 5, 10, 20, 50, 100]);
+    let outstanding = scale.pick(&[1, 20], &[1, 20, 100], &[1, 5, 10, 20, 50, 100]);
     let mut points = Vec::new();
     for count in &outstanding {
         for system in SYSTEMS {

@@ -12,7 +12,7 @@ const FORTY: f64 = 40.0;
 const GRPC: &str = "grpc";
 
 pub fn experiment(scale: Scale) -> Experiment {
-    let receivers = scale.pick(&[1, 5], &[1, 5, 20, 40], &[1, 5, 10, 20, 40]);
+    let receivers = scale.pick(&[1, 5], &[1, 10, 40], &[1, 5, 10, 20, 40]);
     let mut points = Vec::new();
     for count in &receivers {
         for system in SYSTEMS {

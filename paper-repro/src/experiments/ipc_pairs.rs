@@ -11,7 +11,7 @@ use bench::messages::{Shape, Spec};
 const MANY: f64 = 10.0;
 
 pub fn experiment(scale: Scale) -> Experiment {
-    let pairs = scale.pick(&[2], &[1, 10], &[1, 2, 5, 10, 20, 40]);
+    let pairs = scale.pick(&[2], &[10], &[1, 2, 5, 10, 20, 40]);
     let mut points = Vec::new();
     for count in &pairs {
         for system in SYSTEMS {

@@ -24,7 +24,7 @@ fn series(policy: &str, system: &System) -> String {
 pub fn experiment(scale: Scale) -> Experiment {
     let rates = scale.pick(
         &[500.0, 2000.0],
-        &[1000.0, 4000.0, 10_000.0, 20_000.0],
+        &[1000.0, 5000.0, 15_000.0],
         &[
             500.0, 1000.0, 2000.0, 4000.0, 8000.0, 12_000.0, 16_000.0, 20_000.0, 30_000.0, 50_000.0,
         ],

@@ -18,7 +18,7 @@ pub const ZERO: f64 = 0.0001;
 pub fn experiment(scale: Scale) -> Experiment {
     let fractions = scale.pick(
         &[ZERO, 0.5],
-        &[ZERO, 0.001, 0.01, 0.1, 1.0],
+        &[ZERO, 0.001, 0.1, 1.0],
         &[ZERO, 0.001, 0.01, 0.1, 0.2, 0.5, 0.8, 1.0],
     );
     let mut points = Vec::new();

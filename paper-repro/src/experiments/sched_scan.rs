@@ -15,7 +15,7 @@ const SCHEDULERS: u32 = 8;
 pub fn experiment(scale: Scale) -> Experiment {
     let tasks = scale.pick(
         &[1, 100],
-        &[1, 100, 1000, 10_000],
+        &[1, 100, 10_000],
         &[1, 10, 100, 1000, 10_000, 100_000],
     );
     let mut points = Vec::new();

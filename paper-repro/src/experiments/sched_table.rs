@@ -21,7 +21,7 @@ fn series(policy: &str, system: &System) -> String {
 pub fn experiment(scale: Scale) -> Experiment {
     let workers = scale.pick(
         &[1, 100],
-        &[1, 100, 1000, 10_000],
+        &[1, 100, 10_000],
         &[1, 10, 100, 1000, 10_000, 100_000],
     );
     let mut points = Vec::new();
