@@ -19,6 +19,8 @@ pub struct Want {
     pub txn: TxnId,
     pub spans: Vec<Span>,
     pub mode: LockMode,
+    /// When the transaction was last heard of, on the monotonic clock.
+    pub heard_us: u64,
 }
 
 enum On {
@@ -130,10 +132,23 @@ impl Waits {
         self.take(|waiting| waiting.want.as_ref().is_some_and(|want| want.txn == txn))
     }
 
-    /// True if `txn` waits.
-    pub fn has(&self, txn: TxnId) -> bool {
-        let mut wants = self.waiting.values().filter_map(|w| w.want.as_ref());
-        wants.any(|want| want.txn == txn)
+    /// `txn` lives. False if it does not wait here.
+    pub fn keep_alive(&mut self, txn: TxnId, now_us: u64) -> bool {
+        let mut waits = false;
+        let wants = self.waiting.values_mut().filter_map(|w| w.want.as_mut());
+        for want in wants.filter(|want| want.txn == txn) {
+            want.heard_us = want.heard_us.max(now_us);
+            waits = true;
+        }
+        waits
+    }
+
+    /// Those who want a lock and were silent since `before_us`: each would get it for nothing, and keep it for a lease.
+    pub fn silent(&mut self, before_us: u64) -> Vec<Request> {
+        self.take(|waiting| {
+            let want = waiting.want.as_ref();
+            want.is_some_and(|want| want.heard_us < before_us)
+        })
     }
 
     /// Those whose client has given up.

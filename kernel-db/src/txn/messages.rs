@@ -227,7 +227,7 @@ pub struct Stage {
 pub struct Settle {
     #[prost(message, required, tag = "1")]
     pub txn: TxnId,
-    /// None: abort. Locks that are not prepared are released too.
+    /// None: abort. Locks that are not prepared are released too, and waits for locks end.
     #[prost(uint64, optional, tag = "2")]
     pub commit_ts: Option<u64>,
 }

@@ -296,7 +296,13 @@ impl<S: StateStore> Executor<S> {
     /// What time brings: locks of the silent go, the doubtful is asked for, decisions nobody needs are dropped.
     pub fn tick(&mut self, config: &ReplicaConfig, now: Now, out: &mut Vec<Output>) -> Result<()> {
         let lease_us = config.lock_lease_ms * 1000;
-        for txn in self.locks.silent(now.mono_us.saturating_sub(lease_us)) {
+        let before_us = now.mono_us.saturating_sub(lease_us);
+        // Before the locks go, which these would get.
+        for request in self.waits.silent(before_us) {
+            self.requests -= 1;
+            out.push(refusal(request.id, owner_silent()));
+        }
+        for txn in self.locks.silent(before_us) {
             self.release(txn);
         }
         for request in self.waits.cancelled() {
@@ -375,6 +381,14 @@ fn session_of(session: &Bytes, number: u64) -> Result<Option<(u128, u64)>> {
 
 fn session_outcome(recorded: &Bytes) -> Result<sessions::Outcome> {
     sessions::Outcome::from_record(&copy(recorded))
+}
+
+fn owner_silent() -> Error {
+    Error::retry(
+        "40001",
+        "the transaction was silent for too long while it waited for a lock",
+    )
+    .hint("run the transaction again")
 }
 
 fn decided_against() -> Error {

@@ -50,7 +50,12 @@ impl<S: StateStore> Executor<S> {
             Work::Read(read) => self.read(config, now, read),
             Work::Prepare(prepare) => self.prepare(config, now, prepare),
             Work::Commit(commit) => self.commit(config, now, commit),
-            Work::Settle(settle) => self.settle(now, settle),
+            Work::Settle(settle) => {
+                if settle.commit_ts.is_none() {
+                    self.end_waits(settle.txn, out);
+                }
+                self.settle(now, settle)
+            }
             Work::Resolve(resolve) => self.resolve(now, resolve),
             Work::Forget(forget) => {
                 for txn in std::iter::once(&forget.txn).chain(&forget.more) {
@@ -68,7 +73,8 @@ impl<S: StateStore> Executor<S> {
                     self.doubt.keep(*txn, now.mono_us);
                 }
                 let lost = |txn: &&TxnId| {
-                    !self.locks.keep_alive(**txn, now.mono_us) && !self.waits.has(**txn)
+                    let waits = self.waits.keep_alive(**txn, now.mono_us);
+                    !self.locks.keep_alive(**txn, now.mono_us) && !waits
                 };
                 let lost = alive.txns.iter().filter(lost).copied().collect();
                 // I4: locks in memory say something only while nobody else leads.
@@ -81,7 +87,12 @@ impl<S: StateStore> Executor<S> {
             Ok(Step::Answer(answer)) => self.hold(id, Ok(answer.into_bytes()), Rests::Tip),
             Ok(Step::Settled(answer)) => self.hold(id, Ok(answer.into_bytes()), Rests::Effect),
             Ok(Step::Stamped(answer)) => self.hold_stamped(id, answer),
-            Ok(Step::Wait(on, want)) => self.waits.park(on, request, want),
+            Ok(Step::Wait(on, mut want)) => {
+                if let Some(want) = &mut want {
+                    want.heard_us = now.mono_us;
+                }
+                self.waits.park(on, request, want);
+            }
             Ok(Step::BatchFirst) => self.batch_first(request),
             Err(error) => self.hold(id, Err(error), Rests::Tip),
         }
@@ -269,6 +280,7 @@ impl<S: StateStore> Executor<S> {
             txn,
             spans: spans.to_vec(),
             mode,
+            heard_us: 0,
         });
         Ok(Some(Step::Wait(on, want)))
     }
