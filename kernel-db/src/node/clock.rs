@@ -37,6 +37,12 @@ impl NodeClock {
         self.clock.borrow_mut().observe(ts, wall_us())
     }
 
+    /// Of a client, which could carry the node away step by step: bounded by the wall clock alone. 55000 above that.
+    pub fn observe_client(&self, ts: u64) -> Result<()> {
+        HybridClock::default().observe(ts, wall_us())?;
+        self.observe(ts)
+    }
+
     /// Of an answer.
     pub fn learn(&self, ts: u64) {
         if let Err(error) = self.observe(ts) {
@@ -68,6 +74,12 @@ mod tests {
         assert_eq!(clock.seen(), now);
         clock.learn(now + 2 * OFFSET_MAX_US + 1);
         assert_eq!(clock.seen(), now);
+        let ahead = now + OFFSET_MAX_US / 2;
+        clock.observe_client(ahead).unwrap();
+        assert_eq!(clock.seen(), ahead);
+        // The second step is refused although it is a small one.
+        assert!(clock.observe_client(ahead + OFFSET_MAX_US).is_err());
+        assert_eq!(clock.seen(), ahead);
         assert_eq!(
             clock
                 .observe(u64::MAX / 2)

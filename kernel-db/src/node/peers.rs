@@ -324,7 +324,8 @@ impl Link {
 
     fn enqueue(&self, frame: Bytes) -> bool {
         let bytes = self.queued_bytes.get() + frame.len() as u64;
-        if bytes > self.bytes_max {
+        // A frame larger than the bound travels alone: refused, it would be sent again for ever.
+        if bytes > self.bytes_max && self.queued_bytes.get() > 0 {
             return false;
         }
         self.queued_bytes.set(bytes);

@@ -211,7 +211,7 @@ impl Backend for Gateway {
     }
 
     fn observe(&self, ts: u64) -> Result<()> {
-        self.core.clock().observe(ts)
+        self.core.clock().observe_client(ts)
     }
 
     fn cancel(&self, pid: i32) {

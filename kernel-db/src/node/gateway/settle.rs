@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::Gateway;
 use super::leader::is_routing;
-use crate::error::{Error, Result};
+use crate::error::{Class, Error, Result};
 use crate::node::chore::Chore;
 use crate::txn::messages::{Answer, Decision, Forget, Resolve, Settle, TxnId, Work};
 
@@ -89,13 +89,18 @@ impl Gateway {
     ) -> Result<Answer> {
         loop {
             match self.transact(group, work.clone()).await {
-                Err(error) if is_routing(&error) && Instant::now() < deadline => {
+                Err(error) if may_ask_again(&error, &work) && Instant::now() < deadline => {
                     self.pause(group, &error).await
                 }
                 result => return result,
             }
         }
     }
+}
+
+/// True if a later attempt may do better, and one that came through does no harm.
+pub(super) fn may_ask_again(error: &Error, work: &Work) -> bool {
+    is_routing(error) || (error.class() == Class::Unknown && work.may_repeat())
 }
 
 fn unexpected(answer: &Answer) -> Error {

@@ -135,6 +135,7 @@ impl Gateway {
     ) -> Result<Vec<Outcome>> {
         let patience = Duration::from_millis(self.config.leader_wait_ms);
         let mut give_up = txn.deadline.min(txn.began + patience);
+        let mut asked = txn.began;
         let mut result = match first {
             Some(first) => first.await,
             None => {
@@ -156,11 +157,16 @@ impl Gateway {
                 Err(error) if error.sqlstate() == SCHEMA_CHANGED || is_routing(&error) => error,
                 result => return result,
             };
+            if asked.elapsed() > patience {
+                // It waited at a leader: the search for the next one begins only now.
+                give_up = txn.deadline.min(Instant::now() + patience);
+            }
             if Instant::now() >= give_up || txn.cancel.load(Ordering::Relaxed) {
                 return Err(error);
             }
             ticket.first().await;
             self.recover(&mut txn, &error, give_up).await?;
+            asked = Instant::now();
             result = self.attempt(&txn).await;
         }
     }

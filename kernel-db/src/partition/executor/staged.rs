@@ -21,7 +21,7 @@ use crate::txn::messages::{
     Answer, COUNT_PREFIX, Count, LockMode, Nothing, Settle, Span, Stage, Staged,
 };
 
-/// Rows looked at, and bytes written, in one step: the core is held for milliseconds.
+/// Rows looked at, and bytes written, in one step: the core is held for milliseconds. One row may be larger.
 const STEP_ROWS: usize = 1024;
 const STEP_BYTES: usize = 1 << 20;
 /// Rows read together.
@@ -117,7 +117,6 @@ impl<S: StateStore> Executor<S> {
             let store = &self.tip.store;
             store.ended_after(stage.to_ts, after, READ_ROWS, &mut ended)?;
             let over = ended.len() < READ_ROWS;
-            found.looked_at += ended.len();
             for version in ended {
                 // What ended later is this transaction's own doing, if it is being settled already.
                 let wanted = version.row.ts <= stage.to_ts && version.end <= prepared_ts;
@@ -125,12 +124,14 @@ impl<S: StateStore> Executor<S> {
                 if wanted && range.contains(&version.key) {
                     found.write(version.key, Some(version.row.value));
                 }
+                found.looked_at += 1;
+                if found.is_full() {
+                    found.next =
+                        place.map(|(end, key)| [&end.to_be_bytes()[..], &key].concat().into());
+                    return Ok(found);
+                }
             }
             if over {
-                return Ok(found);
-            }
-            if found.is_full() {
-                found.next = place.map(|(end, key)| [&end.to_be_bytes()[..], &key].concat().into());
                 return Ok(found);
             }
         }
@@ -148,7 +149,6 @@ impl<S: StateStore> Executor<S> {
             let store = &self.tip.store;
             store.scan(&from, &range.to, false, READ_ROWS, &mut rows)?;
             let over = rows.len() < READ_ROWS;
-            found.looked_at += rows.len();
             for (key, row) in rows {
                 from = [&key[..], &[0]].concat().into();
                 let is_new = row.ts > stage.to_ts && row.ts <= prepared_ts;
@@ -156,12 +156,13 @@ impl<S: StateStore> Executor<S> {
                 if is_new && self.tip.begin().get(&staged, None)?.is_none() {
                     found.write(key, None);
                 }
+                found.looked_at += 1;
+                if found.is_full() {
+                    found.next = Some(from);
+                    return Ok(found);
+                }
             }
             if over {
-                return Ok(found);
-            }
-            if found.is_full() {
-                found.next = Some(from);
                 return Ok(found);
             }
         }
@@ -205,6 +206,11 @@ impl<S: StateStore> Executor<S> {
                 }
                 rows.push((at.clone(), None));
                 place = Some(at);
+                if rows.len() >= STEP_ROWS || bytes >= STEP_BYTES {
+                    // The next step finds out whether there are more.
+                    last = false;
+                    break;
+                }
             }
         }
         if last {

@@ -49,11 +49,13 @@ impl<S: StateStore> Executor<S> {
             Work::Lock(lock) => self.lock(config, now, lock),
             Work::Read(read) => self.read(config, now, read),
             Work::Prepare(prepare) => self.prepare(config, now, prepare),
-            Work::Commit(commit) => self.commit(config, now, commit),
+            Work::Commit(commit) => {
+                // A lock that was given up is not for a transaction that is over.
+                self.end_waits(commit.part.txn, out);
+                self.commit(config, now, commit)
+            }
             Work::Settle(settle) => {
-                if settle.commit_ts.is_none() {
-                    self.end_waits(settle.txn, out);
-                }
+                self.end_waits(settle.txn, out);
                 self.settle(now, settle)
             }
             Work::Resolve(resolve) => self.resolve(now, resolve),

@@ -73,6 +73,8 @@ pub async fn run(
         }
     })
     .await;
+    // Nobody reads what is still under way.
+    info.hung_up.store(true, Ordering::Relaxed);
 }
 
 async fn read(

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::super::Gateway;
 use super::super::leader::is_routing;
+use super::super::settle::may_ask_again;
 use super::drive::Work;
 use super::fetch::other;
 use super::holds::{Holds, lost, now_us};
@@ -321,7 +322,7 @@ impl Gateway {
             match self.transact(group, work.clone()).await {
                 Ok(Answer::More(_)) => {}
                 Ok(_) => return true,
-                Err(error) if is_routing(&error) && Instant::now() < end => {
+                Err(error) if may_ask_again(&error, &work) && Instant::now() < end => {
                     self.pause(group, &error).await;
                 }
                 Err(error) => {

@@ -103,15 +103,25 @@ impl Holds {
         all.filter_map(|(g, term)| Some((*g, (*term)?))).collect()
     }
 
+    /// True if it may hold locks: some were asked for.
     pub fn has_any(&self) -> bool {
         let open = self.registry.open.borrow();
         let groups = open.get(&self.id);
-        groups.is_some_and(|g| g.values().any(Option::is_some))
+        groups.is_some_and(|g| !g.is_empty())
     }
 
-    /// The locks are somebody else's to end: of two-phase commit.
+    /// The locks that were given are somebody else's to end: of two-phase commit. What was asked for and given up here may
+    /// still wait at its leader.
     pub fn forget(&self) {
-        self.registry.open.borrow_mut().remove(&self.id);
+        let groups = self.registry.open.borrow_mut().remove(&self.id);
+        let asked = groups.into_iter().flatten();
+        let asked: Vec<u32> = asked
+            .filter(|(_, term)| term.is_none())
+            .map(|(g, _)| g)
+            .collect();
+        if !asked.is_empty() {
+            let _ = self.registry.released.send((self.id, asked));
+        }
     }
 }
 

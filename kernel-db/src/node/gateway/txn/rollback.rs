@@ -23,8 +23,8 @@ use super::super::Gateway;
 use super::super::cluster_store::ClusterStore;
 use super::super::leader::gone;
 use super::commit::{Ended, schema_guard};
-use super::holds::{Holds, now_us};
-use crate::error::{Error, Result};
+use super::holds::{Holds, lost, now_us};
+use crate::error::{Class, Error, Result};
 use crate::sql::catalog::FIRST_TABLE_ID;
 use crate::sql::prepare::moment;
 use crate::txn::messages::{
@@ -165,7 +165,10 @@ impl Gateway {
             Err(error) => {
                 // No commit was asked for: whatever is prepared will be given up.
                 self.abort(txn, COORDINATOR, groups);
-                return Err(error);
+                return Err(match error.class() {
+                    Class::Unknown => lost(),
+                    _ => error,
+                });
             }
         };
         progress.borrow_mut().stage = Stages::Deciding;
