@@ -326,3 +326,31 @@ async fn a_rollback_whose_gateway_dies_is_given_up_or_finished_by_the_partitions
     );
     query(&client, "UPDATE t SET v = v + 10 WHERE k = 5").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn large_rows_of_one_partition_go_back_in_several_entries() {
+    let cluster = Cluster::start(3, 1, 3, Durability::Memory);
+    let client = cluster.connect(1).await;
+    cluster.ready(&client).await;
+    query(&client, "CREATE TABLE big (k int8 PRIMARY KEY, v text)").await;
+    // Together more than may wait for another node (peer_queue_bytes_max).
+    let write = async |letter: &str| {
+        for k in 0..20 {
+            let sql = format!(
+                "INSERT INTO big VALUES ({k}, repeat('{letter}', 4000000)) \
+                 ON CONFLICT (k) DO UPDATE SET v = excluded.v"
+            );
+            query(&client, &sql).await;
+        }
+    };
+    write("a").await;
+    let to = stamp(&client).await;
+    write("b").await;
+    let back = roll_back(&cluster, 2, &to).await;
+    assert_eq!(back.failure, None, "{}", cluster.logs());
+    let sql = "SELECT min(left(v, 1)) || max(left(v, 1)) || count(*) FROM big";
+    assert_eq!(query(&client, sql).await, "aa20");
+    // The partition works on, on all nodes.
+    write("c").await;
+    assert_eq!(query(&client, sql).await, "cc20");
+}
