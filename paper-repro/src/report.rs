@@ -74,7 +74,7 @@ fn conclusion(page: &mut String, parts: &Parts<'_>) {
     let _ = write!(
         page,
         "<h2>Conclusion</h2><p>{} of {judged} statements that can be judged hold on this machine; {} do not. \
-         Values are medians of {} run(s) [least–most].",
+         Values are medians of up to {} run(s) [least–most].",
         count(true),
         count(false),
         parts.scale.repeats(),
@@ -279,7 +279,7 @@ fn table(page: &mut String, experiment: &Experiment, results: &Results) {
 pub fn summary(parts: &Parts<'_>) -> String {
     let machine = parts.machine;
     let mut text = format!(
-        "Commit {}, {} cores ({}), {} GiB, {}; scale {}, medians of {} runs [least–most].\n\n\
+        "Commit {}, {} cores ({}), {} GiB, {}; scale {}, medians of up to {} runs [least–most]; all three equal: one run.\n\n\
          | what | papers, or target | measured here | holds |\n|---|---|---|---|\n",
         machine.commit,
         machine.cores,
