@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
 use dbfs::{FileSystem, Kind, NewUser, Tree};
 use dbos_client::Client;
 use futures::future::try_join_all;
@@ -78,10 +77,7 @@ impl FromStr for Shape {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        let found = Self::ALL.iter().find(|(name, _)| *name == text);
-        found
-            .map(|(_, shape)| *shape)
-            .ok_or_else(|| anyhow!("unknown shape {text:?}"))
+        crate::named(&Self::ALL, "shape", text)
     }
 }
 

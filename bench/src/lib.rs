@@ -22,3 +22,12 @@ pub use target::{PEERS, Target};
 pub fn fdatasync_p50_us(folder: &std::path::Path) -> std::io::Result<u64> {
     fdatasync::p50_us(folder)
 }
+
+/// One of `all` by its name on the command line.
+fn named<T: Copy>(all: &[(&str, T)], what: &str, text: &str) -> anyhow::Result<T> {
+    let names = || all.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+    let found = all.iter().find(|(name, _)| *name == text);
+    found
+        .map(|(_, value)| *value)
+        .ok_or_else(|| anyhow::anyhow!("unknown {what} {text:?}: there are {}", names().join(", ")))
+}

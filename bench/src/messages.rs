@@ -14,7 +14,7 @@ use std::str::FromStr;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use dbos_client::{Client, ServerKind};
 use futures::future::try_join_all;
 use ipc::{BATCH_MAX, Messages};
@@ -60,10 +60,7 @@ impl FromStr for Shape {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        let found = Self::ALL.iter().find(|(name, _)| *name == text);
-        found
-            .map(|(_, shape)| *shape)
-            .ok_or_else(|| anyhow!("unknown shape {text:?}"))
+        crate::named(&Self::ALL, "shape", text)
     }
 }
 

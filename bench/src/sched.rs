@@ -7,7 +7,7 @@
 use std::rc::Rc;
 use std::str::FromStr;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use dbos_client::Client;
 use rand::Rng;
 use scheduler::{Registration, Scheduler};
@@ -53,10 +53,7 @@ impl FromStr for Policy {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        let found = Self::ALL.iter().find(|(name, _)| *name == text);
-        found
-            .map(|(_, policy)| *policy)
-            .ok_or_else(|| anyhow!("unknown policy {text:?}"))
+        crate::named(&Self::ALL, "policy", text)
     }
 }
 

@@ -153,6 +153,7 @@ fn ask_and_leave(address: SocketAddr, sql: &str) {
     let length = u32::try_from(sql.len() + 5).unwrap();
     let message = [b"Q", &length.to_be_bytes()[..], sql.as_bytes(), b"\0"].concat();
     socket.write_all(&message).unwrap();
+    // Time to be parked: a request that waits is shown nowhere. One that is not parked yet takes nothing either.
     std::thread::sleep(Duration::from_millis(300));
 }
 

@@ -1,7 +1,7 @@
 //! Every participant sends to every other one: not in the papers' artifact.
 
-use super::messages::{SYSTEMS, load};
-use super::{Axis, AxisKind, Chart, Experiment, Finding, Point};
+use super::messages::{ROUND, points};
+use super::{Axis, AxisKind, Chart, Experiment, Finding};
 use crate::record::{Metric, Results};
 use crate::scale::Scale;
 use crate::systems::Durability::Memory;
@@ -10,24 +10,11 @@ use bench::messages::{Shape, Spec};
 
 pub fn experiment(scale: Scale) -> Experiment {
     let participants = scale.pick(&[3], &[2, 8], &[2, 4, 8, 16, 32]);
-    let mut points = Vec::new();
-    for count in &participants {
-        for system in SYSTEMS {
-            let spec = Spec {
-                shape: Shape::AllToAll,
-                size: 64,
-                outstanding: 1,
-                pairs: 1,
-                receivers: *count,
-            };
-            let name = system.name();
-            points.push(Point::load(
-                name,
-                f64::from(*count),
-                load(scale, system, spec),
-            ));
-        }
-    }
+    let points = points(scale, &participants, |count| Spec {
+        shape: Shape::AllToAll,
+        receivers: count,
+        ..ROUND
+    });
     Experiment {
         name: "ipc-all-to-all",
         title: "All to all: each sends to every other, 64 bytes",

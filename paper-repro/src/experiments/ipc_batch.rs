@@ -1,7 +1,7 @@
 //! ping^n-pong^n: n messages, then n answers: P1 section 4.3.3.
 
-use super::messages::{SYSTEMS, load};
-use super::{Axis, AxisKind, Chart, Experiment, Finding, Point, papers};
+use super::messages::{ROUND, points};
+use super::{Axis, AxisKind, Chart, Experiment, Finding, papers};
 use crate::record::{Metric, Results};
 use crate::scale::Scale;
 use crate::systems::Durability::Memory;
@@ -14,24 +14,11 @@ const GRPC_STREAM: &str = "grpc-stream";
 
 pub fn experiment(scale: Scale) -> Experiment {
     let outstanding = scale.pick(&[1, 20], &[1, 20, 100], &[1, 5, 10, 20, 50, 100]);
-    let mut points = Vec::new();
-    for count in &outstanding {
-        for system in SYSTEMS {
-            let spec = Spec {
-                shape: Shape::Batch,
-                size: 64,
-                outstanding: *count,
-                pairs: 1,
-                receivers: 1,
-            };
-            let name = system.name();
-            points.push(Point::load(
-                name,
-                f64::from(*count),
-                load(scale, system, spec),
-            ));
-        }
-    }
+    let points = points(scale, &outstanding, |count| Spec {
+        shape: Shape::Batch,
+        outstanding: count,
+        ..ROUND
+    });
     Experiment {
         name: "ipc-batch",
         title: "pingⁿ-pongⁿ: n messages, then n answers, 64 bytes",

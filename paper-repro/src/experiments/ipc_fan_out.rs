@@ -1,7 +1,7 @@
 //! A message to each of R receivers and an answer from each: P1 section 4.3.3.
 
-use super::messages::{SYSTEMS, load};
-use super::{Axis, AxisKind, Chart, Experiment, Finding, Point, papers};
+use super::messages::{ROUND, points};
+use super::{Axis, AxisKind, Chart, Experiment, Finding, papers};
 use crate::record::{Metric, Results};
 use crate::scale::Scale;
 use crate::systems::Durability::Memory;
@@ -13,24 +13,11 @@ const GRPC: &str = "grpc";
 
 pub fn experiment(scale: Scale) -> Experiment {
     let receivers = scale.pick(&[1, 5], &[1, 10, 40], &[1, 5, 10, 20, 40]);
-    let mut points = Vec::new();
-    for count in &receivers {
-        for system in SYSTEMS {
-            let spec = Spec {
-                shape: Shape::FanOut,
-                size: 64,
-                outstanding: 1,
-                pairs: 1,
-                receivers: *count,
-            };
-            let name = system.name();
-            points.push(Point::load(
-                name,
-                f64::from(*count),
-                load(scale, system, spec),
-            ));
-        }
-    }
+    let points = points(scale, &receivers, |count| Spec {
+        shape: Shape::FanOut,
+        receivers: count,
+        ..ROUND
+    });
     let of_grpc = |label, metric: Metric, times: f64| {
         Chart::log(metric).with(papers::times(label, GRPC.into(), (times, times)))
     };

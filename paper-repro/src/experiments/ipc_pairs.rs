@@ -1,35 +1,21 @@
 //! Several pairs at the same time: P1 section 4.3.3.
 
-use super::messages::{SYSTEMS, load};
-use super::{Axis, AxisKind, Chart, Experiment, Finding, Point};
+use super::messages::{ROUND, points};
+use super::{Axis, AxisKind, Chart, Experiment, Finding};
 use crate::record::{Metric, Results};
 use crate::scale::Scale;
 use crate::systems::Durability::Memory;
 use crate::systems::System;
-use bench::messages::{Shape, Spec};
+use bench::messages::Spec;
 
 const MANY: f64 = 10.0;
 
 pub fn experiment(scale: Scale) -> Experiment {
     let pairs = scale.pick(&[2], &[10], &[1, 2, 5, 10, 20, 40]);
-    let mut points = Vec::new();
-    for count in &pairs {
-        for system in SYSTEMS {
-            let spec = Spec {
-                shape: Shape::PingPong,
-                size: 64,
-                outstanding: 1,
-                pairs: *count,
-                receivers: 1,
-            };
-            let name = system.name();
-            points.push(Point::load(
-                name,
-                f64::from(*count),
-                load(scale, system, spec),
-            ));
-        }
-    }
+    let points = points(scale, &pairs, |count| Spec {
+        pairs: count,
+        ..ROUND
+    });
     Experiment {
         name: "ipc-pairs",
         title: "Ping-pong by the number of pairs, 64 bytes",

@@ -1,12 +1,12 @@
 //! A message and its answer, by size: P1 section 4.3.3.
 
-use super::messages::{SYSTEMS, load};
+use super::messages::{ROUND, SYSTEMS, load};
 use super::{Axis, AxisKind, Chart, Experiment, Finding, Point, papers, show};
 use crate::record::{Metric, Results};
 use crate::scale::Scale;
 use crate::systems::Durability::{Fsync, Memory};
 use crate::systems::System;
-use bench::messages::{Shape, Spec};
+use bench::messages::Spec;
 
 const GRPC: &str = "grpc";
 const SMALL: f64 = 64.0;
@@ -19,11 +19,8 @@ pub fn experiment(scale: Scale) -> Experiment {
         systems.push(System::one(Fsync));
         for system in systems {
             let spec = Spec {
-                shape: Shape::PingPong,
                 size: *size,
-                outstanding: 1,
-                pairs: 1,
-                receivers: 1,
+                ..ROUND
             };
             let name = system.name();
             points.push(Point::load(name, *size as f64, load(scale, system, spec)));
@@ -39,7 +36,7 @@ pub fn experiment(scale: Scale) -> Experiment {
                 4 to 9.5 times quicker.",
         papers: "64, 1,024 and 8,192 bytes, 1 and 10 receivers, 10 s; gRPC 1.32 C++ unary; VoltDB without replicas or log.",
         ours: format!(
-            "{sizes:?} bytes, one pair, closed loop; a receive asks again until there is a message."
+            "{sizes:?} bytes, one pair, closed loop; a receive waits at its partition's leader until there is a message."
         ),
         differ: "Loopback instead of a 25 Gbit/s network. gRPC is tonic in Rust, TCP has TCP_NODELAY; both answer from a thread of \
                  the same process, rows, Redis streams and NATS subjects through their server.",
