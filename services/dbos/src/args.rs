@@ -177,6 +177,7 @@ pub enum ClusterCommand {
         /// Do not ask
         #[arg(long)]
         yes: bool,
+        /// One line: the moment gone back to, the one to return to, and rows restored and removed per table
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -358,6 +359,7 @@ pub enum MsgCommand {
         /// Receivers, separated by commas
         #[arg(long, required = true, value_delimiter = ',')]
         to: Vec<i64>,
+        /// What it says
         text: String,
         /// One JSON object per message: message_id and receiver_id
         #[arg(long)]
