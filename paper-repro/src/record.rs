@@ -4,7 +4,7 @@
 //! and the report are made from them.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 
 use anyhow::Context;
@@ -219,36 +219,30 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// A last line that was cut off by a crash is dropped: its point is measured again.
+    /// A last line that was cut off by a crash is dropped: its point is measured again. What is whole stays as it was
+    /// written.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        let mut records = Vec::new();
-        if path.exists() {
-            for line in BufReader::new(File::open(path)?).lines() {
-                match serde_json::from_str(&line?) {
-                    Ok(record) => records.push(record),
-                    Err(_) => break,
-                }
+        let mut file = OpenOptions::new()
+            .create(true)
+            .read(true)
+            .append(true)
+            .open(path)?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        let (mut records, mut whole) = (Vec::new(), 0);
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            let Ok(record) = serde_json::from_slice(line) else {
+                break;
+            };
+            if !line.ends_with(b"\n") {
+                break;
             }
+            records.push(record);
+            whole += line.len();
         }
-        let journal = Self {
-            file: OpenOptions::new().create(true).append(true).open(path)?,
-            records,
-        };
-        journal.rewrite(path)
-    }
-
-    /// Writes what was read, so that nothing is appended to half a line.
-    fn rewrite(mut self, path: &Path) -> anyhow::Result<Self> {
-        let mut text = String::new();
-        for record in &self.records {
-            text += &serde_json::to_string(record)?;
-            text.push('\n');
-        }
-        let new = path.with_extension("new");
-        std::fs::write(&new, text)?;
-        std::fs::rename(&new, path).with_context(|| format!("writing {}", path.display()))?;
-        self.file = OpenOptions::new().append(true).open(path)?;
-        Ok(self)
+        file.set_len(whole as u64)
+            .with_context(|| format!("writing {}", path.display()))?;
+        Ok(Self { file, records })
     }
 
     pub fn has(&self, experiment: &str, series: &str, x: f64, repeat: u32) -> bool {
@@ -268,7 +262,15 @@ impl Journal {
     pub fn forget(mut self, path: &Path, experiments: &[&str]) -> anyhow::Result<Self> {
         self.records
             .retain(|record| !experiments.contains(&record.experiment.as_str()));
-        self.rewrite(path)
+        let mut text = String::new();
+        for record in &self.records {
+            text += &serde_json::to_string(record)?;
+            text.push('\n');
+        }
+        let new = path.with_extension("new");
+        std::fs::write(&new, text)?;
+        std::fs::rename(&new, path).with_context(|| format!("writing {}", path.display()))?;
+        Self::open(path)
     }
 }
 
@@ -330,5 +332,20 @@ pub mod tests {
         let journal = Journal::open(&path).unwrap().forget(&path, &["e"]).unwrap();
         assert!(journal.records.is_empty());
         assert!(Journal::open(&path).unwrap().records.is_empty());
+    }
+
+    /// Numbers read from text are not always written as they were.
+    #[test]
+    fn a_journal_that_is_opened_stays_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("runs.jsonl");
+        let mut journal = Journal::open(&path).unwrap();
+        for number in 1..=20_000_u32 {
+            let rate = f64::from(number) * 1_234.567 / 1.000_321;
+            journal.append(record("a", 1.0, number, rate, 1)).unwrap();
+        }
+        let written = std::fs::read_to_string(&path).unwrap();
+        Journal::open(&path).unwrap();
+        assert!(std::fs::read_to_string(&path).unwrap() == written);
     }
 }
