@@ -236,6 +236,7 @@ impl Core {
     ) -> oneshot::Receiver<Result<Bytes>> {
         let (sender, receiver) = oneshot::channel();
         let id = self.wait_for(Waiter::Reply(sender));
+        Counters::add(&self.counters.requests, 1);
         self.send(group, Input::Request(request(id)));
         receiver
     }
