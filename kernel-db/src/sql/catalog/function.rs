@@ -53,7 +53,7 @@ pub struct Returns {
 pub struct ColumnType(#[serde(with = "serial::data_type")] pub DataType);
 
 /// One overload of a function.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub struct FunctionDef {
     pub id: u32,
     pub name: String,
@@ -87,6 +87,13 @@ pub enum Returned {
     One(Value),
     /// SETOF and TABLE: one entry per row.
     Set(Vec<Vec<Value>>),
+}
+
+/// Expressions are compared by this text: it says which function, and not what is compiled, which may call it again.
+impl Debug for FunctionDef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}#{}{:?}", self.name, self.id, self.arg_types())
+    }
 }
 
 impl FunctionDef {

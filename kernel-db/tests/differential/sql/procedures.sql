@@ -301,3 +301,17 @@ DO $$ BEGIN IF found THEN RETURN; END $$;
 DO nonsense;
 SELECT * FROM noted ORDER BY k;
 DROP TABLE noted;
+-- Expressions with functions that have run already are compared with one another.
+CREATE TABLE called (p int PRIMARY KEY, v int);
+INSERT INTO called SELECT g, g % 3 FROM generate_series(1, 20) g;
+CREATE FUNCTION inc(k int) RETURNS int LANGUAGE sql AS 'select k + 1';
+CREATE FUNCTION down(n int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN IF n <= 0 THEN RETURN 0; END IF; RETURN (SELECT down(n - 1)) + 1; END $$;
+SELECT sum(inc(p)) FROM called;
+SELECT max(inc(p)), min(inc(p)), sum(inc(p)) FROM called;
+SELECT inc(v), count(*) FROM called GROUP BY inc(v) ORDER BY inc(v);
+SELECT down(v), count(*) FROM called GROUP BY down(v) HAVING max(down(v)) > 0 ORDER BY down(v);
+SELECT max(down(v)), sum(inc(down(v))) FROM called;
+SELECT DISTINCT inc(v) FROM called ORDER BY inc(v) DESC;
+DROP FUNCTION inc(int);
+DROP FUNCTION down(int);
+DROP TABLE called;
