@@ -1,18 +1,20 @@
 //! Text to syntax trees, with PostgreSQL's error fields.
 
 use sqlparser::ast::Statement;
-use sqlparser::dialect::PostgreSqlDialect;
+
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer};
 
+use super::dialect::Grammar;
 use super::rewrite::{Parsed, Rewritten, rewrite};
 use crate::error::{Error, Result};
 
 /// Longest statement text taken.
 pub const TEXT_BYTES_MAX: usize = 16 << 20;
 
-pub(super) const DIALECT: PostgreSqlDialect = PostgreSqlDialect {};
+/// The language of statements, functions and expressions.
+pub const DIALECT: Grammar = Grammar;
 
 /// Splits `text` into statements, each with its own text. A statement AS OF SYSTEM TIME is refused: see [`parse_timed`].
 pub fn parse_many(text: &str) -> Result<Vec<(Statement, String)>> {

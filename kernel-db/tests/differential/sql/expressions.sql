@@ -218,3 +218,14 @@ SELECT count(DISTINCT n), sum(DISTINCT n), count(n), count(*) FROM (VALUES (1), 
 SELECT count(*) FILTER (WHERE n > 1) FROM (VALUES (1), (2), (3)) v(n);
 SELECT max(s), min(s) FROM (VALUES ('b'), ('a'), ('C')) v(s);
 SELECT max(b) FROM (VALUES (true)) v(b);
+SELECT -7 ^ 2, - 2 ^ 2, -(2 ^ 2), - - 2 ^ 2;
+SELECT -2 % 3, -2 * 3 - 1, - 1 + 2, + 3 - - 4;
+SELECT -'5'::int4, -7.5::float8 ^ 2;
+SELECT ~ 1 + 1, ~ 1 & 3, (~ 1) + 1, - ~ 1;
+SELECT true IS DISTINCT FROM true AND false, NOT 1 IS DISTINCT FROM 2;
+SELECT 1 IS DISTINCT FROM 2 AND true, 1 IS NOT DISTINCT FROM 1 OR NULL;
+SELECT s FROM (VALUES (1, true), (2, false)) v(s, b) WHERE b IS DISTINCT FROM true OR s = 1 ORDER BY s;
+SELECT s FROM (VALUES (1, true), (2, false)) v(s, b) WHERE s IS NOT DISTINCT FROM 1 AND b = true;
+SELECT 'x' IS DISTINCT FROM 'y' AND 2 IS DISTINCT FROM 1 + 1;
+SELECT 1 ISNULL, NULL ISNULL, 1 ISNULL AND true, 1 NOTNULL OR false;
+SELECT 1 AS isnull;

@@ -1,11 +1,11 @@
 //! Blocks: declarations and exception handlers.
 
-use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 
 use super::{Compiler, Enclosing};
 use crate::error::{Error, Result};
 use crate::sql::DataType;
+use crate::sql::bind::parse::DIALECT;
 use crate::sql::plpgsql::ast::{
     Block, Declaration, DeclarationKind, Fragment, Handler, Name, TypeName,
 };
@@ -173,7 +173,7 @@ impl Compiler<'_> {
             }
         }
         let unknown = || Error::new("42704", format!("type \"{text}\" does not exist"));
-        let mut parser = Parser::new(&PostgreSqlDialect {})
+        let mut parser = Parser::new(&DIALECT)
             .try_with_sql(text)
             .map_err(|_| unknown())?;
         let parsed = parser.parse_data_type().map_err(|_| unknown())?;
