@@ -33,7 +33,7 @@ impl Binder<'_> {
     }
 
     /// Gives an untyped parameter or literal the type `to`.
-    fn adopt(&mut self, expr: Expr, to: DataType) -> Result<Expr> {
+    pub(super) fn adopt(&mut self, expr: Expr, to: DataType) -> Result<Expr> {
         match expr {
             Expr::Param(slot) => {
                 if let Some(known @ None) = self.params.get_mut(slot) {

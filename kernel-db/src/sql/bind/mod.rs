@@ -7,6 +7,7 @@ mod array;
 mod as_of;
 mod call;
 mod coerce;
+mod dialect;
 mod do_block;
 mod expr;
 mod from;
@@ -74,6 +75,8 @@ pub(super) struct Binder<'a> {
     ctes: Vec<(String, ast::Cte)>,
     depth: usize,
     writes: bool,
+    /// Of the columns that the next SELECT's rows go into.
+    target_types: Vec<DataType>,
 }
 
 /// Prepares the one statement in `text`.
@@ -201,6 +204,7 @@ impl<'a> Binder<'a> {
             ctes: Vec::new(),
             depth: 0,
             writes: false,
+            target_types: Vec::new(),
         }
     }
 

@@ -45,9 +45,11 @@ impl Binder<'_> {
         if select.qualify.is_some() || !select.named_window.is_empty() {
             return Err(Error::unsupported("window functions"));
         }
+        // Of this SELECT, and of none that it holds.
+        let types = std::mem::take(&mut self.target_types);
         self.scopes.push(Scope::default());
         self.aggregates.push(Aggregates::default());
-        let bound = self.select_in_scope(select, order, limited);
+        let bound = self.select_in_scope(select, order, limited, &types);
         self.scopes.pop();
         self.aggregates.pop();
         bound
@@ -64,6 +66,7 @@ impl Binder<'_> {
         select: &ast::Select,
         order: &[ast::OrderByExpr],
         limited: bool,
+        types: &[DataType],
     ) -> Result<Query> {
         self.forbid(Some("FROM"));
         let set_call = self.lone_set_call(select);
@@ -80,7 +83,7 @@ impl Binder<'_> {
         self.forbid(None);
         let mut selected = match &set_call {
             Some(_) => self.wildcard(None)?,
-            None => self.select_list(&select.projection)?,
+            None => self.select_list(&select.projection, types)?,
         };
         self.forbid(Some("GROUP BY"));
         let keys = self.group_keys(select, &selected)?;
@@ -225,7 +228,8 @@ impl Binder<'_> {
         })
     }
 
-    fn select_list(&mut self, items: &[SelectItem]) -> Result<Selected> {
+    /// `types`: what unknown literals and parameters become, by their place.
+    fn select_list(&mut self, items: &[SelectItem], types: &[DataType]) -> Result<Selected> {
         let mut selected = Selected {
             project: Vec::new(),
             columns: Vec::new(),
@@ -253,11 +257,11 @@ impl Binder<'_> {
                         Some(name) => name,
                         None => self.expr(e)?,
                     };
-                    self.add_column(&mut selected, bound, column_name(e))?;
+                    self.add_column(&mut selected, bound, column_name(e), types)?;
                 }
                 SelectItem::ExprWithAlias { expr, alias } => {
                     let bound = self.expr(expr)?;
-                    self.add_column(&mut selected, bound, ident(alias))?;
+                    self.add_column(&mut selected, bound, ident(alias), types)?;
                 }
                 other => return Err(Error::unsupported(format!("select item {other}"))),
             }
@@ -271,8 +275,19 @@ impl Binder<'_> {
         Ok(selected)
     }
 
-    fn add_column(&mut self, selected: &mut Selected, bound: Typed, name: String) -> Result<()> {
-        let bound = self.settle(bound)?;
+    fn add_column(
+        &mut self,
+        selected: &mut Selected,
+        bound: Typed,
+        name: String,
+        types: &[DataType],
+    ) -> Result<()> {
+        let bound = match types.get(selected.columns.len()) {
+            Some(to) if bound.data_type == DataType::Unknown => {
+                Typed::new(self.adopt(bound.expr, *to)?, *to)
+            }
+            _ => self.settle(bound)?,
+        };
         selected.project.push(bound.expr);
         selected.columns.push(Column {
             name,
@@ -283,7 +298,7 @@ impl Binder<'_> {
 
     /// RETURNING: like a select list over the current scope.
     pub(super) fn returning(&mut self, items: &[SelectItem]) -> Result<(Vec<Expr>, Vec<Column>)> {
-        let selected = self.select_list(items)?;
+        let selected = self.select_list(items, &[])?;
         Ok((selected.project, selected.columns))
     }
 

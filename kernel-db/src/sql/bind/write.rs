@@ -171,6 +171,10 @@ impl Binder<'_> {
             self.scopes.pop();
             return Ok(InsertSource::Values(rows));
         }
+        if let ast::SetExpr::Select(_) = query.body.as_ref() {
+            let types = targets.iter().map(|t| table.columns[*t].data_type);
+            self.target_types = types.collect();
+        }
         let query = self.query(query)?;
         let types: Vec<DataType> = query.columns.iter().map(|c| c.data_type).collect();
         check_count(types.len(), targets.len(), named)?;
