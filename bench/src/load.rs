@@ -46,8 +46,11 @@ impl Load {
 
 /// What came back.
 pub struct Measured {
-    /// Microseconds of successful operations that ended within the measured time.
+    /// Microseconds of successful operations: in the closed loop of those that ended within the measured time, in the open
+    /// loop of those meant to start in it, whenever they ended.
     pub latency: Histogram<u64>,
+    /// Successful operations that ended within the measured time.
+    pub completed: u64,
     pub elapsed: Duration,
     /// Successful operations of the whole run, warm-up included.
     pub acknowledged: u64,
@@ -59,7 +62,7 @@ pub struct Measured {
 
 impl Measured {
     pub fn throughput_per_s(&self) -> f64 {
-        self.latency.len() as f64 / self.elapsed.as_secs_f64()
+        self.completed as f64 / self.elapsed.as_secs_f64()
     }
 
     /// Operations per second in each whole minute of the measured time.
@@ -78,6 +81,7 @@ impl Measured {
 /// What one task or thread saw.
 struct Record {
     latency: Histogram<u64>,
+    completed: u64,
     acknowledged: u64,
     errors: u64,
     first_errors: Vec<String>,
@@ -89,6 +93,7 @@ impl Record {
     fn new() -> Self {
         Self {
             latency: Histogram::new_with_max(LATENCY_US_MAX, 3).expect("bounds are constants"),
+            completed: 0,
             acknowledged: 0,
             errors: 0,
             first_errors: Vec::new(),
@@ -97,14 +102,9 @@ impl Record {
         }
     }
 
-    /// `ended` counts from the start of the run.
-    fn add(
-        &mut self,
-        result: Result<(), String>,
-        latency: Duration,
-        ended: Duration,
-        counts: bool,
-    ) {
+    /// An operation of `load`; both times count from the start of the run.
+    fn add(&mut self, load: &Load, result: Result<(), String>, began: Duration, ended: Duration) {
+        let measured = load.warm_up..load.warm_up + load.duration;
         match result {
             Ok(()) => {
                 self.acknowledged += 1;
@@ -114,8 +114,15 @@ impl Record {
                     self.timeline.resize(step + 1, 0);
                 }
                 self.timeline[step] += 1;
+                self.completed += u64::from(measured.contains(&ended));
+                // In the open loop none may be left out because it was slow.
+                let counts = match load.rate {
+                    None => measured.contains(&ended),
+                    Some(_) => measured.contains(&began),
+                };
                 if counts {
-                    let us = (latency.as_micros() as u64).clamp(1, LATENCY_US_MAX);
+                    let us =
+                        (ended.saturating_sub(began).as_micros() as u64).clamp(1, LATENCY_US_MAX);
                     self.latency.saturating_record(us);
                 }
             }
@@ -130,6 +137,7 @@ impl Record {
 
     fn merge(&mut self, other: Self) {
         self.latency += other.latency;
+        self.completed += other.completed;
         self.acknowledged += other.acknowledged;
         self.errors += other.errors;
         self.first_errors.extend(other.first_errors);
@@ -154,6 +162,7 @@ impl Record {
                 false => load.duration,
             },
             latency: self.latency,
+            completed: self.completed,
             acknowledged: self.acknowledged,
             errors: self.errors,
             first_errors: self.first_errors,
@@ -228,8 +237,7 @@ fn on_thread(
     next: &AtomicU64,
     mut operation: ThreadOperation,
 ) -> Record {
-    let measure_from = start + load.warm_up;
-    let end = measure_from + load.duration;
+    let end = start + load.warm_up + load.duration;
     let mut record = Record::new();
     loop {
         if load.rate.is_none() && Instant::now() >= end {
@@ -242,9 +250,7 @@ fn on_thread(
         }
         std::thread::sleep(began.saturating_duration_since(Instant::now()));
         let result = operation(number);
-        let now = Instant::now();
-        let counts = now >= measure_from && now < end;
-        record.add(result, now - began, now - start, counts);
+        record.add(&load, result, began - start, start.elapsed());
     }
 }
 
@@ -253,8 +259,7 @@ where
     Op: Fn(u64) -> Fut,
     Fut: Future<Output = Result<(), String>>,
 {
-    let measure_from = start + load.warm_up;
-    let end = measure_from + load.duration;
+    let end = start + load.warm_up + load.duration;
     loop {
         let number = shared.next.get();
         let began = load.began(start, number);
@@ -266,12 +271,9 @@ where
             tokio::time::sleep_until(began.into()).await;
         }
         let result = operation(number).await;
-        let now = Instant::now();
-        let counts = now >= measure_from && now < end;
-        shared
-            .record
-            .borrow_mut()
-            .add(result, now - began, now - start, counts);
+        let mut record = shared.record.borrow_mut();
+        record.add(&load, result, began - start, start.elapsed());
+        drop(record);
         if load.rate.is_none() {
             // A connection that answers at once must not starve the others.
             tokio::task::coop::consume_budget().await;
@@ -347,6 +349,20 @@ mod tests {
             "{delayed} of {} operations saw the stall",
             measured.latency.len()
         );
+    }
+
+    #[test]
+    fn a_stall_at_the_end_of_the_open_loop_is_seen_too() {
+        let operation = |n| async move {
+            if n == 25 {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            Ok(())
+        };
+        let measured = block_on(run(load(1, Some(100.0)), operation, |_, _| ()));
+        assert_eq!(measured.latency.len(), 30);
+        assert!(measured.latency.max() >= 200_000);
+        assert!(measured.completed < 30, "not all ended in time");
     }
 
     #[test]
