@@ -108,6 +108,12 @@ settings! {
     batches_in_flight_max: u32 = 3;
     /// Transactions waiting in one partition; past it requests get 53300.
     queue_max: u32 = 16_384;
+    /// Rows and ranges of one partition that transactions over several partitions, and blocks, may have locked: one of them
+    /// that wants more gets 54000, several together 53200.
+    locks_max: u64 = 200_000;
+    /// Bytes of keys of recent changes that one partition remembers, for SERIALIZABLE transactions that ask at their end
+    /// whether what they read is still so: one that began before that gets 40001.
+    changes_bytes_max: u64 = 16 << 20;
     /// Bytes of log of one partition. Past half of it the log is cut although a replica still needs it, which then gets a
     /// checkpoint; past all of it, when the disk does not keep up with flushing, requests get 53100.
     log_bytes_max: u64 = 1 << 30;

@@ -113,6 +113,8 @@ fn replica_config(
         batch_bytes_max: config.batch_bytes_max as usize,
         batches_in_flight_max: config.batches_in_flight_max as usize,
         queue_max: config.queue_max as usize,
+        locks_max: config.locks_max as usize,
+        changes_bytes_max: config.changes_bytes_max as usize,
         log_bytes_max: config.log_bytes_max,
         tip_bytes_max: config.tip_bytes_max as usize,
         sessions_max: config.sessions_max as usize,

@@ -3,7 +3,8 @@
 //! Transactions that the partition runs itself take no locks: they run one after another. They look at this table, only when
 //! it holds anything, for what others must not see changed or may change yet.
 //!
-//! What holds: locks of one owner on one span are one lock of the stronger mode; no two owners hold conflicting locks,
+//! What holds: locks of one owner on one span are one lock of the stronger mode, and so are ranges that follow one another, as
+//! the pages of a scan do; no two owners hold conflicting locks,
 //! but for a range that was locked, and read, before a key in it was locked for a prepare that then is refused, and for what a
 //! prepare has read although somebody not prepared holds it, who is refused in his turn; an owner not
 //! prepared that was silent for its lease is gone with all its locks; a prepared one stays until it is settled (I12).
@@ -34,7 +35,8 @@ pub struct Conflict {
 
 #[derive(Debug, Default)]
 struct Owner {
-    spans: Vec<Span>,
+    keys: Vec<Bytes>,
+    ranges: usize,
     prepared: bool,
     /// When it was last heard of, on the monotonic clock.
     heard_us: u64,
@@ -146,27 +148,36 @@ impl Locks {
     fn hold(&mut self, txn: TxnId, span: Span, mode: LockMode, written: bool, now_us: u64) {
         let owner = self.owners.entry(txn).or_default();
         owner.heard_us = owner.heard_us.max(now_us);
-        let held = if span.is_key() {
-            let holders = self.keys.entry(span.from.clone()).or_default();
-            holders.iter_mut().find(|holder| holder.txn == txn)
-        } else {
-            let mut ranges = self.ranges.iter_mut();
-            let mine = ranges.find(|(held, holder)| *held == span && holder.txn == txn);
-            mine.map(|(_, holder)| holder)
-        };
-        if let Some(holder) = held {
-            holder.mode = holder.mode.max(mode);
-            holder.written |= written;
-            return;
-        }
         let holder = Holder { txn, mode, written };
         if span.is_key() {
-            self.keys.entry(span.from.clone()).or_default().push(holder);
+            let holders = self.keys.entry(span.from.clone()).or_default();
+            if let Some(held) = holders.iter_mut().find(|held| held.txn == txn) {
+                held.mode = held.mode.max(mode);
+                held.written |= written;
+                return;
+            }
+            holders.push(holder);
+            owner.keys.push(span.from);
         } else {
-            self.ranges.push((span.clone(), holder));
+            let mut mine = self.ranges.iter_mut().filter(|(_, held)| held.txn == txn);
+            if mine.any(|(held, by)| take_in(held, by, &span, holder)) {
+                return;
+            }
+            self.ranges.push((span, holder));
+            owner.ranges += 1;
         }
-        owner.spans.push(span);
         self.count += 1;
+    }
+
+    /// Locks of one owner.
+    pub fn count_of(&self, txn: TxnId) -> usize {
+        let owner = self.owners.get(&txn);
+        owner.map_or(0, |owner| owner.keys.len() + owner.ranges)
+    }
+
+    pub fn holds_key(&self, txn: TxnId, key: &[u8]) -> bool {
+        let mut holders = self.keys.get(key).into_iter().flatten();
+        holders.any(|holder| holder.txn == txn)
     }
 
     /// From now on the owner keeps its locks until it is settled.
@@ -176,18 +187,17 @@ impl Locks {
 
     /// Everything an owner holds.
     pub fn held(&self, txn: TxnId) -> Vec<(Span, LockMode)> {
-        let spans = self.owners.get(&txn).map_or(&[][..], |owner| &owner.spans);
-        let with_mode = |span: &Span| {
-            let mode = if span.is_key() {
-                let mut holders = self.keys.get(&span.from)?.iter();
-                holders.find(|holder| holder.txn == txn)?.mode
-            } else {
-                let mine = |(held, holder): &&(Span, Holder)| held == span && holder.txn == txn;
-                self.ranges.iter().find(mine)?.1.mode
-            };
-            Some((span.clone(), mode))
+        let Some(owner) = self.owners.get(&txn) else {
+            return Vec::new();
         };
-        spans.iter().filter_map(with_mode).collect()
+        let of_key = |key: &Bytes| {
+            let mut holders = self.keys.get(key)?.iter();
+            let holder = holders.find(|holder| holder.txn == txn)?;
+            Some((Span::key(key.clone()), holder.mode))
+        };
+        let ranges = self.ranges.iter().filter(|(_, holder)| holder.txn == txn);
+        let ranges = ranges.map(|(span, holder)| (span.clone(), holder.mode));
+        owner.keys.iter().filter_map(of_key).chain(ranges).collect()
     }
 
     /// Releases everything the owner holds. False if it is unknown.
@@ -195,19 +205,16 @@ impl Locks {
         let Some(owner) = self.owners.remove(&txn) else {
             return false;
         };
-        self.count -= owner.spans.len();
-        let mut ranges = false;
-        for span in owner.spans {
-            if !span.is_key() {
-                ranges = true;
-            } else if let Some(holders) = self.keys.get_mut(&span.from) {
+        self.count -= owner.keys.len() + owner.ranges;
+        for key in owner.keys {
+            if let Some(holders) = self.keys.get_mut(&key) {
                 holders.retain(|holder| holder.txn != txn);
                 if holders.is_empty() {
-                    self.keys.remove(&span.from);
+                    self.keys.remove(&key);
                 }
             }
         }
-        if ranges {
+        if owner.ranges > 0 {
             self.ranges.retain(|(_, holder)| holder.txn != txn);
         }
         true
@@ -232,6 +239,29 @@ impl Locks {
         txns.sort_unstable();
         txns
     }
+}
+
+/// True if the owner's lock on the range `held` is all that one on `span` would add, or became so.
+fn take_in(held: &mut Span, by: &mut Holder, span: &Span, more: Holder) -> bool {
+    if held == span {
+        by.mode = by.mode.max(more.mode);
+        by.written |= more.written;
+        return true;
+    }
+    let (within, alike) = (
+        held.from <= span.from && span.to <= held.to,
+        (by.mode, by.written) == (more.mode, more.written),
+    );
+    if within && by.mode >= more.mode && by.written >= more.written {
+        return true;
+    }
+    let touch = held.from <= span.to && span.from <= held.to;
+    if alike && touch {
+        let from = (&held.from).min(&span.from).clone();
+        let to = (&held.to).max(&span.to).clone();
+        *held = Span { from, to };
+    }
+    alike && touch
 }
 
 #[cfg(test)]
@@ -296,6 +326,29 @@ mod tests {
             (0, 0, true)
         );
         assert!(!locks.release(txn(1)));
+    }
+
+    #[test]
+    fn pages_of_a_scan_are_one_lock() {
+        let mut locks = Locks::default();
+        for (from, to) in [("b", "d"), ("d", "f"), ("x", "z"), ("a", "b"), ("c", "e")] {
+            locks.acquire(txn(1), range(from, to), Update, 0);
+        }
+        assert_eq!(
+            locks.held(txn(1)),
+            [(range("a", "f"), Update), (range("x", "z"), Update)]
+        );
+        assert_eq!((locks.len(), locks.count_of(txn(1))), (2, 2));
+        // Another mode is another lock, unless it is within a stronger one.
+        locks.acquire(txn(1), range("b", "c"), Share, 0);
+        locks.acquire(txn(1), range("f", "g"), Share, 0);
+        locks.acquire(txn(2), range("g", "h"), Share, 0);
+        assert_eq!((locks.len(), locks.count_of(txn(1))), (4, 3));
+        locks.acquire_written(txn(1), range("f", "g"), 0);
+        assert_eq!(locks.read_conflict(None, b"f"), Some(txn(1)));
+        assert_eq!(locks.read_conflict(None, b"e"), None);
+        assert!(locks.release(txn(1)));
+        assert_eq!((locks.len(), locks.ranges.len()), (1, 1));
     }
 
     #[test]

@@ -251,7 +251,9 @@ impl<S: StateStore> Executor<S> {
             let max = config.write_set_bytes_max;
             return Err(crate::partition::tip_view::write_set_too_large(max));
         }
-        self.check_room(config, part.reads.len() + part.writes.len())?;
+        let new = |write: &&Write| !self.locks.holds_key(txn, &write.key);
+        let new = part.writes.iter().filter(new).count();
+        self.check_room(config, txn, part.reads.len() + new)?;
         for guard in &part.guards {
             if self.tip.begin().get(&guard.key, None)? != guard.value {
                 return Err(Error::retry(

@@ -162,7 +162,7 @@ impl<S: StateStore> Executor<S> {
     fn lock(&mut self, config: &ReplicaConfig, now: Now, lock: &Lock) -> Result<Step> {
         let (txn, mode, wait) = (lock.txn, lock.mode(), lock.wait());
         self.check_unprepared(txn)?;
-        self.check_room(config, lock.keys.len() + lock.ranges.len())?;
+        self.check_room(config, txn, lock.keys.len() + lock.ranges.len())?;
         let mut spans = Vec::with_capacity(lock.keys.len());
         let mut skipped = vec![false; lock.keys.len()];
         for (key, skipped) in lock.keys.iter().zip(&mut skipped) {
@@ -208,7 +208,7 @@ impl<S: StateStore> Executor<S> {
         let mode = read.mode.map(|_| read.mode());
         if mode.is_some() {
             self.check_unprepared(txn)?;
-            self.check_room(config, 1)?;
+            self.check_room(config, txn, 1)?;
         }
         let limit = (read.limit as usize).min(PAGE_ROWS_MAX);
         let scan = Scan {
@@ -321,7 +321,17 @@ impl<S: StateStore> Executor<S> {
         Ok(())
     }
 
-    pub(super) fn check_room(&self, config: &ReplicaConfig, more: usize) -> Result<()> {
+    pub(super) fn check_room(&self, config: &ReplicaConfig, txn: TxnId, more: usize) -> Result<()> {
+        if self.locks.count_of(txn) + more > config.locks_max {
+            return Err(Error::new(
+                "54000",
+                format!(
+                    "a transaction that locks more than {} rows of a partition",
+                    config.locks_max
+                ),
+            )
+            .hint("change fewer rows in one transaction, or raise locks_max"));
+        }
         if self.locks.len() + more > config.locks_max {
             return Err(
                 Error::retry("53200", "busy: too many locks at this partition")

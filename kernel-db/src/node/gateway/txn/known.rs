@@ -101,6 +101,8 @@ pub(super) struct Known {
     points: HashMap<(u32, Bytes), Option<Bytes>>,
     /// Rows, and the limit they were asked with.
     ranges: HashMap<Range, (Vec<Row>, usize)>,
+    /// Ranges among them whose rows are locked one by one when they are found.
+    unlocked: usize,
     needs: Vec<Need>,
     ask: Option<UnboundedSender<Question>>,
     /// What a SERIALIZABLE block has looked at, by group.
@@ -118,6 +120,7 @@ impl Known {
             skipped: HashSet::new(),
             points: HashMap::new(),
             ranges: HashMap::new(),
+            unlocked: 0,
             needs: Vec::new(),
             ask: None,
             spans: HashMap::new(),
@@ -158,6 +161,7 @@ impl Known {
         self.points.clear();
         self.ranges
             .retain(|range, _| matches!(range.how, How::Newest(Some(_))));
+        self.unlocked = 0;
     }
 
     pub fn learn(&mut self, needs: Vec<Need>, answers: Vec<Got>) -> Result<()> {
@@ -180,7 +184,10 @@ impl Known {
                     for (key, value) in &rows {
                         self.charge(key.len() + value.len())?;
                     }
-                    self.ranges.insert(range, (rows, limit));
+                    let unlocked = range.how == How::Newest(None);
+                    if self.ranges.insert(range, (rows, limit)).is_none() {
+                        self.unlocked += usize::from(unlocked);
+                    }
                 }
                 (Need::Point { group, key }, Got::Point(value)) => {
                     self.charge(key.len() + value.as_ref().map_or(0, Bytes::len))?;
@@ -206,16 +213,15 @@ impl Known {
         };
         self.charge(key.len() + value.as_ref().map_or(0, Bytes::len))?;
         // Found without a lock and changed before it was locked: the statement looks again.
-        let stale = self.ranges.iter().any(|(range, (rows, _))| {
-            range.group == group
-                && range.how == How::Newest(None)
-                && rows
-                    .iter()
-                    .any(|(k, v)| *k == key && Some(v) != value.as_ref())
-        });
+        let differs = |(k, v): &Row| *k == key && Some(v) != value.as_ref();
+        let stale = self.unlocked > 0
+            && self.ranges.iter().any(|(range, (rows, _))| {
+                (range.group, range.how) == (group, How::Newest(None)) && rows.iter().any(differs)
+            });
         if stale {
             self.ranges
                 .retain(|range, _| range.how != How::Newest(None));
+            self.unlocked = 0;
         }
         let mode = self
             .held
