@@ -123,6 +123,11 @@ async fn what_never_ends_is_ended_and_the_leader_stays() {
     // It moves off the core when its steps there are used up, and ends with the statement's time.
     query(&client, "SET statement_timeout = '2s'").await;
     assert_eq!(state(&client, "SELECT forever(1)").await, "57014");
+    // The same of one that touches no table.
+    let nowhere =
+        "CREATE FUNCTION nowhere() RETURNS void LANGUAGE plpgsql AS $$ BEGIN LOOP END LOOP; END $$";
+    query(&client, nowhere).await;
+    assert_eq!(state(&client, "SELECT nowhere()").await, "57014");
     query(&client, "RESET statement_timeout").await;
     // Its write set or its memory passes the bound, unless the machine is so slow that its time is over first.
     let endless = "INSERT INTO t SELECT g FROM generate_series(1, 10000000) g";

@@ -338,3 +338,34 @@ async fn truncate_of_half_a_million_rows_deposes_nobody_and_loses_nothing() {
 async fn drop_of_half_a_million_rows_deposes_nobody_and_loses_nothing() {
     half_a_million_rows_go("DROP TABLE many").await;
 }
+
+/// It reads no table, so no partition tells that the schema changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_prepared_statement_calls_the_function_that_is_there() {
+    let cluster = Cluster::start(1, 2, 1, Durability::Memory);
+    let client = cluster.connect(1).await;
+    cluster.ready(&client).await;
+    let make = |body: &str| {
+        format!("CREATE OR REPLACE FUNCTION f(x int4) RETURNS int4 LANGUAGE sql AS $$ {body} $$")
+    };
+    query(&client, "CREATE TABLE t (k int4 PRIMARY KEY)").await;
+    query(&client, "INSERT INTO t VALUES (1), (2), (3)").await;
+    query(&client, &make("SELECT x")).await;
+    let prepared = client.prepare("SELECT f(1)").await.unwrap();
+    let value = async || {
+        client
+            .query_one(&prepared, &[])
+            .await
+            .unwrap()
+            .get::<_, i32>(0)
+    };
+    assert_eq!(value().await, 1);
+    let other = cluster.connect(1).await;
+    query(&other, &make("SELECT x + 1")).await;
+    assert_eq!(value().await, 2);
+    query(&other, &make("SELECT count(*)::int4 FROM t")).await;
+    assert_eq!(value().await, 3);
+    query(&other, "DROP FUNCTION f(int4)").await;
+    let gone = client.query_one(&prepared, &[]).await.unwrap_err();
+    assert_eq!(gone.code().unwrap().code(), "42883");
+}

@@ -12,7 +12,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use tokio::time::Instant;
 
-use super::leader::{SqlWork, is_routing};
+use super::leader::{SqlWork, gone, is_routing};
 use super::plans::Plan;
 use super::reads::EmptyStore;
 use super::txn::is_too_long;
@@ -189,6 +189,11 @@ impl Gateway {
         }
         self.refresh_catalog(give_up).await?;
         self.install(&groups, give_up).await?;
+        self.plan_anew(txn)
+    }
+
+    /// At the catalogue's version known here.
+    fn plan_anew(&self, txn: &mut Txn) -> Result<()> {
         for plan in &mut txn.plans {
             let next = self.plan(&plan.text, &plan.param_oids)?;
             let (old, new) = (&plan.prepared, &next.prepared);
@@ -208,7 +213,15 @@ impl Gateway {
     fn attempt(&self, txn: &Txn) -> LocalBoxFuture<'static, Result<Vec<Outcome>>> {
         let params: Vec<&[Value]> = txn.params.iter().map(Vec::as_slice).collect();
         match self.target(&txn.plans, &params, txn.session) {
-            Ok(Target::Here) => std::future::ready(self.run_here(txn)).boxed_local(),
+            // No partition says that the schema changed since: functions may have.
+            Ok(Target::Here) if self.is_planned_before(txn) => {
+                let mut anew = txn.clone();
+                match self.plan_anew(&mut anew) {
+                    Ok(()) => self.attempt(&anew),
+                    Err(error) => std::future::ready(Err(error)).boxed_local(),
+                }
+            }
+            Ok(Target::Here) => self.run_here(txn),
             Ok(Target::Group(group)) if is_beside(&txn.plans, txn.lock_wait) => {
                 self.one_shot(group, txn)
             }
@@ -253,14 +266,23 @@ impl Gateway {
         .boxed_local()
     }
 
-    fn run_here(&self, txn: &Txn) -> Result<Vec<Outcome>> {
+    fn is_planned_before(&self, txn: &Txn) -> bool {
+        let version = self.catalog.borrow().version;
+        txn.plans.iter().any(|p| p.prepared.version != version)
+    }
+
+    /// On the core; what takes too long there begins anew beside it, where it may take as long as the statement.
+    fn run_here(&self, txn: &Txn) -> LocalBoxFuture<'static, Result<Vec<Outcome>>> {
         let mut env = self.env();
-        let mut store = EmptyStore;
-        in_order(txn.statements(), |prepared, params| {
-            // No table is touched: the time makes no difference, but it must be one.
-            prepared.read_time(params, env.wall_us)?;
-            prepared.execute_at(&mut store, &mut env, params, None)
-        })
+        match run_nowhere(txn.statements(), env.clone()) {
+            Err(error) if is_too_long(&error) => {
+                env.budget = Budget::until(Arc::clone(&txn.cancel));
+                let statements = txn.statements();
+                let run = tokio::task::spawn_blocking(move || run_nowhere(statements, env));
+                async move { run.await.unwrap_or_else(|_| Err(gone())) }.boxed_local()
+            }
+            done => std::future::ready(done).boxed_local(),
+        }
     }
 
     /// Surroundings of work that runs in no partition.
@@ -372,6 +394,19 @@ impl Txn {
         };
         self.plans.iter().zip(&self.params).map(one).collect()
     }
+}
+
+/// Statements that touch no table.
+fn run_nowhere(
+    statements: Vec<(Arc<Prepared>, Vec<Value>)>,
+    mut env: TxnEnv,
+) -> Result<Vec<Outcome>> {
+    let mut store = EmptyStore;
+    in_order(statements, |prepared, params| {
+        // The time makes no difference, but it must be one.
+        prepared.read_time(params, env.wall_us)?;
+        prepared.execute_at(&mut store, &mut env, params, None)
+    })
 }
 
 /// On the core nobody takes locks one by one, so nobody could stop waiting for one.
