@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 /// Version of the directory's layout; a directory with a higher one was written by a newer program.
 const FORMAT: u32 = 1;
 
+const LOG: &str = "log";
+
 /// Present while a node runs with durability `memory`; holds the identity of the operating system's boot.
 const OPEN_MARK: &str = "OPEN";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -36,6 +38,10 @@ impl DataDir {
         match std::fs::read_to_string(&stamp) {
             Ok(text) => Stamp::parse(&text, &path)?.check(&own, &path)?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                // It is written before anything else, so whose data these are is not known.
+                if path.join(LOG).exists() {
+                    return Err(damaged(&path).hint("it has a log, but its file NODE is gone"));
+                }
                 write_durably(&stamp, &own.text())?
             }
             Err(e) => return Err(io_error("read", &stamp, &e)),
@@ -65,7 +71,7 @@ impl DataDir {
     }
 
     pub fn log(&self) -> PathBuf {
-        self.path.join("log")
+        self.path.join(LOG)
     }
 
     /// The newest topology that this node has heard of; none before the first change.
@@ -297,5 +303,9 @@ mod tests {
         );
         std::fs::write(dir.path().join("NODE"), "rubbish").unwrap();
         assert!(DataDir::open(&own).is_err());
+        std::fs::remove_file(dir.path().join("NODE")).unwrap();
+        std::fs::create_dir(dir.path().join(LOG)).unwrap();
+        assert!(DataDir::open(&own).is_err());
+        assert!(!dir.path().join("NODE").exists(), "nothing is written");
     }
 }
