@@ -35,7 +35,8 @@ pub enum Command {
     },
     /// Run SQL, one statement with -c or an interactive shell
     Sql {
-        /// Statements to run; without it a shell starts (or standard input is read)
+        /// Statements to run, as one transaction unless they say BEGIN and COMMIT; without it a shell starts, or standard
+        /// input is read as a whole and run likewise
         #[arg(short = 'c', long = "command")]
         command: Option<String>,
         #[command(flatten)]

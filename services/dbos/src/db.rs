@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::args::TargetArgs;
@@ -78,11 +79,15 @@ pub struct Answer {
     pub count: Option<u64>,
 }
 
-/// Runs statements by the simple protocol and returns every result.
-pub async fn query(client: &Client, sql: &str) -> Result<Vec<Answer>, tokio_postgres::Error> {
-    let mut answers = Vec::new();
+/// Runs statements by the simple protocol; `each` gets every result as it comes, those before an error too.
+pub async fn query(
+    client: &Client,
+    sql: &str,
+    mut each: impl FnMut(Answer),
+) -> Result<(), tokio_postgres::Error> {
+    let mut messages = std::pin::pin!(client.simple_query_raw(sql).await?);
     let mut open = Answer::default();
-    for message in client.simple_query(sql).await? {
+    while let Some(message) = messages.try_next().await? {
         match message {
             SimpleQueryMessage::RowDescription(columns) => {
                 open.rows.columns = columns.iter().map(|c| c.name().to_string()).collect();
@@ -93,18 +98,19 @@ pub async fn query(client: &Client, sql: &str) -> Result<Vec<Answer>, tokio_post
             }
             SimpleQueryMessage::CommandComplete(count) => {
                 open.count = Some(count);
-                answers.push(std::mem::take(&mut open));
+                each(std::mem::take(&mut open));
             }
             _ => {}
         }
     }
-    Ok(answers)
+    Ok(())
 }
 
 /// Runs one statement and returns its rows.
 pub async fn rows(client: &Client, sql: &str) -> Result<Rows> {
-    let mut answers = query(client, sql)
+    let mut last = Rows::default();
+    query(client, sql, |answer| last = answer.rows)
         .await
         .map_err(|e| Failure::new(describe(&e)))?;
-    Ok(answers.pop().map(|answer| answer.rows).unwrap_or_default())
+    Ok(last)
 }

@@ -29,10 +29,7 @@ pub async fn run(command: Option<String>, target: &TargetArgs, json: bool) -> Re
 }
 
 async fn execute(client: &Client, sql: &str, json: bool) -> Result<(), tokio_postgres::Error> {
-    for answer in db::query(client, sql).await? {
-        print(&answer, json);
-    }
-    Ok(())
+    db::query(client, sql, |answer| print(&answer, json)).await
 }
 
 fn print(answer: &Answer, json: bool) {

@@ -113,8 +113,11 @@ async fn rows(connection: &tokio_postgres::Client, sql: &str) -> Result<Rows> {
             _ => failure,
         }
     };
-    let mut answers = db::query(connection, sql).await.map_err(failed)?;
-    Ok(answers.pop().map(|answer| answer.rows).unwrap_or_default())
+    let mut last = Rows::default();
+    db::query(connection, sql, |answer| last = answer.rows)
+        .await
+        .map_err(failed)?;
+    Ok(last)
 }
 
 #[cfg(test)]
