@@ -201,7 +201,7 @@ impl Gateway {
             topology = topology.begin(next);
             self.write_topology(topology.clone()).await?;
         }
-        let Some(Move { group, voters }) = topology.moving.clone() else {
+        let Some(Move { group, voters, .. }) = topology.moving.clone() else {
             return Ok(false);
         };
         loop {
