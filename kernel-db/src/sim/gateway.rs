@@ -182,25 +182,8 @@ impl Attempt {
                 });
                 work(*group, Work::Lock(lock))
             }
-            Stage::LockRange(at) => {
-                let mut lock = Lock {
-                    txn: self.txn,
-                    ranges: vec![all_of_back()],
-                    ..Lock::default()
-                };
-                lock.set_mode(LockMode::Update);
-                lock.set_wait(WaitPolicy::Wait);
-                work(self.parts[at], Work::Lock(lock))
-            }
-            Stage::Stage(at, inserted) => {
-                let stage = messages::Stage {
-                    txn: self.txn,
-                    to_ts: self.to_ts.unwrap_or(0),
-                    inserted,
-                    after: self.after.clone(),
-                };
-                work(self.parts[at], Work::Stage(stage))
-            }
+            Stage::LockRange(at) => work(self.parts[at], self.lock_all()),
+            Stage::Stage(at, inserted) => work(self.parts[at], self.step_back(inserted)),
             Stage::Prepare(at) => {
                 let group = self.others()[at];
                 let prepare = Prepare {
@@ -233,6 +216,26 @@ impl Attempt {
                 work(self.coordinator, Work::LookUp(LookUp { session, number }))
             }
         }
+    }
+
+    fn lock_all(&self) -> Work {
+        let mut lock = Lock {
+            txn: self.txn,
+            ranges: vec![all_of_back()],
+            ..Lock::default()
+        };
+        lock.set_mode(LockMode::Update);
+        lock.set_wait(WaitPolicy::Wait);
+        Work::Lock(lock)
+    }
+
+    fn step_back(&self, inserted: bool) -> Work {
+        Work::Stage(messages::Stage {
+            txn: self.txn,
+            to_ts: self.to_ts.unwrap_or(0),
+            inserted,
+            after: self.after.clone(),
+        })
     }
 
     fn session_bytes(&self) -> (Bytes, u64) {
