@@ -28,6 +28,10 @@ pub enum Mutation {
     PrepareWithoutReadLocks,
     /// What the asker has seen elsewhere is not looked at: a commit here may come before it.
     SeenForgotten,
+    /// Of what a transaction has written, only the first key wakes those who wait for a change.
+    LostWakeUp,
+    /// Going back to an earlier time writes rows before it is decided (I12).
+    RollbackBeforeDecided,
 }
 
 /// The fault planted in a replica, if any.
@@ -59,7 +63,7 @@ impl Planted {
 #[cfg(test)]
 impl Mutation {
     /// Every mutation with its name on the command line.
-    pub const ALL: [(&'static str, Mutation); 11] = [
+    pub const ALL: [(&'static str, Mutation); 13] = [
         ("lease-without-margin", Self::LeaseWithoutMargin),
         ("ack-before-fsync", Self::AckBeforeFsync),
         ("forgotten-session-write", Self::ForgottenSessionWrite),
@@ -71,6 +75,8 @@ impl Mutation {
         ("early-lock-release", Self::EarlyLockRelease),
         ("prepare-without-read-locks", Self::PrepareWithoutReadLocks),
         ("seen-forgotten", Self::SeenForgotten),
+        ("lost-wake-up", Self::LostWakeUp),
+        ("rollback-before-decided", Self::RollbackBeforeDecided),
     ];
 
     pub fn named(name: &str) -> Option<Self> {

@@ -6,7 +6,7 @@
 //! * `gateway` plans, routes and repeats what clients ask, and changes the schema.
 //! * `upkeep` does what is due by the clock.
 //!
-//! * `topology` and `placement` know the nodes and where every replica is; `arrivals` fetches checkpoints.
+//! * `topology` and `placement` know the nodes and where every replica is, `steps` how one moves; `arrivals` fetches checkpoints.
 //! * `admin` asks a running node to change the nodes.
 //!
 //! Left out until later: moving slots, more than one core per node.
@@ -28,12 +28,18 @@ mod run;
 mod server;
 #[cfg(test)]
 mod shell_tests;
+mod steps;
 pub mod threads;
 mod topology;
 mod upkeep;
 
 pub use config::{Durability, NodeAddress, NodeConfig};
 pub use run::{run, run_on, terminated};
+
+#[cfg(test)]
+pub(crate) use steps::{Step, next_step};
+#[cfg(test)]
+pub(crate) use topology::Topology;
 
 /// The state store of a real node.
 type State = crate::storage::replaceable::ReplaceableState;

@@ -15,10 +15,10 @@ use super::topology::Topology;
 use super::{Durability, NodeConfig, State};
 use crate::error::{Error, Result};
 use crate::partition::{self, Replica, ReplicaConfig};
-use crate::storage::LogStore;
 use crate::storage::engine::{EngineLog, EngineLogOptions};
 use crate::storage::format::Identity;
 use crate::storage::rocks::RocksShared;
+use crate::storage::{LogStore, LogWrite};
 
 /// Opens log, stores and replicas; `open_log` is given the log's directory and whose it is.
 pub fn open(
@@ -72,13 +72,41 @@ fn opener(
             number: group,
         };
         let state_dir = states.join(group.to_string());
+        if State::was_dropped(&state_dir) {
+            reset(&*log, group)?;
+        }
         let store = Arc::new(State::open(&state_dir, &shared, identity)?);
-        let voters = founders(&config, group);
+        let voters = match is_new(&*log, group)? {
+            true => founders(&config, group),
+            false => Vec::new(),
+        };
         store.found(&voters)?;
         let replica_config = replica_config(&config, group, voters, tail_lost);
         let replica = Replica::new(replica_config, Arc::clone(&store), Arc::clone(&log))?;
         Ok((replica, store))
     })
+}
+
+/// The process ended when the state of a dropped replica was gone and its log was not. Term and vote stay.
+fn reset(log: &dyn LogStore, group: u32) -> Result<()> {
+    let (_, _, held) = log.load(group)?;
+    let mut hard_state = raft::eraftpb::HardState::default();
+    (hard_state.term, hard_state.vote) = (held.term, held.vote);
+    let write = LogWrite {
+        group,
+        entries: Vec::new(),
+        hard_state: Some(hard_state),
+        reset: true,
+    };
+    log.append(vec![write], true)
+}
+
+/// False for a group that had a replica here before. If its state does not tell the members, the replica was dropped: one
+/// made anew is a member of nothing until its leader fills it, founder or not, because it does not hold what the one before
+/// it has acknowledged, and would vote for a leader without it.
+fn is_new(log: &dyn LogStore, group: u32) -> Result<bool> {
+    let (first, last, hard_state) = log.load(group)?;
+    Ok(first > last && hard_state == raft::eraftpb::HardState::default())
 }
 
 /// The first members of a group, if this node is one of them: all of them agree without asking. From then on the state

@@ -195,6 +195,46 @@ fn three_nodes_commit_lose_a_leader_and_restart() {
     });
 }
 
+/// It does not hold what the one before it had acknowledged: as a voter it would help a leader without it to power.
+#[test]
+fn a_replica_made_anew_is_a_member_of_nothing_on_a_founder_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let configs = configs(dir.path());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let mut nodes = Vec::new();
+        for config in &configs {
+            nodes.push(Node::start(config.clone()).await);
+        }
+        for group in [1, 2] {
+            assert_eq!(count(&nodes, group).await, 1);
+        }
+        // Nobody is left to fill it.
+        let last = nodes.pop().unwrap();
+        for node in nodes.drain(..) {
+            node.kill().await;
+        }
+        last.core.leave(1);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        last.kill().await;
+        // As if the process had ended between the state and the log of the other.
+        let state = |name: &str| configs[2].data_dir.join("state").join(name);
+        std::fs::rename(state("2"), state("dropped-2")).unwrap();
+        let again = Node::start(configs[2].clone()).await;
+        for group in [1, 2] {
+            let status = again.core.status(group).unwrap();
+            assert_eq!(status.voters, Vec::<u64>::new(), "group {group}");
+            assert_eq!(status.last_index, 0);
+            assert!(status.term > 0);
+        }
+        assert_eq!(again.core.status(0).unwrap().voters, [1, 2, 3]);
+        again.kill().await;
+    });
+}
+
 /// What a gateway that dies at once leaves: a transaction of `number` that writes `value` under `key` in group 2, decided by
 /// group 1, which commits it or never hears of it.
 async fn abandon(gateway: &Gateway, number: u64, key: &'static [u8], value: u8, commit: bool) {

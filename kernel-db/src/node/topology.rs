@@ -31,10 +31,13 @@ pub struct Topology {
 }
 
 /// One group's new voters, the preferred leader first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Move {
     pub group: u32,
     pub voters: Vec<u64>,
+    /// Nodes that it was to bring replicas to before it was turned back: they may be voters until it is done.
+    #[serde(default)]
+    pub turned_back: Vec<u64>,
 }
 
 impl Topology {
@@ -75,7 +78,8 @@ impl Topology {
     /// True if `node` has, or is about to have, or may still have a replica of `group`.
     pub fn concerns(&self, group: u32, node: u64) -> bool {
         let moving = self.moving.as_ref().filter(|m| m.group == group);
-        self.voters(group).contains(&node) || moving.is_some_and(|m| m.voters.contains(&node))
+        let moves = |m: &Move| m.voters.contains(&node) || m.turned_back.contains(&node);
+        self.voters(group).contains(&node) || moving.is_some_and(moves)
     }
 
     /// With one node more. 42710 if its id or one of its addresses is there already.
@@ -115,7 +119,8 @@ impl Topology {
             && moving.voters.contains(&node)
             && !groups[moving.group as usize].contains(&node)
         {
-            moving.voters = groups[moving.group as usize].clone();
+            let before = groups[moving.group as usize].clone();
+            moving.turned_back = std::mem::replace(&mut moving.voters, before);
         }
         if next.staying().len() < self.replicas {
             return Err(Error::new(
@@ -210,7 +215,11 @@ impl Topology {
             let free = staying.iter().copied().filter(|n| !voters.contains(n));
             voters.push(free.min_by_key(|n| (self.load(*n), *n))?);
         }
-        (voters != before).then_some(Move { group, voters })
+        (voters != before).then(|| Move {
+            group,
+            voters,
+            ..Move::default()
+        })
     }
 
     fn spread_replicas(&self) -> Option<Move> {
@@ -233,6 +242,7 @@ impl Topology {
         Some(Move {
             group,
             voters: voters.iter().map(swap).collect(),
+            ..Move::default()
         })
     }
 
@@ -247,7 +257,11 @@ impl Topology {
             if let Some(place) = better {
                 let mut voters = voters.clone();
                 voters.swap(0, place);
-                return Some(Move { group, voters });
+                return Some(Move {
+                    group,
+                    voters,
+                    ..Move::default()
+                });
             }
         }
         None
@@ -364,6 +378,9 @@ mod tests {
         assert!(moving.concerns(group, 4));
         let back = moving.remove(4).unwrap();
         assert_eq!(back.moving.as_ref().unwrap().voters, four.voters(group));
+        // It may be a voter already: dropped now, it would take what it has acknowledged with it.
+        assert!(back.concerns(group, 4));
+        assert!(!back.settle().concerns(group, 4));
         let settled = settled(back.settle());
         assert_eq!(settled.groups, four.groups);
         assert_eq!(settled.nodes.len(), 3);

@@ -205,7 +205,7 @@ impl<S: StateStore> Executor<S> {
             self.queue.push_back(request);
         } else {
             self.execute(config, now, request, out);
-            self.wake(now);
+            self.wake(config, now);
             // Those who waited for what this one released or wrote.
             self.run_queue(config, now, out);
         }
@@ -230,7 +230,7 @@ impl<S: StateStore> Executor<S> {
                 break;
             };
             self.execute(config, now, request, out);
-            self.wake(now);
+            self.wake(config, now);
             ran = true;
         }
         ran

@@ -98,6 +98,19 @@ impl Waits {
         woken.map(|w| w.waited_until(now_us).0).collect()
     }
 
+    /// The requests that wait for a change, and the keys that they have read.
+    #[cfg(test)]
+    pub fn for_change(&self) -> Vec<(u64, Vec<Span>)> {
+        let keys = |waiting: &Waiting| match &waiting.on {
+            On::Owner(_) => None,
+            On::Change(change) => {
+                let keys = change.spans.iter().filter(|span| span.is_key());
+                Some((waiting.request.id, keys.cloned().collect()))
+            }
+        };
+        self.waiting.values().filter_map(keys).collect()
+    }
+
     /// Those whose wait for a change is over, and those who have to ask for it again.
     pub fn due(&mut self, now_us: u64) -> (Vec<Request>, Vec<Request>) {
         let due = self.numbers(|waiting| match &waiting.on {

@@ -118,7 +118,7 @@ impl Driver {
     }
 
     /// A message from another member. `silent`: this voter just booted, and takes no part in elections.
-    pub fn receive(&mut self, message: Message, silent: bool) {
+    pub fn receive(&mut self, mut message: Message, silent: bool) {
         match message.get_msg_type() {
             MessageType::MsgRequestVote
             | MessageType::MsgRequestPreVote
@@ -135,6 +135,8 @@ impl Driver {
                 self.ask_for_checkpoint(&message);
                 return;
             }
+            // Late, for the replica that was here before: raft-rs would stop the node over what it held.
+            MessageType::MsgHeartbeat if self.is_blank() => message.commit = 0,
             MessageType::MsgAppendResponse if !message.reject => {
                 // It has what it asked for: raft-rs would offer a checkpoint again and again.
                 if let Some(progress) = self.node.raft.mut_prs().get_mut(message.from) {

@@ -143,6 +143,8 @@ impl World {
                     }
                     None
                 }
+                // Settled in part: it is told again.
+                Answer::More(_) => None,
                 _ => {
                     chore.works.pop_front();
                     None
@@ -163,7 +165,7 @@ impl World {
             )));
         }
         let hint = error.get_detail().and_then(|node| node.parse().ok());
-        chore.node = hint.unwrap_or(1 + chore.node % self.plan.nodes);
+        chore.node = hint.unwrap_or(1 + chore.node % self.nodes.len() as u64);
         self.after(1_000, 80_000, Event::Chore(number));
         Ok(())
     }

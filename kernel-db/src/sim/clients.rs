@@ -3,6 +3,9 @@
 
 mod draw;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 
 use super::check::{Known, Operation};
@@ -10,9 +13,11 @@ use super::chores::Chore;
 use super::gateway::{Attempt, Turn};
 use super::load::{Job, Picture, Row, Serial};
 use super::load::{decode, group_of};
+use super::plan::Plan;
 use super::rng::Rng;
 use super::world::EPOCH_US;
 use crate::error::{Class, Error};
+use crate::partition::{WAITS, Waited};
 use crate::txn::messages::{Answer, TxnId, Work};
 use draw::{Active, LISTS, REGISTERS};
 
@@ -47,6 +52,7 @@ pub enum What {
     Run {
         task: Serial,
         session: Option<(u128, u64)>,
+        waited: Waited,
     },
     /// Of a transaction that a gateway runs.
     Work(Work),
@@ -86,6 +92,10 @@ struct Current {
     attempt: Option<Attempt>,
     /// When it began, for its age.
     start_us: u64,
+    /// How long it has waited for a change.
+    waited_us: u64,
+    /// The leader can tell when the client is gone, and is told so here.
+    gone: Option<Arc<AtomicBool>>,
 }
 
 pub struct Lane {
@@ -132,7 +142,7 @@ pub struct Clients {
     pub lanes: Vec<Lane>,
     pub operations: Vec<Operation>,
     sessions: Vec<(u128, u64)>,
-    nodes: u64,
+    pub nodes: u64,
     groups: u32,
     registers: Vec<Vec<Active>>,
     lists: Vec<Vec<Active>>,
@@ -143,6 +153,10 @@ pub struct Clients {
     pub conflicts: u64,
     /// Attempts begun so far.
     attempts: u64,
+    /// They send messages, and wait for them.
+    waits: bool,
+    /// They go back to earlier times.
+    rollbacks: bool,
     pub stopping: bool,
     /// For the nodes whose gateways leave them.
     pub chores: Vec<(u64, Chore)>,
@@ -151,11 +165,12 @@ pub struct Clients {
 }
 
 impl Clients {
-    pub fn new(nodes: u64, groups: u32) -> Self {
+    pub fn new(plan: &Plan) -> Self {
+        let (nodes, groups) = (plan.nodes, plan.groups);
         let lane = |lane: usize| Lane {
             session: lane / LANES,
             current: None,
-            nodes: vec![1 + lane as u64 % nodes; groups as usize],
+            nodes: vec![1 + lane as u64 % nodes; plan.all_groups() as usize],
             home: 1 + lane as u64 % nodes,
             seen: (0, 0),
             clock: 0,
@@ -189,6 +204,8 @@ impl Clients {
             retries: 0,
             conflicts: 0,
             attempts: 0,
+            waits: plan.waits,
+            rollbacks: plan.rollbacks,
             stopping: false,
             chores: Vec::new(),
             broken: None,
@@ -210,7 +227,20 @@ impl Clients {
             self.retries += 1;
         }
         self.attempt(lane, now_us);
+        self.be_there(lane);
         self.question(lane)
+    }
+
+    /// A receiver whose home is the node that it asks is seen there when it hangs up.
+    fn be_there(&mut self, lane: usize) {
+        let lane = &mut self.lanes[lane];
+        let Some(current) = &mut lane.current else {
+            return;
+        };
+        if let Job::Receive { from, .. } = self.operations[current.operation].job {
+            let node = lane.nodes[group_of(from, self.groups) as usize - 1];
+            current.gone = (node == lane.home).then(Arc::default);
+        }
     }
 
     /// The gateway's part of an operation begins, or begins anew.
@@ -224,7 +254,11 @@ impl Clients {
         self.attempts += 1;
         let operation = &self.operations[current.operation];
         let txn = TxnId {
-            start: current.start_us,
+            // Going back in time is older than everything else.
+            start: match operation.job {
+                Job::Rollback { .. } => 1,
+                _ => current.start_us,
+            },
             node: self.lanes[lane].home,
             number: self.attempts,
         };
@@ -269,8 +303,16 @@ impl Clients {
                     op: operation.op,
                     job: job.clone(),
                 };
-                let session = current.session;
-                (job.group(self.groups), What::Run { task, session })
+                let run = What::Run {
+                    task,
+                    session: current.session,
+                    waited: Waited {
+                        us: current.waited_us,
+                        gone: current.gone.clone(),
+                        ..Waited::default()
+                    },
+                };
+                (job.group(self.groups), run)
             }
         };
         let repeatable = current.session.is_some() || !operation.job.writes();
@@ -284,7 +326,8 @@ impl Clients {
         let several = job.group(self.groups) == 0;
         let block = matches!(job, Job::Lists(_) | Job::Transfer { .. }) && rng.range(0, 5) == 0;
         let by_gateway = !matches!(job, Job::Snapshot { .. }) && (several || block);
-        let gateway = by_gateway.then(|| rng.range(0, 3) == 0);
+        let locks_all = matches!(job, Job::Rollback { .. });
+        let gateway = by_gateway.then(|| rng.range(0, 3) == 0 && !locks_all);
         let session = numbered.then(|| {
             let (id, number) = &mut self.sessions[self.lanes[lane].session];
             *number += 1;
@@ -302,6 +345,8 @@ impl Clients {
             gateway,
             attempt: None,
             start_us: EPOCH_US as u64 + now_us,
+            waited_us: 0,
+            gone: None,
         });
         self.operations.push(Operation {
             op,
@@ -439,7 +484,7 @@ impl Clients {
         let node = &mut self.lanes[lane].nodes[group as usize - 1];
         match error.sqlstate() {
             // The right node was asked.
-            "40001" | "40P01" | "53300" => {}
+            "40001" | "40P01" | "53300" | WAITS => {}
             _ => *node = hint.unwrap_or(1 + *node % self.nodes),
         }
     }
@@ -454,7 +499,17 @@ impl Clients {
         let Some(current) = &self.lanes[lane].current else {
             return Want::Rest;
         };
-        let writes = self.operations[current.operation].job.writes();
+        let operation = &self.operations[current.operation];
+        let (writes, begun_us) = (operation.job.writes(), operation.begun_us);
+        if let Some(current) = &mut self.lanes[lane].current
+            && let Some(gone) = current.gone.take()
+        {
+            gone.store(true, Ordering::Relaxed);
+        }
+        let Some(current) = &mut self.lanes[lane].current else {
+            return Want::Rest;
+        };
+        current.waited_us = now_us - begun_us;
         match error.class() {
             Class::Request if error.sqlstate() == "P0001" => {
                 let told = error.message().split_whitespace();

@@ -15,7 +15,7 @@ impl World {
         let late = self.now >= self.plan.length_us;
         let pause = self.plan.disaster_us * if late { 5 } else { 1 };
         self.after(pause / 5, pause * 9 / 5, Event::Fault);
-        let node = self.rng.range(1, self.plan.nodes + 1);
+        let node = self.any_node();
         self.totals.add("disasters", 1);
         match self.rng.range(0, 20) {
             0..3 => self.crash(node, false),
@@ -63,14 +63,18 @@ impl World {
                 Ok(())
             }
             _ => {
-                let group = self.rng.range(1, u64::from(self.plan.groups) + 1) as u32;
-                let leader = (1..=self.plan.nodes).find(|n| self.leads(*n, group));
+                let group = self.rng.range(1, u64::from(self.plan.all_groups()) + 1) as u32;
+                let leader = self.node_ids().find(|n| self.leads(*n, group));
                 let from = leader.unwrap_or(node);
                 self.totals
                     .add("fault: leader transfer", u64::from(from != node));
                 self.input(from, group, Input::TransferLeader(node))
             }
         }
+    }
+
+    fn any_node(&mut self) -> u64 {
+        self.rng.range(1, self.nodes.len() as u64 + 1)
     }
 
     fn fault(&mut self, name: &'static str, node: u64, line: &str) {
@@ -94,12 +98,10 @@ impl World {
     /// Alone, or unable to hear, or unable to speak, or without one other.
     fn cut_off(&mut self, node: u64) {
         // Leaders have the most to lose.
-        let group = self.rng.range(1, u64::from(self.plan.groups) + 1) as u32;
-        let leader = (1..=self.plan.nodes).find(|node| self.leads(*node, group));
+        let group = self.rng.range(1, u64::from(self.plan.all_groups()) + 1) as u32;
+        let leader = self.node_ids().find(|node| self.leads(*node, group));
         let node = leader.filter(|_| self.rng.permille(600)).unwrap_or(node);
-        let others: Vec<u64> = (1..=self.plan.nodes)
-            .filter(|other| *other != node)
-            .collect();
+        let others: Vec<u64> = self.node_ids().filter(|other| *other != node).collect();
         let (speak, hear, total) = match self.rng.range(0, 4) {
             0 => (true, false, "fault: one-way cut"),
             1 => (false, true, "fault: one-way cut"),
@@ -125,7 +127,7 @@ impl World {
     }
 
     fn slow_link(&mut self, node: u64) {
-        let other = self.rng.range(1, self.plan.nodes + 1);
+        let other = self.any_node();
         if other == node {
             return;
         }
@@ -179,23 +181,28 @@ impl World {
         self.totals
             .add("fault: unsynced writes lost", loss.records as u64);
         self.totals.add("fault: torn write", u64::from(loss.torn));
-        self.forget(node);
-        self.watch.crashed(node);
         let what = if machine {
             "the machine crashes"
         } else {
             "crashes"
         };
         self.note(node, 0, || format!("{what}, loses {loss:?}"));
-        self.forget_chores(node);
-        self.hang_up(node);
-        self.abandon(node);
+        self.went_down(node);
         self.after(10_000, 2_000_000, Event::Restart(node));
         Ok(())
     }
 
+    /// What else ends with the process of a node.
+    pub fn went_down(&mut self, node: u64) {
+        self.forget(node);
+        self.watch.crashed(node);
+        self.forget_chores(node);
+        self.hang_up(node);
+        self.abandon(node);
+    }
+
     pub fn restart(&mut self, node: u64) -> Result<(), Error> {
-        if !self.node(node).machine.is_up() {
+        if !self.node(node).machine.is_up() && !self.moves.is_gone(node) {
             self.note(node, 0, || "starts".into());
             self.totals.add("restarts", 1);
             self.node(node).machine.start()?;
@@ -213,7 +220,7 @@ impl World {
         (self.calm, self.calm_since) = (true, self.now);
         self.clients.stopping = true;
         self.links.heal();
-        for node in 1..=self.plan.nodes {
+        for node in self.node_ids() {
             let place = self.node(node);
             place.paused_until = 0;
             place.slow_until = 0;

@@ -7,12 +7,12 @@ use bytes::Bytes;
 
 use super::chores::Chore;
 use super::clients::What;
-use super::load::{Row, Serial, group_of, key};
+use super::load::{BACK, Job, Row, Serial, encode, group_of, key};
 use crate::error::{Class, Error, Result};
 use crate::partition::{Budget, Scan, Store, Transaction, TxnEnv, decode_outcome, encode_outcome};
 use crate::txn::messages::{
-    Answer, Commit, Lock, LockMode, LookUp, Part, Prepare, Release, Resolve, Settle, Span, TxnId,
-    WaitPolicy, Work, Write,
+    self, Answer, Commit, Lock, LockMode, LookUp, Part, Prepare, Release, Resolve, Settle, Span,
+    TxnId, WaitPolicy, Work, Write,
 };
 
 /// A transaction that is not decided after this time is aborted, in microseconds.
@@ -25,6 +25,9 @@ enum Stage {
     Rows(usize),
     /// Locks of one mode in one group.
     Lock(usize),
+    /// Going back in time: the range of all rows in one group; then what must change there, step by step.
+    LockRange(usize),
+    Stage(usize, bool),
     Prepare(usize),
     Commit,
     /// The commit's answer was lost.
@@ -54,6 +57,9 @@ pub struct Attempt {
     /// Reads without locks, at this time, and has them checked at the end.
     optimistic: bool,
     since: u64,
+    /// To go back to, and how far this stage is.
+    to_ts: Option<u64>,
+    after: Bytes,
     stage: Stage,
     parts: Vec<u32>,
     locks: Vec<(u32, LockMode, Vec<Row>)>,
@@ -78,11 +84,22 @@ impl Attempt {
         wall_us: u64,
     ) -> Self {
         let touched = task.rows();
-        let of: BTreeSet<u32> = touched
-            .iter()
-            .map(|(row, _)| group_of(row.1, groups))
-            .collect();
-        let first = of.first().copied().unwrap_or(1);
+        let to_ts = match task.job {
+            Job::Rollback { to_ts } => Some(to_ts),
+            _ => None,
+        };
+        let of: BTreeSet<u32> = match to_ts {
+            Some(_) => (1..=groups).collect(),
+            None => touched
+                .iter()
+                .map(|(row, _)| group_of(row.1, groups))
+                .collect(),
+        };
+        // The group that has no part in it decides about a rollback.
+        let first = match to_ts {
+            Some(_) => groups + 1,
+            None => of.first().copied().unwrap_or(1),
+        };
         // I11: the session's home is the coordinator, whether or not it has a part in the work.
         let coordinator = session.map_or(first, |(id, _)| 1 + (id % u128::from(groups)) as u32);
         let mut locks: Vec<(u32, LockMode, Vec<Row>)> = Vec::new();
@@ -108,7 +125,11 @@ impl Attempt {
             deadline_ts: wall_us + DEADLINE_US,
             optimistic,
             since: 0,
-            stage: if optimistic {
+            to_ts,
+            after: Bytes::new(),
+            stage: if to_ts.is_some() {
+                Stage::LockRange(0)
+            } else if optimistic {
                 Stage::Ts(0)
             } else {
                 Stage::Lock(0)
@@ -161,6 +182,8 @@ impl Attempt {
                 });
                 work(*group, Work::Lock(lock))
             }
+            Stage::LockRange(at) => work(self.parts[at], self.lock_all()),
+            Stage::Stage(at, inserted) => work(self.parts[at], self.step_back(inserted)),
             Stage::Prepare(at) => {
                 let group = self.others()[at];
                 let prepare = Prepare {
@@ -195,6 +218,26 @@ impl Attempt {
         }
     }
 
+    fn lock_all(&self) -> Work {
+        let mut lock = Lock {
+            txn: self.txn,
+            ranges: vec![all_of_back()],
+            ..Lock::default()
+        };
+        lock.set_mode(LockMode::Update);
+        lock.set_wait(WaitPolicy::Wait);
+        Work::Lock(lock)
+    }
+
+    fn step_back(&self, inserted: bool) -> Work {
+        Work::Stage(messages::Stage {
+            txn: self.txn,
+            to_ts: self.to_ts.unwrap_or(0),
+            inserted,
+            after: self.after.clone(),
+        })
+    }
+
     fn session_bytes(&self) -> (Bytes, u64) {
         self.session.map_or((Bytes::new(), 0), |(id, number)| {
             (Bytes::copy_from_slice(&id.to_be_bytes()), number)
@@ -225,7 +268,7 @@ impl Attempt {
             },
             writes: writes.collect(),
             guards: Vec::new(),
-            staged: false,
+            staged: self.to_ts.is_some(),
             deadline_ts: self.deadline_ts,
         }
     }
@@ -274,10 +317,22 @@ impl Attempt {
                 }
                 Turn::On
             }
+            (Stage::LockRange(at), Ok(Answer::Locked(locked))) => {
+                self.terms.insert(self.parts[at], locked.term);
+                self.stage = match at + 1 < self.parts.len() {
+                    true => Stage::LockRange(at + 1),
+                    false => Stage::Prepare(0),
+                };
+                Turn::On
+            }
+            (Stage::Stage(at, inserted), Ok(Answer::Staged(staged))) => {
+                self.staged(at, inserted, staged.next)
+            }
             (Stage::Prepare(at), Ok(Answer::Prepared(stamp))) => {
                 self.prepared_ts = self.prepared_ts.max(stamp.ts);
                 self.stage = match at + 1 < self.others().len() {
                     true => Stage::Prepare(at + 1),
+                    false if self.to_ts.is_some() => Stage::Stage(0, false),
                     false => Stage::Commit,
                 };
                 Turn::On
@@ -303,8 +358,31 @@ impl Attempt {
         }
     }
 
+    /// A step is done; the next begins behind it, or is of the next kind, or in the next group.
+    fn staged(&mut self, at: usize, inserted: bool, next: Option<Bytes>) -> Turn {
+        match next {
+            Some(next) if next == self.after => {
+                return Turn::Again(Error::retry("53100", "not applied yet"));
+            }
+            Some(next) => self.after = next,
+            None => {
+                self.after = Bytes::new();
+                self.stage = match (inserted, at + 1 < self.parts.len()) {
+                    (false, _) => Stage::Stage(at, true),
+                    (true, true) => Stage::Stage(at + 1, false),
+                    (true, false) => Stage::Commit,
+                };
+            }
+        }
+        Turn::On
+    }
+
     pub fn failed(&mut self, error: Error) -> Turn {
         match (self.stage, error.class()) {
+            // May be repeated, at another leader too.
+            (Stage::Stage(..), Class::Retry | Class::Unknown) if error.sqlstate() != "40001" => {
+                Turn::Again(error)
+            }
             (Stage::Commit, Class::Unknown) if !self.others().is_empty() => {
                 self.stage = Stage::Resolve;
                 Turn::Again(error)
@@ -329,7 +407,11 @@ impl Attempt {
 
     /// True if the same transaction goes on after a failure: only its question is repeated.
     pub fn goes_on(&self) -> bool {
-        !self.over && matches!(self.stage, Stage::Resolve | Stage::LookUp)
+        !self.over
+            && matches!(
+                self.stage,
+                Stage::Resolve | Stage::LookUp | Stage::Stage(..)
+            )
     }
 
     fn execute(&mut self) {
@@ -360,7 +442,10 @@ impl Attempt {
             self.chores
                 .push(Chore::finish(txn, ts, &others, self.coordinator));
         }
-        Turn::Done(self.result.clone())
+        Turn::Done(match self.to_ts {
+            Some(_) => Ok(encode(&[ts])),
+            None => self.result.clone(),
+        })
     }
 
     fn abort(&mut self, error: Error) -> Turn {
@@ -387,6 +472,11 @@ impl Attempt {
         }
         self.chores.push(Chore::new(works));
     }
+}
+
+fn all_of_back() -> Span {
+    let from = |table: u32| Bytes::copy_from_slice(&table.to_be_bytes());
+    Span::range(from(BACK), from(BACK + 1))
 }
 
 fn recorded(outcome: Option<Bytes>) -> Result<Bytes> {

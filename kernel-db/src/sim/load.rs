@@ -3,7 +3,7 @@
 //! A row is a list of numbers; its group follows from its number. Every writing transaction counts itself in a row of its
 //! own, so that a second execution shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -16,8 +16,16 @@ pub const LIST: u32 = 111;
 pub const COUNTER: u32 = 112;
 pub const ACCOUNT: u32 = 113;
 pub const DONE: u32 = 114;
+/// Boxes of messages: what was sent and is not received yet, in order.
+pub const MAIL: u32 = 115;
 
-/// Counters and accounts of one group.
+/// Rows that are brought back to earlier times: the value last written.
+pub const BACK: u32 = 120;
+/// Of them in one group.
+pub const BACKS: u64 = 3;
+
+/// Boxes, counters and accounts of one group.
+pub const BOXES: u64 = 2;
 pub const COUNTERS: u64 = 2;
 pub const ACCOUNTS: u64 = 4;
 /// What all accounts hold together; single ones wrap.
@@ -71,6 +79,27 @@ pub enum Job {
         from: u64,
         to: u64,
         amount: u64,
+    },
+    /// Puts a message, which is unique in a run, into a box.
+    Send {
+        to: u64,
+        message: u64,
+    },
+    /// Takes the first message out of a box; while that is empty it waits for a change, so long at most. Replies with the
+    /// message, or with nothing.
+    Receive {
+        from: u64,
+        for_us: u64,
+    },
+    /// Writes the value, which is unique in a run, into all of these rows.
+    Mark {
+        rows: Vec<u64>,
+        value: u64,
+    },
+    /// Brings the rows of `BACK` back to what they were at that time; replies with the timestamp at which that happened. As
+    /// large as the table, so it is no transaction of rows.
+    Rollback {
+        to_ts: u64,
     },
     /// Replies with the balances of these accounts.
     Audit(Vec<u64>),
@@ -131,8 +160,10 @@ impl Job {
         match self {
             Job::Put { .. } | Job::Swap { .. } | Job::Count { .. } => true,
             Job::Spoil(_) | Job::Transfer { .. } => true,
+            Job::Send { .. } | Job::Receive { .. } | Job::Mark { .. } => true,
             Job::Lists(steps) => steps.iter().any(|s| matches!(s, Step::Append(..))),
-            Job::Get { .. } | Job::Audit(_) | Job::Snapshot { .. } => false,
+            Job::Get { .. } | Job::Audit(_) => false,
+            Job::Snapshot { .. } | Job::Rollback { .. } => false,
         }
     }
 
@@ -173,13 +204,24 @@ impl Job {
                 let rows = BTreeMap::from([((ACCOUNT, *from), true), ((ACCOUNT, *to), true)]);
                 rows.into_iter().collect()
             }
+            Job::Send { to, .. } => vec![((MAIL, *to), true)],
+            Job::Receive { from, .. } => vec![((MAIL, *from), true)],
+            Job::Mark { rows, .. } => rows.iter().map(|row| ((BACK, *row), true)).collect(),
+            Job::Rollback { .. } => Vec::new(),
             Job::Audit(accounts) => accounts.iter().map(|a| ((ACCOUNT, *a), false)).collect(),
             Job::Snapshot { rows, .. } => rows.iter().map(|row| (*row, false)).collect(),
         }
     }
 
-    fn run(&self, store: &mut dyn Store) -> Result<Vec<u64>> {
+    fn run(&self, store: &mut dyn Store, env: &mut TxnEnv) -> Result<Vec<u64>> {
         match self {
+            Job::Send { to, message } => {
+                let mut messages = load(store, (MAIL, *to))?;
+                messages.push(*message);
+                save(store, (MAIL, *to), &messages)?;
+                Ok(Vec::new())
+            }
+            Job::Receive { from, for_us } => receive(*from, *for_us, store, env),
             Job::Put { register, value } => {
                 save(store, (REGISTER, *register), &[*value])?;
                 Ok(Vec::new())
@@ -215,9 +257,30 @@ impl Job {
                 .iter()
                 .map(|account| load_one(store, (ACCOUNT, *account)))
                 .collect(),
-            Job::Snapshot { .. } => Err(Error::internal("a snapshot is no transaction")),
+            Job::Mark { rows, value } => {
+                for row in rows {
+                    save(store, (BACK, *row), &[*value])?;
+                }
+                Ok(Vec::new())
+            }
+            Job::Snapshot { .. } | Job::Rollback { .. } => {
+                Err(Error::internal("no transaction of rows"))
+            }
         }
     }
+}
+
+fn receive(from: u64, for_us: u64, store: &mut dyn Store, env: &mut TxnEnv) -> Result<Vec<u64>> {
+    let mut messages = load(store, (MAIL, from))?;
+    if messages.is_empty() {
+        if let Some(wait) = &mut env.wait {
+            wait.until(for_us)?;
+        }
+        return Ok(Vec::new());
+    }
+    let first = messages.remove(0);
+    save(store, (MAIL, from), &messages)?;
+    Ok(vec![first])
 }
 
 fn run_steps(steps: &[Step], store: &mut dyn Store) -> Result<Vec<u64>> {
@@ -263,7 +326,7 @@ impl Transaction for Serial {
             row.resize(FILLER, self.op);
             save(store, (DONE, self.op), &row)?;
         }
-        Ok(encode(&self.job.run(store)?))
+        Ok(encode(&self.job.run(store, env)?))
     }
 
     fn read_only(&self) -> bool {
@@ -282,10 +345,44 @@ pub fn rows_at(store: &dyn StateSnapshot, rows: &[Row], ts: u64) -> Result<Pictu
     Ok(picture)
 }
 
+/// All versions of a row, the oldest first: when it began, and the value, or none from when it was gone.
+pub type Versions = BTreeMap<Row, Vec<(u64, Option<u64>)>>;
+
+/// The versions of all rows of `BACK`.
+pub fn all_versions(store: &dyn StateSnapshot) -> Result<Versions> {
+    let (from, to) = (key((BACK, 0)), key((BACK + 1, 0)));
+    let mut times: BTreeMap<Row, BTreeSet<u64>> = BTreeMap::new();
+    let mut note = |key: &[u8], ts: u64| {
+        let row = decode(key.get(6..).unwrap_or(&[])).first().copied();
+        times
+            .entry((BACK, row.unwrap_or(0)))
+            .or_default()
+            .insert(ts);
+    };
+    let mut ended = Vec::new();
+    store.ended_after(0, None, usize::MAX, &mut ended)?;
+    for version in ended.iter().filter(|v| v.key >= from && v.key < to) {
+        note(&version.key, version.row.ts);
+        note(&version.key, version.end);
+    }
+    let mut rows = Vec::new();
+    store.scan(&from, &to, false, usize::MAX, &mut rows)?;
+    rows.iter().for_each(|(key, version)| note(key, version.ts));
+    let mut versions = Versions::new();
+    for (row, times) in times {
+        for ts in times {
+            let value = store.get_at(&key(row), ts)?;
+            let value = value.and_then(|v| decode(&v.value).first().copied());
+            versions.entry(row).or_default().push((ts, value));
+        }
+    }
+    Ok(versions)
+}
+
 /// Everything in a store, and how often each transaction was executed.
 pub fn all_rows(store: &dyn StateSnapshot) -> Result<(Picture, BTreeMap<u64, u64>)> {
     let mut rows = Vec::new();
-    let (from, to) = (key((REGISTER, 0)), key((DONE + 1, 0)));
+    let (from, to) = (key((REGISTER, 0)), key((MAIL + 1, 0)));
     store.scan(&from, &to, false, usize::MAX, &mut rows)?;
     let (mut picture, mut done) = (Picture::new(), BTreeMap::new());
     for (key, version) in rows {

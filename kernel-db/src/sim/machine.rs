@@ -50,6 +50,12 @@ impl Machine {
         &mut self.members[group as usize - 1]
     }
 
+    /// The replica of `group` is a member no more: what it had goes, but for term and vote.
+    pub fn leave(&mut self, group: u32) -> Result<()> {
+        self.writes.retain(|(of, _)| *of != group);
+        self.member_mut(group).leave()
+    }
+
     /// Every replica is up and holds what it ever acknowledged.
     pub fn may_vote(&self) -> bool {
         let replicas = self.members.iter().map(Member::replica);

@@ -54,6 +54,12 @@ impl Member {
         self.replica.as_ref()
     }
 
+    /// Requests that wait for a change here, with the rows that they have read.
+    #[cfg(test)]
+    pub fn parked(&mut self) -> Vec<(u64, Vec<(bytes::Bytes, Option<bytes::Bytes>)>)> {
+        self.replica.as_mut().map_or_else(Vec::new, Replica::parked)
+    }
+
     pub fn is_up(&self) -> bool {
         self.replica.is_some()
     }
@@ -131,6 +137,27 @@ impl Member {
         }
         self.stop(machine && !fsync);
         Ok(())
+    }
+
+    /// As the shell drops a replica and makes another, which is a member of nothing. Term and vote were promised.
+    #[cfg(test)]
+    pub fn leave(&mut self) -> Result<()> {
+        let Some(replica) = self.replica.take() else {
+            return Ok(());
+        };
+        let mut hard_state = raft::eraftpb::HardState::default();
+        (hard_state.term, hard_state.vote) = (replica.status().term, replica.vote());
+        let write = LogWrite {
+            group: self.config.group,
+            entries: Vec::new(),
+            hard_state: Some(hard_state),
+            reset: true,
+        };
+        self.log.append(vec![write], true)?;
+        self.store = Arc::new(MemState::new());
+        self.applies.clear();
+        self.config.voters.clear();
+        self.start()
     }
 
     /// The replica is gone, and what was not flushed of its state; with `tail_lost` it must not vote before it has caught up.

@@ -9,12 +9,14 @@
 //! way.
 //!
 //! * `runs`: many seeds at a time, their totals, planted faults; `make sim` and `make sim-mutations`.
-//! * `plan`: what a run is like. * `world`, `network`, `faults`: events, links, disasters. * `machine`, `member`: one node.
-//! * `clients`: sessions that work and retry. * `gateway`, `chores`: two-phase commit as a gateway drives it. * `load`: their transactions. * `check`: the verdict. * `watch`: invariants.
+//! * `plan`: what a run is like. * `world`, `network`, `faults`: events, links, disasters. * `moves`: nodes that come and
+//!   go. * `machine`, `member`: one node.
+//! * `clients`: sessions that work and retry. * `gateway`, `chores`: two-phase commit as a gateway drives it. * `load`: their
+//!   transactions. * `verdict`, `check`: the end. * `watch`: invariants.
 //! * [`Script`]: the same nodes driven by hand, for golden transcripts, with `work`. * `transcript`: inputs and outputs as
 //!   text.
 //!
-//! Left out: the SQL layer, and changes of membership.
+//! Left out: the SQL layer, and the row that holds the topology.
 
 mod member;
 mod script;
@@ -37,6 +39,8 @@ mod load;
 #[cfg(test)]
 mod machine;
 #[cfg(test)]
+mod moves;
+#[cfg(test)]
 mod network;
 #[cfg(test)]
 mod plan;
@@ -46,6 +50,8 @@ mod rng;
 mod runs;
 #[cfg(test)]
 mod totals;
+#[cfg(test)]
+mod verdict;
 #[cfg(test)]
 mod watch;
 #[cfg(test)]

@@ -19,6 +19,8 @@ const PATIENCE_US: u64 = 700_000;
 pub enum Owner {
     Lane(usize),
     Chore(u64),
+    /// Who moves groups between nodes.
+    Mover,
 }
 
 /// Which links are cut, what is on its way, and who waits for what.
@@ -163,13 +165,17 @@ impl World {
             return Ok(());
         }
         let input = match what {
-            What::Run { task, session } => Input::Request(Request {
+            What::Run {
+                task,
+                session,
+                waited,
+            } => Input::Request(Request {
                 id: question,
                 task: Task::Run(Arc::new(task)),
                 session,
                 seen,
                 cancel: None,
-                waited: Waited::default(),
+                waited,
             }),
             What::Work(work) => Input::Request(Request {
                 id: question,
@@ -191,7 +197,7 @@ impl World {
 
     /// A leader begins: does an earlier one still answer? Its lease must be over by now.
     pub fn probe_others(&mut self, node: u64, group: u32) {
-        for other in (1..=self.plan.nodes).filter(|other| *other != node) {
+        for other in self.node_ids().filter(|other| *other != node) {
             if self.leads(other, group) {
                 self.after(0, 100, Event::Probe(other, group));
             }
@@ -251,6 +257,7 @@ impl World {
             Owner::Lane(lane) if self.links.asked[lane] == question => lane,
             Owner::Lane(_) => return Ok(()),
             Owner::Chore(number) => return self.chore_hears(number, question, heard),
+            Owner::Mover => return self.mover_hears(question, heard),
         };
         let before = self.clients.lanes[lane].operation();
         self.note(0, 0, || format!("lane {lane} hears {heard:?}"));

@@ -25,6 +25,12 @@ pub struct Plan {
     pub queue_max: usize,
     /// The shorter, the more elections meet a lease that still runs.
     pub election_ticks: usize,
+    /// Some rows are brought back to what they were. One more group decides about that.
+    pub rollbacks: bool,
+    /// Clients send each other messages, and wait for them.
+    pub waits: bool,
+    /// Nodes are added, removed, and lose their disks.
+    pub moves: bool,
     /// Planted in every replica.
     pub mutation: Option<Mutation>,
     /// Look at the invariants at every step, not only at the history at the end.
@@ -58,8 +64,34 @@ impl Plan {
             tip_bytes_max: one_in(4, 4_000, 64 << 20) as usize,
             queue_max: one_in(8, 4, 10_000) as usize,
             election_ticks: one_in(2, 5, 10) as usize,
+            moves: one_in(2, 1, 0) == 1,
+            waits: one_in(2, 1, 0) == 1,
+            rollbacks: one_in(2, 1, 0) == 1,
             mutation: None,
             watch: true,
+        }
+    }
+
+    /// The same, but nodes stay, nobody waits, and nothing is rolled back.
+    pub fn plain(seed: u64) -> Self {
+        Self {
+            moves: false,
+            waits: false,
+            rollbacks: false,
+            ..Self::of_seed(seed)
+        }
+    }
+
+    /// Those with rows, and perhaps the one that decides about rollbacks.
+    pub fn all_groups(&self) -> u32 {
+        self.groups + u32::from(self.rollbacks)
+    }
+
+    /// The first members of every group; none for a node that comes later.
+    fn founders(&self, node: u64) -> Vec<u64> {
+        match node <= self.nodes {
+            true => (1..=self.nodes).collect(),
+            false => Vec::new(),
         }
     }
 
@@ -76,7 +108,7 @@ impl Plan {
             durability: self.durability,
             planted: Planted::new(self.mutation),
             seed,
-            ..ReplicaConfig::new(node, group, (1..=self.nodes).collect())
+            ..ReplicaConfig::new(node, group, self.founders(node))
         }
     }
 }

@@ -3,12 +3,15 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use prost::Message as _;
-use raft::eraftpb::{Message, MessageType};
+use raft::eraftpb::{EntryType, Message, MessageType};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::load::MAIL;
 use super::machine::Machine;
 use super::plan::Plan;
+use super::world::World;
 use crate::partition::apply::{ApplyJob, payload::LogPayload};
 use crate::partition::{Durability, Output, RoleChange};
 use crate::storage::{LogStore, StateStore};
@@ -184,7 +187,8 @@ impl Watch {
                 continue;
             }
             self.committed.insert((group, index), this);
-            if entry.data.is_empty() {
+            // A leader's first entry, and changes of members, hold no batch.
+            if entry.data.is_empty() || entry.get_entry_type() != EntryType::EntryNormal {
                 continue;
             }
             let payload = LogPayload::decode(entry.data.clone()).map_err(|e| e.to_string())?;
@@ -207,5 +211,25 @@ impl Watch {
             }
         }
         Ok(())
+    }
+}
+
+impl World {
+    /// No wake-up is lost: nobody waits for a message at a box that holds one.
+    pub fn wake_up_lost(&mut self, node: u64, group: u32) -> Option<String> {
+        if !self.plan.watch || !self.plan.waits {
+            return None;
+        }
+        for (id, rows) in self.node(node).machine.member_mut(group).parked() {
+            self.totals.add("looks at who waits", 1);
+            let holds = |(key, value): &(Bytes, Option<Bytes>)| {
+                key.starts_with(&MAIL.to_be_bytes())
+                    && value.as_ref().is_some_and(|value| !value.is_empty())
+            };
+            if rows.iter().any(holds) {
+                return Some(format!("request {id} waits for a message that is there"));
+            }
+        }
+        None
     }
 }

@@ -1,7 +1,8 @@
 //! Events in order of time, the nodes that they happen to, and one run from start to verdict.
 //!
 //! * here: the loop, inputs and outputs of replicas, disks. * [`super::network`]: messages and clients' questions.
-//! * [`super::faults`]: disasters. * [`super::watch`]: invariants looked at on the way.
+//! * [`super::faults`]: disasters. * [`super::moves`]: nodes that come and go. * [`super::watch`]: invariants looked at on the
+//!   way. * [`super::verdict`]: the end.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -11,12 +12,11 @@ use bytes::Bytes;
 use raft::eraftpb::Message;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::check::{self, End, Known};
 use super::chores::Chore;
 use super::clients::{Ask, Clients, Heard};
-use super::load::{all_rows, rows_at};
 use super::machine::Machine;
 use super::member::WaitingWrite;
+use super::moves::Moves;
 use super::network::{Links, Owner};
 use super::plan::Plan;
 use super::rng::Rng;
@@ -24,9 +24,7 @@ use super::totals::Totals;
 use super::transcript;
 use super::watch::Watch;
 use crate::error::Error;
-use crate::partition::records::{self, Record};
 use crate::partition::{Input, Now, Output, Task};
-use crate::storage::{SessionRecord, StateStore};
 
 pub const TICK_US: u64 = 50_000;
 /// The wall clock at the start of every run.
@@ -76,6 +74,8 @@ pub enum Event {
     /// A read that nobody waits for, at a leader of an earlier term when a later one begins.
     Probe(u64, u32),
     Fault,
+    /// Whoever moves groups between nodes takes a look.
+    Direct,
     Join(BTreeSet<(u64, u64)>),
     Restart(u64),
     Ask(u64, Ask),
@@ -100,7 +100,7 @@ impl Event {
             | Event::Shipped(node, ..) => Some(*node),
             Event::Deliver(_, _, message) => Some(message.to),
             Event::Ask(_, ask) => Some(ask.node),
-            Event::Fault | Event::Join(_) | Event::Restart(_) => None,
+            Event::Fault | Event::Direct | Event::Join(_) | Event::Restart(_) => None,
             Event::Hear(..) | Event::Wake(..) | Event::Chore(_) => None,
         }
     }
@@ -123,8 +123,31 @@ pub struct Node {
     pub skew_us: i64,
 }
 
+impl Node {
+    /// With an empty disk.
+    pub fn new(plan: &Plan, node: u64, seed: u64, rng: &mut Rng) -> Result<Self, Error> {
+        let configs = (1..=plan.all_groups()).map(|group| plan.config(node, group, seed));
+        Ok(Self {
+            machine: Machine::new(configs.collect(), plan.durability)?,
+            paused_until: 0,
+            slow_until: 0,
+            disk_fails: false,
+            armed: None,
+            drain_due: vec![false; plan.all_groups() as usize],
+            write_due: false,
+            write_free: 0,
+            apply_free: vec![0; plan.all_groups() as usize],
+            mono_offset: rng.range(0, 1 << 40),
+            // Four in a hundred: less than the lease's margin, which is two ticks of ten, one of them for this.
+            drift_ppm: rng.range(0, 80_000) as i64 - 40_000,
+            skew_us: rng.range(0, 800_000) as i64 - 400_000,
+        })
+    }
+}
+
 pub struct World {
     pub now: u64,
+    pub seed: u64,
     pub rng: Rng,
     pub plan: Plan,
     pub calm: bool,
@@ -135,10 +158,11 @@ pub struct World {
     pub nodes: Vec<Node>,
     pub links: Links,
     pub clients: Clients,
+    pub moves: Moves,
     pub chores: BTreeMap<u64, Chore>,
     pub watch: Watch,
     pub totals: Totals,
-    hash: Xxh3,
+    pub hash: Xxh3,
     lines: Option<Lines>,
 }
 
@@ -158,28 +182,15 @@ impl World {
         let mut rng = Rng::new(seed);
         let mut nodes = Vec::new();
         for node in 1..=plan.nodes {
-            let configs = (1..=plan.groups).map(|group| plan.config(node, group, seed));
-            nodes.push(Node {
-                machine: Machine::new(configs.collect(), plan.durability)?,
-                paused_until: 0,
-                slow_until: 0,
-                disk_fails: false,
-                armed: None,
-                drain_due: vec![false; plan.groups as usize],
-                write_due: false,
-                write_free: 0,
-                apply_free: vec![0; plan.groups as usize],
-                mono_offset: rng.range(0, 1 << 40),
-                // Four in a hundred: less than the lease's margin, which is two ticks of ten, one of them for this.
-                drift_ppm: rng.range(0, 80_000) as i64 - 40_000,
-                skew_us: rng.range(0, 800_000) as i64 - 400_000,
-            });
+            nodes.push(Node::new(plan, node, seed, &mut rng)?);
         }
-        let clients = Clients::new(plan.nodes, plan.groups);
+        let clients = Clients::new(plan);
         Ok(Self {
             now: 0,
+            seed,
             rng,
             plan: plan.clone(),
+            moves: Moves::new(plan, seed)?,
             calm: false,
             calm_since: 0,
             queue: BinaryHeap::new(),
@@ -208,16 +219,16 @@ impl World {
     }
 
     fn play(&mut self) -> Result<(), Error> {
-        for node in 1..=self.plan.nodes {
-            self.after(0, TICK_US, Event::Tick(node));
-            for group in 1..=self.plan.groups {
-                self.after(0, 1_000_000, Event::StateFlush(node, group));
-            }
+        for node in self.node_ids() {
+            self.set_going(node);
         }
         for lane in 0..self.clients.lanes.len() {
             self.after(0, 1_000_000, Event::Wake(lane, 0));
         }
         self.after(0, 1_000_000, Event::Fault);
+        if self.plan.moves {
+            self.at(0, Event::Direct);
+        }
         while let Some(Reverse((time, sequence))) = self.queue.pop() {
             self.now = time;
             if !self.calm && time >= self.plan.length_us && self.is_enough() {
@@ -234,6 +245,19 @@ impl World {
             }
         }
         Err(Error::internal("nothing more happens"))
+    }
+
+    /// All nodes there ever were.
+    pub fn node_ids(&self) -> std::ops::RangeInclusive<u64> {
+        1..=self.nodes.len() as u64
+    }
+
+    /// The timers of a node.
+    pub fn set_going(&mut self, node: u64) {
+        self.after(0, TICK_US, Event::Tick(node));
+        for group in 1..=self.plan.all_groups() {
+            self.after(0, 1_000_000, Event::StateFlush(node, group));
+        }
     }
 
     /// A run in which little happens shows little.
@@ -287,6 +311,7 @@ impl World {
             Event::StateFlush(node, group) => self.state_flush(node, group),
             Event::Probe(node, group) => self.probe(node, group),
             Event::Fault => self.disaster(),
+            Event::Direct => self.direct(),
             Event::Join(cut) => {
                 self.links.join(&cut);
                 self.note(0, 0, || "the cut is over".into());
@@ -316,6 +341,9 @@ impl World {
     }
 
     fn tick(&mut self, node: u64) -> Result<(), Error> {
+        if self.moves.is_gone(node) {
+            return Ok(());
+        }
         // Timers run on the node's own clock.
         let drift = TICK_US as i64 * self.node(node).drift_ppm / 1_000_000;
         self.at(
@@ -326,10 +354,13 @@ impl World {
     }
 
     fn tick_groups(&mut self, node: u64) -> Result<(), Error> {
-        (1..=self.plan.groups).try_for_each(|group| self.input(node, group, Input::Tick))
+        (1..=self.plan.all_groups()).try_for_each(|group| self.input(node, group, Input::Tick))
     }
 
     fn state_flush(&mut self, node: u64, group: u32) -> Result<(), Error> {
+        if self.moves.is_gone(node) {
+            return Ok(());
+        }
         self.after(50_000, 1_500_000, Event::StateFlush(node, group));
         if !self.node(node).machine.is_up() {
             return Ok(());
@@ -382,6 +413,7 @@ impl World {
             let life = place.machine.life;
             self.after(0, 300, Event::Drained(node, group, life));
         }
+        let lost = self.wake_up_lost(node, group);
         for output in out {
             if self.armed_crash(node)? {
                 return Ok(());
@@ -390,7 +422,10 @@ impl World {
             self.look(node, group, &output, asked)?;
             self.carry_out(node, group, output)?;
         }
-        Ok(())
+        match lost {
+            Some(lost) => Err(Error::internal(format!("n{node} g{group}: {lost}"))),
+            None => Ok(()),
+        }
     }
 
     /// The transcript: hashed always, kept if asked for.
@@ -473,7 +508,10 @@ impl World {
                     Event::Checkpoint(node, group, life, members),
                 );
             }
-            Output::Members { .. } => {}
+            Output::Members { result, .. } => {
+                self.totals
+                    .add("changes of members made", u64::from(result.is_ok()));
+            }
             Output::Resolve { .. } | Output::Finish { .. } => self.delegate(node, group, &output),
             Output::Truncate { index } => {
                 self.totals.add("log truncations", 1);
@@ -500,99 +538,4 @@ impl World {
         place.armed = None;
         place.disk_fails = false;
     }
-
-    /// Each group has one leader, and every member has applied all of its log.
-    fn is_at_rest(&self) -> bool {
-        let nothing_open = self.links.no_questions() && self.chores.is_empty();
-        nothing_open && (1..=self.plan.groups).all(|group| self.group_rests(group))
-    }
-
-    fn group_rests(&self, group: u32) -> bool {
-        let replica = |node: &Node| Some(node.machine.member(group).replica()?.status());
-        let all: Option<Vec<_>> = self.nodes.iter().map(replica).collect();
-        let Some(all) = all else {
-            return false;
-        };
-        let end = all[0].last_index;
-        // I12: everything prepared is settled without anybody's help.
-        let prepared = |node: &Node| {
-            let of = records::load(node.machine.member(group).state()).unwrap_or_default();
-            of.iter()
-                .any(|(_, _, record)| matches!(record, Record::Prepared(_)))
-        };
-        if self.nodes.iter().any(prepared) {
-            return false;
-        }
-        all.iter().filter(|status| status.open).count() == 1
-            && all.iter().all(|s| s.last_index == end && s.applied == end)
-    }
-
-    fn verdict(&mut self) -> Result<Summary, String> {
-        let mut end = End::default();
-        for group in 1..=self.plan.groups {
-            self.replicas_agree(group)?;
-            let store = self.nodes[0].machine.member(group).store();
-            let (rows, done) = all_rows(store).map_err(|error| error.to_string())?;
-            end.rows.extend(rows);
-            for (op, times) in done {
-                *end.done.entry(op).or_default() += times;
-            }
-        }
-        let operations = &self.clients.operations;
-        check::history(operations, &end)?;
-        let mut snapshots = 0;
-        for node in &self.nodes {
-            snapshots = check::snapshots(operations, |ts, rows| {
-                let mut picture = BTreeMap::new();
-                for group in 1..=self.plan.groups {
-                    let of_group =
-                        |row: &&(u32, u64)| super::load::group_of(row.1, self.plan.groups) == group;
-                    let rows: Vec<_> = rows.iter().filter(of_group).copied().collect();
-                    let store = node.machine.member(group).store();
-                    picture.extend(rows_at(store, &rows, ts).map_err(|e| e.to_string())?);
-                }
-                Ok(picture)
-            })?;
-        }
-        self.totals.add("snapshot reads", snapshots);
-        self.totals.add("operations", operations.len() as u64);
-        self.totals.add("retries", self.clients.retries);
-        self.totals.add("conflicts", self.clients.conflicts);
-        for operation in operations {
-            let name = match operation.known {
-                Known::Done(_) | Known::Saw(..) => "acknowledged",
-                Known::Failed(_) => "refused",
-                Known::Unknown => "outcome unknown",
-            };
-            self.totals.add(name, 1);
-        }
-        Ok(Summary {
-            transcript: self.hash.digest(),
-            length_us: self.now,
-            totals: std::mem::take(&mut self.totals),
-        })
-    }
-
-    /// I7, I8: replicas that applied the same log hold the same.
-    fn replicas_agree(&self, group: u32) -> Result<(), String> {
-        let first = self.nodes[0].machine.member(group).state();
-        for node in &self.nodes[1..] {
-            let other = node.machine.member(group).state();
-            if let Some(difference) = first.difference(other) {
-                return Err(format!("group {group}: the replicas differ: {difference}"));
-            }
-            if sorted_sessions(first)? != sorted_sessions(other)? {
-                return Err(format!(
-                    "group {group}: the replicas remember other sessions"
-                ));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn sorted_sessions(store: &impl StateStore) -> Result<Vec<SessionRecord>, String> {
-    let mut records = store.sessions().map_err(|error| error.to_string())?;
-    records.sort_by_key(|record| (record.session, record.number));
-    Ok(records)
 }

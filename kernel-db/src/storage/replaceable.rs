@@ -61,15 +61,17 @@ impl Drop for Garbage {
     }
 }
 
+fn dropped_dir(dir: &Path) -> PathBuf {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    dir.with_file_name(format!("{DROPPED}{name}"))
+}
+
 impl ReplaceableState {
     /// Opens the state in `dir`, making it if the directory is empty. F0000 if it belongs to someone else, 55006 if another
     /// process has it open, XX001 if `CURRENT` is damaged.
     pub fn open(dir: &Path, shared: &RocksShared, identity: Identity) -> Result<Self> {
-        if let Some(name) = dir.file_name() {
-            // Left by a process that ended too early.
-            let left = format!("{DROPPED}{}", name.to_string_lossy());
-            remove_dir(&dir.with_file_name(left))?;
-        }
+        // Left by a process that ended too early.
+        remove_dir(&dropped_dir(dir))?;
         open_directory(dir, "state", identity)?;
         let (name, origin) = current(dir)?;
         let wanted = dir.join(&name);
@@ -136,14 +138,18 @@ impl ReplaceableState {
         self.held().state.adopt_members(&members.into())
     }
 
-    /// The replica is no member any more: its directory makes room at once, and goes when nobody reads it any more.
+    /// The replica is no member any more: its directory makes room at once, durably, and goes when nobody reads it any more.
     pub fn doom(&self) -> Result<()> {
-        let name = self.dir.file_name().unwrap_or_default().to_string_lossy();
-        let aside = self.dir.with_file_name(format!("{DROPPED}{name}"));
+        let aside = dropped_dir(&self.dir);
         remove_dir(&aside)?;
         fs::rename(&self.dir, &aside).map_err(|error| io_error("rename", &self.dir, &error))?;
         let _ = self.doomed.0.set(aside);
-        Ok(())
+        self.dir.parent().map_or(Ok(()), sync_dir)
+    }
+
+    /// True if a replica in `dir` was dropped, and the process ended before it was quite gone.
+    pub fn was_dropped(dir: &Path) -> bool {
+        dropped_dir(dir).exists()
     }
 
     /// Stops offering checkpoints.

@@ -18,6 +18,8 @@ use crate::storage::{LogWrite, StateStore};
 pub struct Leaving {
     /// The end of its log is written.
     pub(super) persisted: bool,
+    /// Until then: its directory tells a start in between to bring that to an end.
+    held: Option<Arc<State>>,
     store: std::sync::Weak<State>,
     /// Its store was gone at the last turn.
     gone: bool,
@@ -46,10 +48,28 @@ impl Core {
         };
         tracing::info!(group, "the replica here is dropped");
         *self.groups.borrow_mut() = Rc::new(groups);
-        // Behind everything that it had written. Term and vote stay: they were promised.
-        let status = gone.replica.borrow().status();
+        // The state goes first: one that is there without its log would not open.
+        match gone.store.doom() {
+            Ok(()) => self.end_log(group, &gone),
+            Err(error) => tracing::error!(
+                group,
+                "the replica stays on disk until the next start: {error}"
+            ),
+        }
+        let leaving = Leaving {
+            persisted: false,
+            held: Some(Arc::clone(&gone.store)),
+            store: Arc::downgrade(&gone.store),
+            gone: false,
+        };
+        self.leaving.borrow_mut().insert(group, leaving);
+    }
+
+    /// Behind everything that it had written. Term and vote stay: they were promised.
+    fn end_log(&self, group: u32, gone: &Group) {
+        let replica = gone.replica.borrow();
         let mut hard_state = raft::eraftpb::HardState::default();
-        (hard_state.term, hard_state.vote) = (status.term, gone.replica.borrow().vote());
+        (hard_state.term, hard_state.vote) = (replica.status().term, replica.vote());
         self.threads.borrow().write(WriteJob {
             group,
             token: 0,
@@ -61,23 +81,14 @@ impl Core {
             },
             sync: true,
         });
-        if let Err(error) = gone.store.doom() {
-            tracing::error!(
-                group,
-                "the replica's state stays until the next start: {error}"
-            );
-        }
-        let leaving = Leaving {
-            persisted: false,
-            store: Arc::downgrade(&gone.store),
-            gone: false,
-        };
-        self.leaving.borrow_mut().insert(group, leaving);
     }
 
     /// What is left of replicas that were dropped: reports about them that are under way are taken before they are forgotten.
     pub(super) fn forget_left(&self) {
         self.leaving.borrow_mut().retain(|_, leaving| {
+            if leaving.persisted {
+                leaving.held = None;
+            }
             let done = leaving.persisted && leaving.gone;
             leaving.gone = leaving.store.strong_count() == 0;
             !done

@@ -5,9 +5,12 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Executor;
 use crate::error::{Error, Result};
+#[cfg(test)]
+use crate::partition::Store;
 use crate::partition::replica::{Now, Output, ReplicaConfig};
 use crate::partition::tip_view::Blocked;
 use crate::partition::transaction::{Budget, Transaction, TxnEnv, WAITS, Wait};
+use crate::planted::Mutation;
 use crate::storage::StateStore;
 use crate::txn::messages::Span;
 
@@ -95,12 +98,28 @@ impl<S: StateStore> Executor<S> {
 
     /// Those who waited for what was just written run next. They run on the tip, often in the batch of what woke them; what
     /// they are told leaves when that is committed (I4).
-    pub(super) fn wake(&mut self, now: Now) {
+    pub(super) fn wake(&mut self, config: &ReplicaConfig, now: Now) {
         if !self.tip.written.is_empty() {
-            let written = std::mem::take(&mut self.tip.written);
+            let mut written = std::mem::take(&mut self.tip.written);
+            if config.planted.is(Mutation::LostWakeUp) {
+                written.truncate(1);
+            }
             self.queue.extend(self.waits.changed(&written, now.mono_us));
         }
         self.tip.watched = self.waits.watching();
+    }
+
+    /// Each request that is parked for a change, with what the rows hold now that it has read by key.
+    #[cfg(test)]
+    pub fn parked(&mut self) -> Vec<(u64, Vec<(Bytes, Option<Bytes>)>)> {
+        let parked = self.waits.for_change();
+        let mut view = self.tip.begin();
+        let mut row = |span: Span| {
+            let value = view.get(&span.from, None).unwrap_or_default();
+            (span.from, value)
+        };
+        let rows = |(id, spans): (u64, Vec<Span>)| (id, spans.into_iter().map(&mut row).collect());
+        parked.into_iter().map(rows).collect()
     }
 
     /// Waits that end without a change.

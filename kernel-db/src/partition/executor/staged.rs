@@ -14,8 +14,9 @@ use super::Executor;
 use super::work::Step;
 use crate::error::{Error, Result};
 use crate::partition::records::{prepared_key, staged_key, staged_range, staged_row, staged_write};
-use crate::partition::replica::Now;
+use crate::partition::replica::{Now, ReplicaConfig};
 use crate::partition::{Scan, Store};
+use crate::planted::Mutation;
 use crate::storage::StateStore;
 use crate::txn::messages::{
     Answer, COUNT_PREFIX, Count, LockMode, Nothing, Settle, Span, Stage, Staged,
@@ -63,7 +64,12 @@ impl Found {
 }
 
 impl<S: StateStore> Executor<S> {
-    pub(super) fn stage(&mut self, now: Now, stage: &Stage) -> Result<Step> {
+    pub(super) fn stage(
+        &mut self,
+        config: &ReplicaConfig,
+        now: Now,
+        stage: &Stage,
+    ) -> Result<Step> {
         let txn = stage.txn;
         self.doubt.keep(txn, now.mono_us);
         let prepared = self.doubt.prepared(txn);
@@ -95,9 +101,11 @@ impl<S: StateStore> Executor<S> {
             next: found.next.clone(),
             counts: found.counts(),
         });
-        let rows = found.writes.iter();
-        let rows =
-            rows.map(|(key, value)| (staged_key(txn, key), Some(staged_row(value.as_ref()))));
+        let early = config.planted.is(Mutation::RollbackBeforeDecided);
+        let rows = found.writes.iter().map(|(key, value)| match early {
+            true => (key.clone(), value.clone()),
+            false => (staged_key(txn, key), Some(staged_row(value.as_ref()))),
+        });
         match self.put_all(rows)? {
             Some(step) => Ok(step),
             None => Ok(Step::Settled(answer)),

@@ -83,7 +83,7 @@ impl<S: StateStore> Executor<S> {
                 Ok(Step::Answer(Answer::Kept(Kept { lost })))
             }
             Work::LookUp(ask) => self.look_up(ask),
-            Work::Stage(stage) => self.stage(now, stage),
+            Work::Stage(stage) => self.stage(config, now, stage),
         };
         match step {
             Ok(Step::Answer(answer)) => self.hold(id, Ok(answer.into_bytes()), Rests::Tip),

@@ -538,6 +538,14 @@ impl<S: StateStore> Replica<S> {
         }
     }
 
+    /// See `Executor::parked`.
+    #[cfg(test)]
+    pub fn parked(&mut self) -> Vec<(u64, Vec<(bytes::Bytes, Option<bytes::Bytes>)>)> {
+        self.executor
+            .as_mut()
+            .map_or_else(Vec::new, Executor::parked)
+    }
+
     /// The client sessions, on the leader.
     pub fn sessions(&self) -> Vec<SessionStatus> {
         let sessions = self.executor.iter().flat_map(|e| e.sessions().iter());

@@ -82,6 +82,17 @@ fn i1_proposals_of_others_are_dropped() {
 }
 
 #[test]
+fn a_heartbeat_for_the_replica_before_does_not_stop_a_new_one() {
+    let mut driver = driver(1, &[]);
+    let mut heartbeat = from_peer(MessageType::MsgHeartbeat, 3);
+    heartbeat.commit = 362;
+    driver.receive(heartbeat, false);
+    settle(&mut driver);
+    let view = driver.view();
+    assert_eq!((view.leader, view.commit, view.last), (Some(2), 0, 0));
+}
+
+#[test]
 fn a_member_that_lost_acknowledged_entries_enters_a_later_term_and_does_not_vote() {
     let log = Arc::new(MemLog::new());
     let config = |tail_lost| DriverConfig {

@@ -1,15 +1,17 @@
 //! The verdict over a finished run: from what the clients were told and what the replicas hold at the end.
 //!
 //! * here: at most once, totals, unchanging snapshots. * [`linear`]: single keys. * [`order`]: freshness of counters and
-//!   lists. * [`cycles`]: serializability of transactions over lists.
+//!   lists. * [`mail`]: messages. [`back`]: rollbacks. * [`cycles`]: serializability of transactions over lists.
 
+mod back;
 mod cycles;
 mod linear;
+mod mail;
 mod order;
 
 use std::collections::BTreeMap;
 
-use super::load::{ACCOUNT, COUNTER, Job, LIST, Picture, REGISTER, Step, TOTAL};
+use super::load::{ACCOUNT, COUNTER, Job, LIST, Picture, REGISTER, Step, TOTAL, Versions};
 
 /// What a client came to know of one operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub struct End {
     pub rows: Picture,
     /// How often each operation was executed.
     pub done: BTreeMap<u64, u64>,
+    /// Of rows that are brought back to earlier times.
+    pub versions: Versions,
 }
 
 /// Checks the whole history.
@@ -49,6 +53,8 @@ pub fn history(operations: &[Operation], end: &End) -> Result<(), String> {
     sums(operations, end)?;
     totals(operations, end)?;
     linear::registers(operations, end)?;
+    mail::boxes(operations, end)?;
+    back::rollbacks(operations, &end.versions)?;
     order::counters(operations)?;
     order::lists(operations, end)?;
     cycles::serializable(operations, end)

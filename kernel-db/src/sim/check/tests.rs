@@ -25,6 +25,7 @@ fn end(rows: &[(Row, &[u64])], executed: &[u64]) -> End {
             .map(|(row, held)| (*row, held.to_vec()))
             .collect(),
         done: executed.iter().map(|op| (*op, 1)).collect(),
+        ..End::default()
     }
 }
 

@@ -1,7 +1,9 @@
 //! What clients do: drawn from a mix of all kinds of jobs, over rows that are few at a time, so that clients meet.
 
 use super::Clients;
-use crate::sim::load::{ACCOUNT, ACCOUNTS, COUNTER, COUNTERS, Job, LIST, REGISTER, Row, Step};
+use crate::sim::load::{
+    ACCOUNT, ACCOUNTS, BACK, BACKS, BOXES, COUNTER, COUNTERS, Job, LIST, REGISTER, Row, Step,
+};
 use crate::sim::rng::Rng;
 
 /// Registers and lists of one group in use at a time, and how many operations begin with one before another takes its
@@ -20,6 +22,22 @@ impl Clients {
         let group = rng.range(0, u64::from(self.groups)) as usize;
         let groups = u64::from(self.groups);
         let row = |n: u64| n * groups + group as u64;
+        if self.rollbacks && rng.range(0, 6) == 0 {
+            return self.marks(lane, op, rng);
+        }
+        if self.waits && rng.range(0, 6) == 0 {
+            let place = row(rng.range(0, BOXES));
+            return match rng.range(0, 2) {
+                0 => Job::Send {
+                    to: place,
+                    message: op,
+                },
+                _ => Job::Receive {
+                    from: place,
+                    for_us: rng.range(50_000, 2_500_000),
+                },
+            };
+        }
         match rng.range(0, 100) {
             0..10 => Job::Put {
                 register: self.register(group, rng),
@@ -62,6 +80,21 @@ impl Clients {
         }
     }
 
+    /// Rows that are brought back to earlier times, and writes to them.
+    fn marks(&mut self, lane: usize, op: u64, rng: &mut Rng) -> Job {
+        let (all, known) = (BACKS * u64::from(self.groups), self.lanes[lane].clock);
+        if known > 0 && rng.range(0, 12) == 0 {
+            let to_ts = known - rng.range(0, 6_000_000);
+            return Job::Rollback { to_ts };
+        }
+        let first = rng.range(0, all);
+        let rows = match rng.range(0, 2) {
+            0 => vec![first],
+            _ => vec![first, (first + 1) % all],
+        };
+        Job::Mark { rows, value: op }
+    }
+
     fn snapshot_rows(&mut self) -> Vec<Row> {
         for register in self.registers.iter_mut().flatten() {
             register.uses += 1;
@@ -73,7 +106,9 @@ impl Clients {
         let all = |of_group: u64| 0..of_group * u64::from(self.groups);
         let counters = all(COUNTERS).map(|row| (COUNTER, row));
         let accounts = all(ACCOUNTS).map(|row| (ACCOUNT, row));
+        let backs = all(BACKS * u64::from(self.rollbacks)).map(|row| (BACK, row));
         lists
+            .chain(backs)
             .chain(registers)
             .chain(counters)
             .chain(accounts)

@@ -1,0 +1,127 @@
+//! A move of a group to other nodes, one step at a time, as its leader takes them: learner, caught up, joint change.
+
+use crate::partition::{MemberChange, ReplicaStatus};
+
+/// Entries that a learner may be behind when it is made a voter.
+const LAG_MAX: u64 = 64;
+
+/// What a group's leader does next.
+pub(crate) enum Step {
+    Done,
+    /// Nothing, for this reason.
+    Wait(String),
+    /// Another node is to lead first.
+    Transfer(u64),
+    Change(MemberChange),
+}
+
+/// The next step of a leader with this status towards the voters `target`.
+pub(crate) fn next_step(status: &ReplicaStatus, target: &[u64]) -> Step {
+    let sorted = |nodes: &[u64]| {
+        let mut nodes = nodes.to_vec();
+        nodes.sort_unstable();
+        nodes
+    };
+    if status.joint {
+        return Step::Wait("two majorities still decide".into());
+    }
+    if sorted(&status.voters) == sorted(target) && status.learners.is_empty() {
+        return Step::Done;
+    }
+    let member = |node: &&u64| status.voters.contains(node) || status.learners.contains(node);
+    if let Some(new) = target.iter().find(|node| !member(node)) {
+        return Step::Change(MemberChange::AddLearner(*new));
+    }
+    let caught_up = |node: &u64| {
+        let follower = status.followers.iter().find(|f| f.node == *node);
+        *node == status.node
+            || follower.is_some_and(|f| f.active && !f.snapshot && f.lag <= LAG_MAX)
+    };
+    // Who is a voter already may be away: it is not asked to catch up first.
+    let mut new = target.iter().filter(|node| !status.voters.contains(node));
+    if let Some(late) = new.find(|node| !caught_up(node)) {
+        let lag = status.followers.iter().find(|f| f.node == *late);
+        let lag = lag.map_or(0, |f| f.lag);
+        return Step::Wait(format!("node {late} is {lag} entries behind"));
+    }
+    let heir = target
+        .iter()
+        .find(|node| status.voters.contains(node) && caught_up(node));
+    match heir {
+        Some(heir) if !target.contains(&status.node) => Step::Transfer(*heir),
+        _ => Step::Change(MemberChange::SetVoters(target.to_vec())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::partition::{FollowerStatus, Role};
+
+    /// Node 1 leads voters 1, 2, 3; of the others, `followers` are (node, lag, active).
+    fn status(learners: &[u64], followers: &[(u64, u64, bool)]) -> ReplicaStatus {
+        let follower = |&(node, lag, active): &(u64, u64, bool)| FollowerStatus {
+            node,
+            match_index: 1000 - lag,
+            lag,
+            active,
+            snapshot: false,
+        };
+        ReplicaStatus {
+            group: 1,
+            node: 1,
+            role: Role::Leader,
+            open: true,
+            term: 2,
+            leader: Some(1),
+            commit: 1000,
+            applied: 1000,
+            durable: 0,
+            first_index: 1,
+            last_index: 1000,
+            log_bytes: 0,
+            last_ts: 0,
+            followers: followers.iter().map(follower).collect(),
+            voters: vec![1, 2, 3],
+            learners: learners.to_vec(),
+            joint: false,
+            tip_bytes: 0,
+            batches_in_flight: 0,
+            sessions: 0,
+            requests: 0,
+        }
+    }
+
+    #[test]
+    fn a_voter_that_is_away_holds_no_change_up_but_a_learner_does() {
+        let all = [(2, 900, false), (3, 0, true)];
+        let change = |step| match step {
+            Step::Change(change) => Some(change),
+            _ => None,
+        };
+        let learner = change(next_step(&status(&[], &all), &[1, 2, 4]));
+        assert_eq!(learner, Some(MemberChange::AddLearner(4)));
+        let late = [(2, 900, false), (3, 0, true), (4, 65, true)];
+        assert!(matches!(
+            next_step(&status(&[4], &late), &[1, 2, 4]),
+            Step::Wait(_)
+        ));
+        let near = [(2, 900, false), (3, 0, true), (4, 64, true)];
+        let voters = change(next_step(&status(&[4], &near), &[1, 2, 4]));
+        assert_eq!(voters, Some(MemberChange::SetVoters(vec![1, 2, 4])));
+        // The leader goes: one that has caught up leads first.
+        assert!(matches!(
+            next_step(&status(&[4], &near), &[2, 3, 4]),
+            Step::Transfer(3)
+        ));
+        assert!(matches!(
+            next_step(&status(&[], &all), &[3, 2, 1]),
+            Step::Done
+        ));
+        let joint = ReplicaStatus {
+            joint: true,
+            ..status(&[], &all)
+        };
+        assert!(matches!(next_step(&joint, &[1, 2, 3]), Step::Wait(_)));
+    }
+}
