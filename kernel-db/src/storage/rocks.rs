@@ -47,6 +47,8 @@ const RECENT_BYTES_MAX: usize = 32 << 20;
 const RECENT_BYTES_MIN: usize = 1 << 20;
 /// Spills of less go through the memtable: a file is not worth its fsync.
 const FILE_BYTES_MIN: usize = 4 << 20;
+/// Spills that are merged at once. More of them rewrite less, and make reads look at more files.
+const LEVEL_ZERO_FILES: i32 = 8;
 /// Changes written under one lock of the recent ones, which readers on the core may wait for.
 const LOCK_OPS: usize = 16;
 
@@ -107,6 +109,8 @@ impl RocksShared {
         options.set_memtable_whole_key_filtering(true);
         // Apply is the only writer: inserts need no atomics, and keys in order start where the last one ended.
         options.set_allow_concurrent_memtable_write(false);
+        // Spills are files of all keys: merging them rewrites the level below.
+        options.set_level_zero_file_num_compaction_trigger(LEVEL_ZERO_FILES);
         options.set_max_background_jobs(2);
         options.set_log_level(LogLevel::Warn);
         options.set_keep_log_file_num(2);
