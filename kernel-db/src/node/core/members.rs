@@ -70,7 +70,7 @@ impl Core {
         let replica = gone.replica.borrow();
         let mut hard_state = raft::eraftpb::HardState::default();
         (hard_state.term, hard_state.vote) = (replica.status().term, replica.vote());
-        self.threads.borrow().write(WriteJob {
+        self.threads.borrow().write(vec![WriteJob {
             group,
             token: 0,
             write: LogWrite {
@@ -79,8 +79,9 @@ impl Core {
                 hard_state: Some(hard_state),
                 reset: true,
             },
+            // By the log writer, and so behind what it has.
             sync: true,
-        });
+        }]);
     }
 
     /// What is left of replicas that were dropped: reports about them that are under way are taken before they are forgotten.

@@ -26,6 +26,7 @@ mod write;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use sqlparser::ast::{self, SetExpr, Statement};
 use sqlparser::tokenizer::Span;
@@ -294,6 +295,7 @@ impl<'a> Binder<'a> {
             routing: Routing::Nothing,
             writes: false,
             as_of: None,
+            has_waited: AtomicBool::new(false),
         })
     }
 
@@ -317,6 +319,7 @@ impl<'a> Binder<'a> {
             routing,
             writes,
             as_of: None,
+            has_waited: AtomicBool::new(false),
         }
     }
 }
