@@ -4,6 +4,7 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Executor;
+use super::lease::{Asked, Leased, Pass};
 use crate::error::{Error, Result};
 use crate::partition::replica::{Now, Output, ReplicaConfig};
 use crate::partition::tip_view::Blocked;
@@ -39,6 +40,7 @@ impl<S: StateStore> Executor<S> {
         run[8..].copy_from_slice(&self.runs.to_be_bytes());
         let seed = xxh3_64_with_seed(&run, config.seed);
         let mut noted = false;
+        let mut pass = Pass::default();
         loop {
             let mut env = TxnEnv {
                 wall_us: now.wall_us,
@@ -50,10 +52,11 @@ impl<S: StateStore> Executor<S> {
                     waited_us,
                     until_us: None,
                 }),
+                lease: Some(pass.lease()),
             };
             let locks = (!self.locks.is_empty()).then_some(&self.locks);
             let mut view = self.tip.begin_under(locks);
-            if noted {
+            if noted || pass.plain.is_some() {
                 view.note_reads();
             }
             let result = txn.run(&mut view, &mut env);
@@ -75,6 +78,24 @@ impl<S: StateStore> Executor<S> {
                     0..=WATCHED_MAX => Err(Stopped::Waits { spans, until_us }),
                     _ => Ok((Err(reads_too_much()), false)),
                 };
+            }
+            let asked = env.lease.and_then(|lease| lease.asked);
+            if let (Some(ask), Ok(reply)) = (asked, &result)
+                && txn.read_only()
+                && !view.wrote()
+            {
+                let asked = Asked {
+                    ask,
+                    spans: view.take_reads(),
+                    reply: reply.clone(),
+                    waited_us,
+                };
+                view.rollback();
+                match self.leased(config, now, asked, pass)? {
+                    Leased::Reply(reply, recorded) => return Ok((Ok(reply), recorded)),
+                    Leased::Again(next) => pass = next,
+                }
+                continue;
             }
             return Ok(match result {
                 Ok(_) if txn.read_only() && view.wrote() => {
