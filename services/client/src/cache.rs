@@ -403,7 +403,8 @@ mod tests {
             read(&cache, n, n + 1);
             assert!(hit(&cache, 0) && hit(&cache, n));
             let stats = cache.stats();
-            assert!(stats.bytes <= 10_000 && stats.entries > 10, "{stats:?}");
+            assert!(stats.bytes <= 10_000, "{stats:?}");
+            assert!(n < 20 || stats.entries > 20, "{stats:?}");
         }
         assert!(!hit(&cache, 1));
         let Err(miss) = cache.look_up("large", &[]) else {

@@ -218,7 +218,9 @@ impl Client {
         };
         let mut all: Vec<&(dyn ToSql + Sync)> = Vec::with_capacity(params.len() + 2);
         let Some(cache) = &self.inner.cache else {
-            all.extend(params.iter().map(|param| param as _));
+            for param in params {
+                all.push(param);
+            }
             let rows = self.read(*key, sql, &all).await?;
             return Ok(Arc::new(Rows::copy(&rows, 0)?));
         };
@@ -236,8 +238,11 @@ impl Client {
             params.len() + 2
         );
         let ms = i32::try_from(cache.lease.as_millis()).unwrap_or(i32::MAX);
-        all.extend(params.iter().map(|param| param as _));
-        all.extend([&cache.holder as _, &ms as _]);
+        for param in params {
+            all.push(param);
+        }
+        all.push(&cache.holder);
+        all.push(&ms);
         let found = self.read(*key, &leased, &all).await?;
         let rows = Arc::new(Rows::copy(&found, 1)?);
         let lease = match found.first() {

@@ -46,8 +46,12 @@ async fn until_nothing_is_left(lane: Lane, cache: Weak<Cache>, holder: i64, part
         let keys: Vec<_> = question.params.iter().map(OwnedKey::borrowed).collect();
         let seconds = LISTEN.as_secs_f64();
         let mut params: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = Vec::new();
-        params.extend(keys.iter().map(|key| key as _));
-        params.extend([&holder as _, &returned as _, &seconds as _]);
+        for key in &keys {
+            params.push(key);
+        }
+        params.push(&holder);
+        params.push(&returned);
+        params.push(&seconds);
         let answer = lane
             .query_waiting(&sql, &params, Repeatable::Yes, LISTEN)
             .await
