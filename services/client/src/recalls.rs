@@ -29,9 +29,13 @@ pub fn listen(shared: &Arc<Shared>, cache: &Arc<Cache>, partition: u32) {
 }
 
 async fn until_nothing_is_left(lane: Lane, cache: Weak<Cache>, holder: i64, partition: u32) {
-    let mut returned = 0_i64;
+    let (mut returned, mut question) = (0_i64, None);
     loop {
-        let Some(question) = cache.upgrade().and_then(|cache| cache.question(partition)) else {
+        // What is to be given back is, also when nothing else is left.
+        if returned == 0 {
+            question = cache.upgrade().and_then(|cache| cache.question(partition));
+        }
+        let Some(question) = &question else {
             return;
         };
         let count = question.params.len();

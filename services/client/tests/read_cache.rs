@@ -107,8 +107,9 @@ async fn what_another_client_has_written_is_read() {
 #[tokio::test]
 async fn however_a_row_is_changed_it_is_read_as_it_is() {
     let engine = Engine::kernel().unwrap();
+    let lease = Duration::from_secs(6);
     let (reader, writer) = (
-        caching(&engine.target, Duration::from_secs(10)).await,
+        caching(&engine.target, lease).await,
         writing(&engine.target).await,
     );
     table(&writer).await;
@@ -118,7 +119,12 @@ async fn however_a_row_is_changed_it_is_read_as_it_is() {
     let run = async |sql: &str| {
         let begun = Instant::now();
         block.batch_execute(sql).await.unwrap();
-        assert!(begun.elapsed() < AT_ONCE, "{sql}");
+        // The reader cannot ask any more for what it is to give back.
+        let most = match sql.starts_with("DROP") {
+            true => lease * 9 / 8 + SLACK,
+            false => AT_ONCE,
+        };
+        assert!(begun.elapsed() < most, "{sql}");
     };
     let changes = [
         ("UPDATE t SET v = v + 1", Some(1)),
@@ -211,7 +217,7 @@ async fn readers_beside_writers_never_go_back() {
         readers.push(caching(&engine.target, Duration::from_secs(10)).await);
     }
     let watch = Watch::start(&readers, 2);
-    for v in 1..=300 {
+    for v in 1..=100 {
         write(&writer, 2, v).await;
         watch.acknowledged.store(v, Ordering::SeqCst);
         if v % 3 == 0 {
