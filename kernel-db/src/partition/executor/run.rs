@@ -7,7 +7,7 @@ use super::Executor;
 use super::lease::{Asked, Leased, Pass};
 use crate::error::{Error, Result};
 use crate::partition::replica::{Now, Output, ReplicaConfig};
-use crate::partition::tip_view::Blocked;
+use crate::partition::tip_view::{Blocked, TxnView};
 use crate::partition::transaction::{Budget, Transaction, TxnEnv, WAITS, Wait};
 use crate::storage::StateStore;
 use crate::txn::messages::Span;
@@ -34,11 +34,7 @@ impl<S: StateStore> Executor<S> {
         txn: &dyn Transaction,
         waited_us: u64,
     ) -> Result<(Result<Bytes>, bool), Stopped> {
-        self.runs += 1;
-        let mut run = [0; 16];
-        run[..8].copy_from_slice(&self.term.to_be_bytes());
-        run[8..].copy_from_slice(&self.runs.to_be_bytes());
-        let seed = xxh3_64_with_seed(&run, config.seed);
+        let seed = self.next_seed(config);
         let mut noted = false;
         let mut pass = Pass::default();
         loop {
@@ -97,21 +93,16 @@ impl<S: StateStore> Executor<S> {
                 }
                 continue;
             }
-            return Ok(match result {
-                Ok(_) if txn.read_only() && view.wrote() => {
-                    view.rollback();
-                    let error =
-                        Error::internal("a transaction that claims to read only has written");
-                    (Err(error), false)
-                }
-                Ok(reply) => (Ok(reply), view.commit()),
-                Err(error) => {
-                    // I5: what a transaction wrote was in memory only; nothing of a failed one stays there.
-                    view.rollback();
-                    (Err(error), false)
-                }
-            });
+            return Ok(finish(view, txn, result));
         }
+    }
+
+    fn next_seed(&mut self, config: &ReplicaConfig) -> u64 {
+        self.runs += 1;
+        let mut run = [0; 16];
+        run[..8].copy_from_slice(&self.term.to_be_bytes());
+        run[8..].copy_from_slice(&self.runs.to_be_bytes());
+        xxh3_64_with_seed(&run, config.seed)
     }
 
     /// Those who waited for what was just written run next. They run on the tip, often in the batch of what woke them; what
@@ -132,6 +123,27 @@ impl<S: StateStore> Executor<S> {
             self.requests -= 1;
             let (id, result) = (request.id, Err(still_waiting()));
             out.push(Output::Reply { id, result, ts: 0 });
+        }
+    }
+}
+
+/// Keeps or undoes what a run wrote.
+fn finish<S: StateStore>(
+    view: TxnView<'_, S>,
+    txn: &dyn Transaction,
+    result: Result<Bytes>,
+) -> (Result<Bytes>, bool) {
+    match result {
+        Ok(_) if txn.read_only() && view.wrote() => {
+            view.rollback();
+            let error = Error::internal("a transaction that claims to read only has written");
+            (Err(error), false)
+        }
+        Ok(reply) => (Ok(reply), view.commit()),
+        Err(error) => {
+            // I5: what a transaction wrote was in memory only; nothing of a failed one stays there.
+            view.rollback();
+            (Err(error), false)
         }
     }
 }
