@@ -28,11 +28,23 @@ pub struct Report {
     pub latency_us: Latency,
     pub errors: u64,
     pub retries: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cache>,
     pub nodes: Option<u32>,
     pub replicas: Option<u32>,
     pub partitions: Option<u32>,
     pub durability: Option<String>,
     pub fdatasync_p50_us: BeforeAfter,
+}
+
+/// The client's read cache, from before the warm-up to the end. One operation may be several reads.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Cache {
+    pub hits: u64,
+    pub misses: u64,
+    pub recalls: u64,
+    /// Held at the end.
+    pub bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -117,6 +129,13 @@ impl fmt::Display for Report {
             (self.fdatasync_p50_us.before, self.fdatasync_p50_us.after)
         {
             write!(f, "; fdatasync p50 {before} before, {after} after")?;
+        }
+        if let Some(cache) = &self.cache {
+            write!(
+                f,
+                "\n  cache: {} hits, {} misses, {} given back, {} bytes",
+                cache.hits, cache.misses, cache.recalls, cache.bytes
+            )?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use hdrhistogram::Histogram;
 use crate::load::{self, Load, Measured};
 use crate::peers::Background;
 use crate::peers::{etcd, ext4, slurm};
-use crate::report::{BeforeAfter, Latency, Report};
+use crate::report::{BeforeAfter, Cache, Latency, Report};
 use crate::target::Peer;
 use crate::target::Target;
 use crate::{files, messages, sched, transfers};
@@ -25,6 +25,9 @@ const OPEN_LOOP_IN_FLIGHT: u32 = 1024;
 
 /// Calls outstanding of all operations together: the window of one session.
 pub(crate) const CALLS_IN_FLIGHT_MAX: usize = 1024;
+
+/// The longest: rows that nobody changes are asked for again that often.
+const CACHE_LEASE: Duration = Duration::from_secs(10);
 
 /// What is measured.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +41,8 @@ pub enum Kind {
         shape: files::Shape,
         /// Bytes of a block; the shape's own if `None`.
         size: Option<usize>,
+        /// Bytes of the client's read cache; 0: none. All clients share it, as processes of a machine share a page cache.
+        cache_bytes: usize,
     },
     /// One transfer between accounts, this fraction of them between partitions; all from one account if `hot`.
     Txn {
@@ -167,6 +172,7 @@ pub async fn measure(
     }
     let before = target.fdatasync_p50_us();
     let retries = client.as_ref().map(|client| client.stats().retries);
+    let cache = client.as_ref().and_then(Client::cache_stats);
     let operation = prepared.operation.clone();
     let measured = load::run(
         load,
@@ -186,6 +192,13 @@ pub async fn measure(
         after: target.fdatasync_p50_us(),
     };
     report.target_version = target.version().await?;
+    let cache_after = client.as_ref().and_then(Client::cache_stats);
+    report.cache = cache.zip(cache_after).map(|(before, after)| Cache {
+        hits: after.hits - before.hits,
+        misses: after.misses - before.misses,
+        recalls: after.recalls - before.recalls,
+        bytes: after.bytes,
+    });
     report.retries = retries
         .zip(client)
         .map(|(before, client)| client.stats().retries - before);
@@ -211,9 +224,21 @@ async fn connect(target: &Target, options: &Options) -> anyhow::Result<Option<Cl
         // One operation may be many calls (fan-out).
         in_flight: CALLS_IN_FLIGHT_MAX,
         application_name: "dbos-bench".into(),
+        cache_bytes: match options.kind {
+            Kind::Fs { cache_bytes, .. } => cache_bytes,
+            _ => 0,
+        },
+        cache_lease: CACHE_LEASE,
         ..dbos_client::Options::default()
     };
+    let wanted = connect.cache_bytes > 0;
     let client = Client::connect_with(&target.urls.join(",").parse()?, connect).await?;
+    if wanted && !client.caches() {
+        bail!(
+            "{} does not tell when a row is changed, so nothing can be cached: leave --cache out",
+            target.name
+        );
+    }
     Ok(Some(client))
 }
 
@@ -253,7 +278,7 @@ async fn prepare(
                 (None, None) => Err(does_not()),
             }
         }
-        (Kind::Fs { shape, size }, Some(client), _) => {
+        (Kind::Fs { shape, size, .. }, Some(client), _) => {
             files::prepare(client, *shape, *size, load.in_flight, fill_for(load)).await
         }
         (
@@ -278,9 +303,17 @@ fn measure_threads(
     options: &Options,
     mut load: Load,
 ) -> anyhow::Result<Run> {
-    let Kind::Fs { shape, size } = &options.kind else {
+    let Kind::Fs {
+        shape,
+        size,
+        cache_bytes,
+    } = &options.kind
+    else {
         bail!("{} is a file system: use `bench fs`", target.name);
     };
+    if *cache_bytes > 0 {
+        bail!("{} has its own page cache: leave --cache out", target.name);
+    }
     let layout = files::Layout::of(*shape, *size);
     let mut prepared = ext4::prepare(folder, *shape, layout, load.in_flight, fill_for(&load))
         .context("setting up the benchmark")?;
@@ -347,6 +380,7 @@ fn report(target: &Target, options: &Options, load: &Load, measured: &Measured) 
         latency_us: Latency::from(&measured.latency),
         errors: measured.errors,
         retries: None,
+        cache: None,
         nodes: target.nodes,
         replicas: target.replicas,
         partitions: target.partitions,

@@ -31,6 +31,17 @@ fn run(target: &Target, kind: Kind, in_flight: u32) {
         .unwrap_or_else(|error| panic!("{:?} on {}: {error:#}", options.kind, target.name));
     assert_eq!(run.report.errors, 0, "{}", run.report);
     assert!(!run.latency.is_empty(), "{}", run.report);
+    let cache_bytes = match options.kind {
+        Kind::Fs { cache_bytes, .. } => cache_bytes as u64,
+        _ => 0,
+    };
+    match run.report.cache {
+        Some(cache) => assert!(
+            cache.hits > 0 && cache.misses > 0 && (1..=cache_bytes).contains(&cache.bytes),
+            "{cache:?}"
+        ),
+        None => assert_eq!(cache_bytes, 0),
+    }
     assert!(run.timeline.iter().sum::<u64>() >= run.latency.len());
 }
 
@@ -67,7 +78,15 @@ fn files_by_system_calls() {
     for sync in ["ext4", "ext4-fsync"] {
         let target = peer(&format!("{sync}:{}", folder.path().display()));
         for (_, shape) in files::Shape::ALL {
-            run(&target, Kind::Fs { shape, size: None }, 2);
+            run(
+                &target,
+                Kind::Fs {
+                    shape,
+                    size: None,
+                    cache_bytes: 0,
+                },
+                2,
+            );
         }
     }
     let left = std::fs::read_dir(folder.path()).unwrap().count();
@@ -77,7 +96,29 @@ fn files_by_system_calls() {
 fn every_benchmark(target: &Target) {
     rounds(target);
     for (_, shape) in files::Shape::ALL {
-        run(target, Kind::Fs { shape, size: None }, 2);
+        run(
+            target,
+            Kind::Fs {
+                shape,
+                size: None,
+                cache_bytes: 0,
+            },
+            2,
+        );
+    }
+    if target.name != "local-postgres" {
+        let cache_bytes = 1 << 20;
+        let shape = files::Shape::Read20x1;
+        let size = None;
+        run(
+            target,
+            Kind::Fs {
+                shape,
+                size,
+                cache_bytes,
+            },
+            2,
+        );
     }
     let accounts = 640;
     let transfers = Kind::Txn {

@@ -99,6 +99,9 @@ impl Tree {
             return Err(range("offset and length must be a range of bytes"));
         }
         let place = Place::parse(path)?;
+        if let Some(data) = self.read_kept(&place, offset, length).await? {
+            return Ok(data);
+        }
         for _ in 0..READ_ATTEMPTS {
             if let Some(data) = self.try_read(&place, offset, length).await? {
                 return Ok(data);
@@ -224,7 +227,7 @@ impl Tree {
 }
 
 /// Copies the bytes that a source at `from` and a target at `at` have in common. Both are offsets in the same file.
-fn copy_overlap(target: &mut [u8], at: i64, source: &[u8], from: i64) {
+pub(crate) fn copy_overlap(target: &mut [u8], at: i64, source: &[u8], from: i64) {
     let end = |start: i64, bytes: &[u8]| start + i64::try_from(bytes.len()).unwrap_or(0);
     let first = at.max(from);
     let last = end(at, target).min(end(from, source));

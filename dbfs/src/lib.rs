@@ -9,6 +9,7 @@
 //! * [`FileSystem`]: users. [`Tree`]: one user's directories and files.
 //! * Block size is data: an UPDATE of `fs_user.block_size` holds for files made by trees opened afterwards.
 
+mod cached;
 mod content;
 mod path;
 mod step;

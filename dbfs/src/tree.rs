@@ -51,11 +51,11 @@ pub struct Entry {
 /// 22023 bad path or range.
 #[derive(Clone, Debug)]
 pub struct Tree {
-    client: Client,
+    pub(crate) client: Client,
     pub(crate) user: String,
     pub(crate) home: i64,
     block_size: i32,
-    hook: StepHook,
+    pub(crate) hook: StepHook,
 }
 
 impl Tree {

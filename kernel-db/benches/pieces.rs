@@ -46,6 +46,7 @@ fn env(seed: u64) -> TxnEnv {
         partitions: 1,
         budget: Budget::new(1_000_000),
         wait: None,
+        lease: None,
     }
 }
 

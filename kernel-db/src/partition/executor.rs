@@ -6,6 +6,7 @@
 //! It names no raft: the replica proposes what `seal` gives, and tells what was committed.
 
 mod commit;
+mod lease;
 mod promises;
 mod run;
 mod staged;
@@ -21,6 +22,7 @@ use promises::SnapshotWait;
 use super::batch::{Batch, Held, InFlight, Rests, Stamp};
 use super::changes::Changes;
 use super::in_doubt::InDoubt;
+use super::leases::Leases;
 use super::locks::Locks;
 use super::reads::{Answer, Reads};
 use super::replica::{Now, Output, ReplicaConfig, Request, Task};
@@ -55,6 +57,7 @@ pub struct Executor<S: StateStore> {
     /// Who asked for the newest timestamp, and the newest prepare at that time, which must be settled first.
     fresh: VecDeque<(u64, u64)>,
     locks: Locks,
+    leases: Leases,
     waits: Waits,
     doubt: InDoubt,
     changes: Changes,
@@ -82,6 +85,7 @@ impl<S: StateStore> Executor<S> {
         // I12: what is prepared is locked before anything is executed.
         let patience_us = config.resolve_after_ms * 1000;
         let doubt = InDoubt::load(&**store, &mut locks, now.mono_us, patience_us)?;
+        let leases = Leases::open(term, &**store, &mut locks, now.mono_us)?;
         let meta = store.meta();
         let tick_us = config.tick_ms * 1000;
         let limits = TipLimits {
@@ -113,6 +117,7 @@ impl<S: StateStore> Executor<S> {
             snapshots: Vec::new(),
             fresh: VecDeque::new(),
             locks,
+            leases,
             waits: Waits::default(),
             doubt,
             // Every change above it will be this executor's.
@@ -268,7 +273,7 @@ impl<S: StateStore> Executor<S> {
         let (result, wrote) = match self.run(config, now, &*txn, request.waited.us) {
             Ok(ran) => ran,
             // Undone: it is run again from the start, others go on.
-            Err(Stopped::Blocked(Blocked::By(txn))) => return self.waits.park(txn, request, None),
+            Err(Stopped::Blocked(Blocked::By(txn))) => return self.park(txn, request, None),
             Err(Stopped::Blocked(Blocked::Batch)) => return self.batch_first(request),
             Err(Stopped::Waits { spans, until_us }) => {
                 let now_us = now.mono_us;

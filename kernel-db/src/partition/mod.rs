@@ -14,6 +14,7 @@ mod changes;
 mod encode;
 mod executor;
 mod in_doubt;
+mod leases;
 mod locks;
 mod reads;
 pub(crate) mod records;
@@ -29,6 +30,7 @@ mod transaction;
 mod waits;
 mod watches;
 
+pub use leases::LEASE_US_MAX;
 pub use replica::{
     Durability, FollowerStatus, Input, MemberChange, Now, Output, Replica, ReplicaConfig,
     ReplicaStatus, Request, Role, RoleChange, SessionStatus, Task, Waited,
@@ -37,5 +39,6 @@ pub use sessions::{decode_outcome, encode_outcome};
 pub use tip::{Tip, TipLimits, TipStats};
 pub use tip_view::TxnView;
 pub use transaction::{
-    Budget, RowLock, SLOTS, Scan, Slot, Store, TOO_LONG, Transaction, TxnEnv, WAITS, Wait,
+    Budget, Lease, LeaseAsk, RowLock, SLOTS, Scan, Slot, Store, TOO_LONG, Transaction, TxnEnv,
+    WAITS, Wait,
 };

@@ -16,6 +16,8 @@ pub const RECORDS_TABLE_ID: u32 = UNVERSIONED_TABLE_ID;
 const PREPARED: u8 = 1;
 const DECIDED: u8 = 2;
 const STAGED: u8 = 3;
+const LEASES: u8 = 4;
+const RECALL: u8 = 5;
 
 /// Table, kind and transaction.
 const PREFIX: usize = 29;
@@ -106,6 +108,22 @@ pub fn staged_write(key: &Bytes, row: &Bytes) -> Result<(Bytes, Option<Bytes>)> 
     }
 }
 
+/// Where the longest read lease that there may be is kept, in microseconds: eight bytes, big-endian.
+pub fn lease_key() -> Bytes {
+    of_kind(LEASES).into()
+}
+
+/// No row: what a holder of read leases watches.
+pub fn recall_key(holder: i64) -> Bytes {
+    [&of_kind(RECALL)[..], &holder.to_be_bytes()]
+        .concat()
+        .into()
+}
+
+fn of_kind(kind: u8) -> Vec<u8> {
+    [&RECORDS_TABLE_ID.to_be_bytes()[..], &[kind]].concat()
+}
+
 fn key(kind: u8, txn: TxnId) -> Bytes {
     prefix(kind, txn).into()
 }
@@ -122,7 +140,6 @@ fn prefix(kind: u8, txn: TxnId) -> Vec<u8> {
 
 /// All records of a partition but staged writes, with the timestamps at which they were written.
 pub fn load<S: StateStore>(store: &S) -> Result<Vec<(TxnId, u64, Record)>> {
-    let of_kind = |kind: u8| [&RECORDS_TABLE_ID.to_be_bytes()[..], &[kind]].concat();
     let (from, to) = (of_kind(PREPARED), of_kind(STAGED));
     let mut rows = Vec::new();
     store.scan(&from, &to, false, usize::MAX, &mut rows)?;

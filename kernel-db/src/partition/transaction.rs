@@ -194,6 +194,28 @@ pub struct TxnEnv {
     pub budget: Budget,
     /// None where nobody can wait: beside the cores, and in blocks.
     pub wait: Option<Wait>,
+    /// None where nothing can be leased, as with `wait`.
+    pub lease: Option<Lease>,
+}
+
+/// Read leases (see `leases.rs`): a transaction asks, is undone, and runs again with the answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lease {
+    pub asked: Option<LeaseAsk>,
+    /// Number of the lease.
+    pub answer: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseAsk {
+    /// `holder` wants to keep what the transaction has read for `length_us`.
+    Reads { holder: i64, length_us: u64 },
+    /// `holder` gives a lease back, and asks for one that is wanted back, until it has waited for `until_us`.
+    Recalls {
+        holder: i64,
+        returned: i64,
+        until_us: u64,
+    },
 }
 
 /// Waiting for a change of what a transaction has read: it is undone, parked outside of the executor, and run again from

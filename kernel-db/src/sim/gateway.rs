@@ -427,6 +427,7 @@ impl Attempt {
             partitions: self.groups,
             budget: Budget::new(1000),
             wait: None,
+            lease: None,
         };
         self.result = self.task.run(&mut view, &mut env);
         self.writes = view.writes;

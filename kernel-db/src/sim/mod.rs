@@ -20,6 +20,7 @@
 
 mod member;
 mod script;
+mod script_lease;
 mod script_txn;
 mod transcript;
 mod work;

@@ -16,6 +16,7 @@
 //! | `fill N ID` | a request that adds, and is followed by a flush and a settling of all |
 //! | `snapshot-ts N ID`, `snapshot-at N ID MS` | the second at the last answered timestamp plus MS |
 //! | `txn N ID ...`, `take N ID ...`, `await N ID ...` | see `script_txn` |
+//! | `lease N ID ...`, `recalls N ID ...` | see `script_lease` |
 //! | `cancel ID`, `hangup ID` | the client of a waiting request gives it up, or is gone |
 //! | `write N`, `apply N`, `save N` | does the waiting writes, the waiting apply jobs; flushes the state |
 //! | `deliver A B`, `drop A B` | the waiting messages from A to B |
@@ -33,6 +34,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use raft::eraftpb::Message;
 
 use super::member::{Member, WaitingWrite};
+use super::script_lease::Told;
 use super::script_txn::{self, Await, Known, Take};
 use super::transcript;
 use super::work::{Picture, Work};
@@ -61,6 +63,7 @@ pub struct Script {
     txns: BTreeSet<u64>,
     /// Of requests that may wait: they are cancelled, their clients are gone.
     waits: BTreeMap<u64, [Arc<AtomicBool>; 2]>,
+    leases: Told,
     /// Tell everything, not only replies and roles.
     loud: bool,
     lines: Vec<String>,
@@ -85,6 +88,7 @@ impl Script {
             seen: 0,
             txns: BTreeSet::new(),
             waits: BTreeMap::new(),
+            leases: Told::default(),
             loud: true,
             lines: Vec::new(),
         })
@@ -109,6 +113,11 @@ impl Script {
             "seen" => self.seen = self.last_ts + arg(&numbers, 0, command)? * 1000,
             "txn" | "take" => self.distributed(&words, &numbers, command)?,
             "await" => self.wait_for_change(&words, &numbers, command)?,
+            "lease" | "recalls" => {
+                let asked = self.leases.request(name, &numbers);
+                let (node, request) = asked.ok_or_else(|| bad(command))?;
+                self.input(node, Input::Request(request))?;
+            }
             "cancel" | "hangup" => {
                 if let Some(waited) = self.waits.get(&arg(&numbers, 0, command)?) {
                     waited[usize::from(*name == "hangup")].store(true, Ordering::Relaxed);
@@ -302,6 +311,14 @@ impl Script {
             } if self.txns.contains(id) => {
                 self.stamp = script_txn::stamp(reply).unwrap_or(self.stamp);
                 Ok(format!("reply {id} {}", script_txn::told(reply)?))
+            }
+            Output::Reply {
+                id,
+                result: Ok(reply),
+                ..
+            } => {
+                let told = self.leases.tell(*id, reply);
+                Ok(told.unwrap_or_else(|| transcript::output(output)))
             }
             _ => Ok(transcript::output(output)),
         }

@@ -53,6 +53,7 @@ impl Database {
             partitions,
             budget: Budget::new(self.steps_max),
             wait: None,
+            lease: None,
         }
     }
 

@@ -30,10 +30,35 @@ pub fn load(
 ) -> Load {
     Load {
         system,
-        kind: Kind::Fs { shape, size },
+        kind: Kind::Fs {
+            shape,
+            size,
+            cache_bytes: 0,
+        },
         connections: CONNECTIONS,
         in_flight,
         rate: None,
         duration: scale.duration(),
     }
+}
+
+/// Bytes of the clients' read cache, where there is one: more than all files have.
+const CACHE_BYTES: usize = 256 << 20;
+
+/// As the report names a cluster's clients that cache.
+pub fn cached_name(system: &System) -> String {
+    format!("{}, client cache", system.name())
+}
+
+/// The same through a read cache.
+pub fn cached(load: Load) -> Load {
+    let kind = match load.kind {
+        Kind::Fs { shape, size, .. } => Kind::Fs {
+            shape,
+            size,
+            cache_bytes: CACHE_BYTES,
+        },
+        other => other,
+    };
+    Load { kind, ..load }
 }

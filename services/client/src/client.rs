@@ -7,17 +7,23 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
+use crate::cache::{Cache, CacheStats, Question, Rows};
 use crate::cluster::{Cluster, Place, ServerKind, Topology};
 use crate::connection::{Params, lock};
 use crate::error::{Class, Error, Result};
-use crate::key::PartitionKey;
+use crate::key::{OwnedKey, PartitionKey};
 use crate::lane::{Lane, Shared};
+use crate::recalls;
 use crate::retry::Repeatable;
 use crate::target::Target;
 
 /// How often a client looks whether leaders have moved while nothing fails.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the kernel grants at most.
+const CACHE_LEASE_MAX: Duration = Duration::from_secs(10);
 
 /// How a client uses its target.
 #[derive(Clone, Debug)]
@@ -33,6 +39,11 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// Shown in dbos.sessions and pg_stat_activity.
     pub application_name: String,
+    /// Bytes of rows that [`Client::read_cached`] keeps; 0: none.
+    pub cache_bytes: usize,
+    /// How long a row may be kept without asking again, at most 10 s. Writers of the row wait so long for a client that died,
+    /// and for nothing but an answer of one that lives.
+    pub cache_lease: Duration,
 }
 
 impl Default for Options {
@@ -44,6 +55,8 @@ impl Default for Options {
             attempt_timeout: Duration::from_secs(3),
             connect_timeout: Duration::from_secs(1),
             application_name: "dbos-client".to_owned(),
+            cache_bytes: 0,
+            cache_lease: Duration::from_secs(1),
         }
     }
 }
@@ -71,6 +84,7 @@ struct Inner {
     /// Lanes on which nobody waits now, by partition.
     waiting: Mutex<Vec<(usize, Lane)>>,
     in_flight: Semaphore,
+    cache: Option<Arc<Cache>>,
 }
 
 /// Lanes by partition, several to each.
@@ -108,6 +122,7 @@ impl Client {
         );
         let anywhere = Lane::without_session(shared.clone(), Place::Anywhere, Repeatable::Yes);
         let in_flight = Semaphore::new(options.in_flight.max(1));
+        let cache = cache_of(&options, is_kernel)?;
         let inner = Arc::new(Inner {
             shared,
             calls,
@@ -115,6 +130,7 @@ impl Client {
             anywhere,
             waiting: Mutex::default(),
             in_flight,
+            cache,
         });
         if is_kernel {
             follow_leaders(&inner);
@@ -193,6 +209,69 @@ impl Client {
             .await
     }
 
+    /// As [`Client::read`], with the first parameter as key; the answer may come from this client's memory, if the statement
+    /// reads few rows, each by its whole primary key. Then too it sees every call acknowledged before, of any client. Without a
+    /// cache ([`Client::caches`]) each read goes to the server.
+    pub async fn read_cached(&self, sql: &str, params: &[PartitionKey<'_>]) -> Result<Arc<Rows>> {
+        let Some(key) = params.first() else {
+            return Err(Error::request("a cached read needs a key").sqlstate_is("22023"));
+        };
+        let mut all: Vec<&(dyn ToSql + Sync)> = Vec::with_capacity(params.len() + 2);
+        let Some(cache) = &self.inner.cache else {
+            for param in params {
+                all.push(param);
+            }
+            let rows = self.read(*key, sql, &all).await?;
+            return Ok(Arc::new(Rows::copy(&rows, 0)?));
+        };
+        let miss = match cache.look_up(sql, params) {
+            Ok(rows) => {
+                // Nothing else would let others run.
+                tokio::task::coop::consume_budget().await;
+                return Ok(rows);
+            }
+            Err(miss) => miss,
+        };
+        let leased = format!(
+            "SELECT q.*, lease_reads(${}, ${}) FROM ({sql}) q",
+            params.len() + 1,
+            params.len() + 2
+        );
+        let ms = i32::try_from(cache.lease.as_millis()).unwrap_or(i32::MAX);
+        for param in params {
+            all.push(param);
+        }
+        all.push(&cache.holder);
+        all.push(&ms);
+        let found = self.read(*key, &leased, &all).await?;
+        let rows = Arc::new(Rows::copy(&found, 1)?);
+        let lease = match found.first() {
+            Some(row) => crate::rows::field::<Option<i64>>(row, row.len() - 1)?,
+            None => None,
+        };
+        if let Some(lease) = lease {
+            let partition = self.topology().partition_of(key.slot());
+            let question = Question {
+                sql: sql.into(),
+                params: params.iter().map(|param| OwnedKey::from(*param)).collect(),
+            };
+            if cache.keep(miss, &rows, (partition, lease), &question) {
+                recalls::listen(&self.inner.shared, cache, partition);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// True if [`Client::read_cached`] keeps rows.
+    pub fn caches(&self) -> bool {
+        self.inner.cache.is_some()
+    }
+
+    /// `None` without a cache.
+    pub fn cache_stats(&self) -> Option<CacheStats> {
+        self.inner.cache.as_ref().map(|cache| cache.stats())
+    }
+
     /// Runs one statement that does not write, over as many partitions as it touches.
     pub async fn read_all(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>> {
         let _permit = self.permit().await?;
@@ -264,6 +343,25 @@ impl fmt::Debug for Client {
             .field("stats", &self.stats())
             .finish()
     }
+}
+
+/// None if none is wanted, or the server grants no leases.
+fn cache_of(options: &Options, is_kernel: bool) -> Result<Option<Arc<Cache>>> {
+    let lease = options.cache_lease;
+    if options.cache_bytes == 0 {
+        return Ok(None);
+    }
+    if lease < Duration::from_millis(1) || lease > CACHE_LEASE_MAX {
+        return Err(
+            Error::request(format!("a cache_lease of {lease:?}, from 1 ms to 10 s"))
+                .sqlstate_is("22023"),
+        );
+    }
+    if !is_kernel {
+        tracing::warn!("no read cache: a plain PostgreSQL does not tell when a row is changed");
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(Cache::new(options.cache_bytes, lease))))
 }
 
 /// Numbered in a session of its own, where there are sessions.

@@ -3,6 +3,10 @@
 //! The same rule as the kernel's: integers of any width take `value mod 1024`, other types hash their canonical bytes with
 //! xxh3. A client that computed a wrong slot would still get right answers: any node forwards, only slower.
 
+use std::error::Error as StdError;
+
+use bytes::BytesMut;
+use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -30,6 +34,80 @@ impl PartitionKey<'_> {
             Self::Bool(value) => xxh3_64(&[u8::from(*value)]),
         };
         (hash % u64::from(SLOTS)) as u16
+    }
+
+    /// Appends type, length and value: different keys in different bytes, whatever follows.
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
+        let (tag, number, bytes): (u8, i64, &[u8]) = match self {
+            Self::Int(value) => (1, *value, &[]),
+            Self::Text(text) => (2, text.len() as i64, text.as_bytes()),
+            Self::Bytes(bytes) => (3, bytes.len() as i64, bytes),
+            Self::Uuid(uuid) => (4, 16, uuid.as_bytes()),
+            Self::Bool(value) => (5, i64::from(*value), &[]),
+        };
+        out.push(tag);
+        out.extend_from_slice(&number.to_le_bytes());
+        out.extend_from_slice(bytes);
+    }
+}
+
+/// As a parameter: integers of any width, and the types of the same names.
+impl ToSql for PartitionKey<'_> {
+    fn to_sql(
+        &self,
+        kind: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
+        match self {
+            Self::Int(value) if *kind == Type::INT2 => i16::try_from(*value)?.to_sql(kind, out),
+            Self::Int(value) if *kind == Type::INT4 => i32::try_from(*value)?.to_sql(kind, out),
+            Self::Int(value) if *kind == Type::INT8 => value.to_sql(kind, out),
+            Self::Text(text) if <&str as ToSql>::accepts(kind) => text.to_sql(kind, out),
+            Self::Bytes(bytes) if *kind == Type::BYTEA => bytes.to_sql(kind, out),
+            Self::Uuid(uuid) if *kind == Type::UUID => uuid.to_sql(kind, out),
+            Self::Bool(value) if *kind == Type::BOOL => value.to_sql(kind, out),
+            _ => Err(format!("{self:?} is no {kind}").into()),
+        }
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+/// A [`PartitionKey`] that borrows nothing.
+#[derive(Clone, Debug)]
+pub enum OwnedKey {
+    Int(i64),
+    Text(Box<str>),
+    Bytes(Box<[u8]>),
+    Uuid(Uuid),
+    Bool(bool),
+}
+
+impl OwnedKey {
+    pub fn borrowed(&self) -> PartitionKey<'_> {
+        match self {
+            Self::Int(value) => PartitionKey::Int(*value),
+            Self::Text(text) => PartitionKey::Text(text),
+            Self::Bytes(bytes) => PartitionKey::Bytes(bytes),
+            Self::Uuid(uuid) => PartitionKey::Uuid(*uuid),
+            Self::Bool(value) => PartitionKey::Bool(*value),
+        }
+    }
+}
+
+impl From<PartitionKey<'_>> for OwnedKey {
+    fn from(key: PartitionKey<'_>) -> Self {
+        match key {
+            PartitionKey::Int(value) => Self::Int(value),
+            PartitionKey::Text(text) => Self::Text(text.into()),
+            PartitionKey::Bytes(bytes) => Self::Bytes(bytes.into()),
+            PartitionKey::Uuid(uuid) => Self::Uuid(uuid),
+            PartitionKey::Bool(value) => Self::Bool(value),
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //!   On a cluster a call goes straight to the leader of its key's partition and follows it when it moves; calls are
 //!   numbered within a session, so that one whose outcome is unknown is retried and runs at most once (I11).
 //! * [`Options`]: connections, calls in flight, deadline. [`Stats`]: retries and reconnects so far, for benchmarks.
+//! * [`Client::read_cached`]: rows read by their whole primary keys stay in memory until somebody changes them.
 //! * [`Error`] says which class it is: wrong request, try again (retries exhausted), outcome unknown.
 //! * [`local_postgres::LocalPostgres`]: a private PostgreSQL for tests and benchmarks.
 //!
@@ -14,6 +15,7 @@
 //!
 //! Left out: transaction blocks, COPY, notifications, TLS.
 
+mod cache;
 mod client;
 mod cluster;
 mod connection;
@@ -22,11 +24,13 @@ mod key;
 mod lane;
 pub mod local_postgres;
 mod numbers;
+mod recalls;
 mod retry;
 mod rows;
 mod target;
 pub mod testing;
 
+pub use cache::{CacheStats, Rows};
 pub use client::{Client, Options, Stats};
 pub use cluster::{Node, ServerKind, Topology};
 pub use connection::Params;

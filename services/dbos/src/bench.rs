@@ -122,6 +122,7 @@ fn kind(args: &BenchArgs) -> Result<Kind> {
             Ok(Kind::Fs {
                 shape: parsed(&shape)?,
                 size,
+                cache_bytes: args.cache.unwrap_or(0) as usize,
             })
         }
     }
@@ -140,6 +141,9 @@ fn refuse_others_numbers(args: &BenchArgs) -> Result<()> {
                 return Err(Failure::usage(format!("--{flag} applies to bench ipc")));
             }
         }
+    }
+    if args.kind != BenchKind::Fs && args.cache.is_some() {
+        return Err(Failure::usage("--cache applies to bench fs"));
     }
     if args.kind != BenchKind::Txn && (args.multi_partition.is_some() || args.hot) {
         return Err(Failure::usage(

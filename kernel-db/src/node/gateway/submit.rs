@@ -295,6 +295,7 @@ impl Gateway {
             partitions: self.placement.partitions(),
             budget: Budget::new(self.config.run_limit_steps),
             wait: None,
+            lease: None,
         }
     }
 

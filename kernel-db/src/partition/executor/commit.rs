@@ -9,11 +9,13 @@ use super::work::{Step, cancelled};
 use crate::error::{Error, Result};
 use crate::partition::Store;
 use crate::partition::in_doubt::{self, Reminder, Verdict};
+use crate::partition::locks::Conflict;
 use crate::partition::records::{
     DecisionRecord, KeptLock, PreparedRecord, decision_key, prepared_key,
 };
 use crate::partition::replica::{Now, Output, ReplicaConfig};
 use crate::partition::sessions::{self, Seen};
+use crate::partition::waits::Want;
 use crate::planted::Mutation;
 use crate::storage::StateStore;
 use crate::txn::messages::{
@@ -40,7 +42,9 @@ impl<S: StateStore> Executor<S> {
             return Ok(at(prepared.ts, PREPARED));
         }
         self.check_deadline(now, part)?;
-        self.check_part(config, part, true)?;
+        if let Some(lease) = self.check_part(config, part, true)? {
+            return Ok(waits_for(lease, part));
+        }
         let mut locks: Vec<KeptLock> = Vec::new();
         for (span, mode) in self.locks.held(part.txn) {
             let mode = mode as i32;
@@ -111,7 +115,9 @@ impl<S: StateStore> Executor<S> {
             // The commit timestamp is above every prepare's.
             self.clock.observe(commit.prepared_ts, now.wall_us)?;
         }
-        self.check_part(config, part, false)?;
+        if let Some(lease) = self.check_part(config, part, false)? {
+            return Ok(waits_for(lease, part));
+        }
         let decision = (!commit.others.is_empty()).then(|| {
             let record = DecisionRecord {
                 commit: true,
@@ -233,8 +239,14 @@ impl<S: StateStore> Executor<S> {
         Ok(())
     }
 
-    /// Everything that can keep a part from committing. Never waits (I12).
-    fn check_part(&mut self, config: &ReplicaConfig, part: &Part, prepare: bool) -> Result<()> {
+    /// Everything that can keep a part from committing. It waits for no transaction (I12); Some: for this read lease, which
+    /// waits for nobody.
+    fn check_part(
+        &mut self,
+        config: &ReplicaConfig,
+        part: &Part,
+        prepare: bool,
+    ) -> Result<Option<TxnId>> {
         let txn = part.txn;
         if part
             .term
@@ -262,10 +274,13 @@ impl<S: StateStore> Executor<S> {
                 ));
             }
         }
+        let mut lease = None;
         for write in &part.writes {
             let span = Span::key(write.key.clone());
             let met = self.locks.conflicts(Some(txn), &span, LockMode::Update);
-            refuse(!met.is_empty())?;
+            let leased = |conflict: &&Conflict| self.leases.is_lease(conflict.txn);
+            refuse(met.iter().any(|conflict| !leased(&conflict)))?;
+            lease = lease.or(met.first().map(|conflict| conflict.txn));
         }
         // A commit of one step keeps nobody from anything afterwards, so only what is not decided is in its way.
         let mode = prepare.then_some(LockMode::Share);
@@ -282,7 +297,7 @@ impl<S: StateStore> Executor<S> {
             self.refuse_read(txn, span, mode)?;
             self.check_unchanged(span, since)?;
         }
-        Ok(())
+        Ok(lease)
     }
 
     /// What was read may be locked by somebody who has not prepared: the first to commit wins, and that one is refused when
@@ -312,6 +327,7 @@ impl<S: StateStore> Executor<S> {
             out.push(refusal(request.id, cancelled()));
         }
         self.end_parks(now, out);
+        self.end_leases(now)?;
         for reminder in self.doubt.remind(now.mono_us, self.committed_ts) {
             out.push(match reminder {
                 Reminder::Resolve {
@@ -338,6 +354,17 @@ impl<S: StateStore> Executor<S> {
         let rows = gone.into_iter().map(|txn| (decision_key(txn), None));
         self.put_all(rows).map(drop)
     }
+}
+
+/// Until it is given back or has ended; given up when the transaction is settled before.
+fn waits_for(lease: TxnId, part: &Part) -> Step {
+    let want = Want {
+        txn: part.txn,
+        spans: Vec::new(),
+        mode: LockMode::Update,
+        heard_us: 0,
+    };
+    Step::Wait(lease, Some(want))
 }
 
 fn refuse(conflict: bool) -> Result<()> {

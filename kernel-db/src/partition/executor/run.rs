@@ -4,11 +4,12 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Executor;
+use super::lease::{Asked, Leased, Pass};
 use crate::error::{Error, Result};
 #[cfg(test)]
 use crate::partition::Store;
 use crate::partition::replica::{Now, Output, ReplicaConfig};
-use crate::partition::tip_view::Blocked;
+use crate::partition::tip_view::{Blocked, TxnView};
 use crate::partition::transaction::{Budget, Transaction, TxnEnv, WAITS, Wait};
 use crate::planted::Mutation;
 use crate::storage::StateStore;
@@ -36,12 +37,9 @@ impl<S: StateStore> Executor<S> {
         txn: &dyn Transaction,
         waited_us: u64,
     ) -> Result<(Result<Bytes>, bool), Stopped> {
-        self.runs += 1;
-        let mut run = [0; 16];
-        run[..8].copy_from_slice(&self.term.to_be_bytes());
-        run[8..].copy_from_slice(&self.runs.to_be_bytes());
-        let seed = xxh3_64_with_seed(&run, config.seed);
+        let seed = self.next_seed(config);
         let mut noted = txn.may_wait();
+        let mut pass = Pass::default();
         loop {
             let mut env = TxnEnv {
                 wall_us: now.wall_us,
@@ -53,10 +51,11 @@ impl<S: StateStore> Executor<S> {
                     waited_us,
                     until_us: None,
                 }),
+                lease: Some(pass.lease()),
             };
             let locks = (!self.locks.is_empty()).then_some(&self.locks);
             let mut view = self.tip.begin_under(locks);
-            if noted {
+            if noted || pass.plain.is_some() {
                 view.note_reads();
             }
             let result = txn.run(&mut view, &mut env);
@@ -79,21 +78,34 @@ impl<S: StateStore> Executor<S> {
                     _ => Ok((Err(reads_too_much()), false)),
                 };
             }
-            return Ok(match result {
-                Ok(_) if txn.read_only() && view.wrote() => {
-                    view.rollback();
-                    let error =
-                        Error::internal("a transaction that claims to read only has written");
-                    (Err(error), false)
+            let asked = env.lease.and_then(|lease| lease.asked);
+            if let (Some(ask), Ok(reply)) = (asked, &result)
+                && txn.read_only()
+                && !view.wrote()
+            {
+                let asked = Asked {
+                    ask,
+                    spans: view.take_reads(),
+                    reply: reply.clone(),
+                    waited_us,
+                };
+                view.rollback();
+                match self.leased(config, now, asked, pass)? {
+                    Leased::Reply(reply, recorded) => return Ok((Ok(reply), recorded)),
+                    Leased::Again(next) => pass = next,
                 }
-                Ok(reply) => (Ok(reply), view.commit()),
-                Err(error) => {
-                    // I5: what a transaction wrote was in memory only; nothing of a failed one stays there.
-                    view.rollback();
-                    (Err(error), false)
-                }
-            });
+                continue;
+            }
+            return Ok(finish(view, txn, result));
         }
+    }
+
+    fn next_seed(&mut self, config: &ReplicaConfig) -> u64 {
+        self.runs += 1;
+        let mut run = [0; 16];
+        run[..8].copy_from_slice(&self.term.to_be_bytes());
+        run[8..].copy_from_slice(&self.runs.to_be_bytes());
+        xxh3_64_with_seed(&run, config.seed)
     }
 
     /// Those who waited for what was just written run next. They run on the tip, often in the batch of what woke them; what
@@ -130,6 +142,27 @@ impl<S: StateStore> Executor<S> {
             self.requests -= 1;
             let (id, result) = (request.id, Err(still_waiting()));
             out.push(Output::Reply { id, result, ts: 0 });
+        }
+    }
+}
+
+/// Keeps or undoes what a run wrote.
+fn finish<S: StateStore>(
+    view: TxnView<'_, S>,
+    txn: &dyn Transaction,
+    result: Result<Bytes>,
+) -> (Result<Bytes>, bool) {
+    match result {
+        Ok(_) if txn.read_only() && view.wrote() => {
+            view.rollback();
+            let error = Error::internal("a transaction that claims to read only has written");
+            (Err(error), false)
+        }
+        Ok(reply) => (Ok(reply), view.commit()),
+        Err(error) => {
+            // I5: what a transaction wrote was in memory only; nothing of a failed one stays there.
+            view.rollback();
+            (Err(error), false)
         }
     }
 }

@@ -93,7 +93,7 @@ impl<S: StateStore> Executor<S> {
                 if let Some(want) = &mut want {
                     want.heard_us = now.mono_us;
                 }
-                self.waits.park(on, request, want);
+                self.park(on, request, want);
             }
             Ok(Step::BatchFirst) => self.batch_first(request),
             Err(error) => self.hold(id, Err(error), Rests::Tip),
@@ -137,6 +137,13 @@ impl<S: StateStore> Executor<S> {
     pub(super) fn batch_first(&mut self, request: Request) {
         self.close_first = true;
         self.queue.push_front(request);
+    }
+
+    /// The request waits for whoever holds a lock in its way.
+    pub(super) fn park(&mut self, on: TxnId, request: Request, want: Option<Want>) {
+        self.waits.park(on, request, want);
+        // Its holder is told as one who waited for a change is.
+        self.tip.written.extend(self.leases.want(on));
     }
 
     /// Ends locks of `txn`; those who waited for them run again, before what came later.
@@ -332,7 +339,7 @@ impl<S: StateStore> Executor<S> {
             )
             .hint("change fewer rows in one transaction, or raise locks_max"));
         }
-        if self.locks.len() + more > config.locks_max {
+        if self.locks.len() - self.leases.len() + more > config.locks_max {
             return Err(
                 Error::retry("53200", "busy: too many locks at this partition")
                     .hint("lock fewer rows in one transaction, or raise locks_max"),

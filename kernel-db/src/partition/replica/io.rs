@@ -65,6 +65,8 @@ pub struct ReplicaConfig {
     pub lock_lease_ms: u64,
     /// Keys and ranges locked by transactions that run elsewhere; 53200 past it.
     pub locks_max: usize,
+    /// Keys that clients may read from their own memory; what is read past it is leased to nobody.
+    pub leases_max: usize,
     /// Keys of recent changes, in bytes, for transactions that ask at their end whether what they read is still so: one
     /// that began before what is kept ends with 40001.
     pub changes_bytes_max: usize,
@@ -105,6 +107,7 @@ impl ReplicaConfig {
             sessions_max: 4096,
             lock_lease_ms: 5_000,
             locks_max: 200_000,
+            leases_max: 100_000,
             changes_bytes_max: 16 << 20,
             resolve_after_ms: 1_000,
             durability: Durability::Fsync,

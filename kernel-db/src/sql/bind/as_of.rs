@@ -55,6 +55,7 @@ pub fn stamp(expr: &Expr, params: &[Value], wall_us: i64) -> Result<u64> {
         partitions: 1,
         budget: Budget::new(1_000),
         wait: None,
+        lease: None,
     };
     let catalog = std::sync::Arc::new(Catalog::default());
     let mut ctx = ExecCtx::new(&mut store, &mut env, &catalog, None);

@@ -91,6 +91,7 @@ impl<'a> ExecCtx<'a> {
             wall_us: self.env.wall_us,
             seed: &mut self.env.seed,
             wait: self.env.wait.as_mut(),
+            lease: self.env.lease.as_mut(),
             user: "dbos",
             database: "dbos",
             application: "",
@@ -222,6 +223,7 @@ pub fn eval_pure(expr: &Expr, params: &[Value]) -> Result<Value> {
         partitions: 1,
         budget: crate::partition::Budget::new(1_000),
         wait: None,
+        lease: None,
     };
     let catalog = Arc::new(Catalog::default());
     let mut ctx = ExecCtx::new(&mut store, &mut env, &catalog, None);

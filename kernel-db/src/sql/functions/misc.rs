@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use super::{FnCtx, mismatch};
 use crate::error::{Error, Result};
+use crate::partition::{LEASE_US_MAX, LeaseAsk};
 use crate::sql::Value;
 use crate::sql::compare::compare;
 
@@ -95,6 +96,50 @@ pub(super) fn wait_for_change(args: &[Value], context: &mut FnCtx<'_>) -> Result
         )
         .hint("send the statement alone, with all partition keys equal")),
     }
+}
+
+/// `lease_reads(holder, milliseconds)`: what this transaction has read is not changed for so long, and `holder` may go on
+/// reading it from its own memory, counted from before it asked; unless `lease_recalls` tells it that the lease is wanted back.
+/// Its number, or NULL: nothing is leased, because somebody is about to write it, or ranges or many keys were read.
+pub(super) fn lease_reads(args: &[Value], context: &mut FnCtx<'_>) -> Result<Value> {
+    let (holder, length_us) = match args {
+        [Value::Int8(holder), Value::Int4(ms)] => (*holder, u64::try_from(*ms).unwrap_or(0) * 1000),
+        _ => return Err(mismatch(args)),
+    };
+    if length_us == 0 || length_us > LEASE_US_MAX {
+        return Err(
+            Error::new("22023", "no length of a lease").hint("from 1 to 10000 milliseconds")
+        );
+    }
+    Ok(ask(context, LeaseAsk::Reads { holder, length_us }))
+}
+
+/// `lease_recalls(holder, returned, seconds)`: gives lease `returned` back (0: none), which `holder` does not use any more;
+/// then tells one that is wanted back, or NULL when there was none for so many seconds.
+pub(super) fn lease_recalls(args: &[Value], context: &mut FnCtx<'_>) -> Result<Value> {
+    let [
+        Value::Int8(holder),
+        Value::Int8(returned),
+        Value::Float8(seconds),
+    ] = args
+    else {
+        return Err(mismatch(args));
+    };
+    let ask_for = LeaseAsk::Recalls {
+        holder: *holder,
+        returned: *returned,
+        until_us: (seconds.clamp(0.0, WAIT_SECONDS_MAX) * 1e6) as u64,
+    };
+    Ok(ask(context, ask_for))
+}
+
+/// Where nothing can be leased, beside the cores and in blocks, the answer is NULL.
+fn ask(context: &mut FnCtx<'_>, ask: LeaseAsk) -> Value {
+    let Some(lease) = &mut context.lease else {
+        return Value::Null;
+    };
+    lease.asked = Some(ask);
+    lease.answer.map_or(Value::Null, Value::Int8)
 }
 
 pub(super) fn version(_: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {

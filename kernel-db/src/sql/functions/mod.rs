@@ -27,7 +27,7 @@ pub(super) use string::check_size;
 
 use super::{DataType, Value};
 use crate::error::{Error, Result};
-use crate::partition::Wait;
+use crate::partition::{Lease, Wait};
 
 /// How much a function's result may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct FnCtx<'a> {
     pub wall_us: i64,
     /// Waiting for a change, where that is possible.
     pub wait: Option<&'a mut Wait>,
+    /// Read leases, where there are any.
+    pub lease: Option<&'a mut Lease>,
     /// State of the random numbers; any value to start with.
     pub seed: &'a mut u64,
     pub user: &'a str,

@@ -192,6 +192,19 @@ static OVERLOADS: &[Overload] = &[
             misc::wait_for_change,
         ),
     ),
+    with(
+        Volatile,
+        f("lease_reads", &[Int8, Int4], Int8, misc::lease_reads),
+    ),
+    with(
+        Volatile,
+        f(
+            "lease_recalls",
+            &[Int8, Int8, Float8],
+            Int8,
+            misc::lease_recalls,
+        ),
+    ),
     with(Stable, f("version", &[], Text, misc::version)),
     with(Stable, f("current_schema", &[], Text, misc::current_schema)),
     with(Stable, f("current_user", &[], Text, misc::current_user)),

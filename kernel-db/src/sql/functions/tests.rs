@@ -12,6 +12,7 @@ fn context(seed: &mut u64) -> FnCtx<'_> {
         wall_us: 1_000_000,
         seed,
         wait: None,
+        lease: None,
         user: "me",
         database: "db",
         application: "",
