@@ -106,6 +106,15 @@ impl Node {
     }
 }
 
+/// Runs nodes, all on this thread.
+fn alone<F: Future>(work: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    LocalSet::new().block_on(&runtime, work)
+}
+
 fn configs(dir: &Path) -> Vec<NodeConfig> {
     let ports: Vec<u16> = (0..6)
         .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
@@ -170,11 +179,7 @@ fn three_nodes_lose_a_leader(durability: Durability) {
     let dir = tempfile::tempdir().unwrap();
     let mut configs = configs(dir.path());
     configs.iter_mut().for_each(|c| c.durability = durability);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, async {
+    alone(async {
         let mut nodes = Vec::new();
         for config in &configs {
             nodes.push(Node::start(config.clone()).await);
@@ -210,11 +215,7 @@ fn three_nodes_lose_a_leader(durability: Durability) {
 fn a_replica_made_anew_is_a_member_of_nothing_on_a_founder_too() {
     let dir = tempfile::tempdir().unwrap();
     let configs = configs(dir.path());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, async {
+    alone(async {
         let mut nodes = Vec::new();
         for config in &configs {
             nodes.push(Node::start(config.clone()).await);
@@ -291,11 +292,7 @@ fn now_us() -> u64 {
 fn i12_a_transaction_whose_gateway_died_is_finished_by_the_partitions() {
     let dir = tempfile::tempdir().unwrap();
     let configs = configs(dir.path());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, async {
+    alone(async {
         let (mut nodes, mut gateways) = (Vec::new(), Vec::new());
         for config in &configs {
             let node = Node::start_with(config.clone(), |config, core, peers| {
@@ -343,11 +340,7 @@ fn a_node_that_the_log_no_longer_reaches_fetches_a_checkpoint() {
         config.log_bytes_max = 64 << 10;
         config.flush_log_bytes = 4 << 10;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, async {
+    alone(async {
         let mut nodes = Vec::new();
         for config in &configs {
             nodes.push(Node::start(config.clone()).await);
@@ -423,11 +416,7 @@ fn what_probably_waits_runs_once_before_it_is_parked() {
     let mut config = configs(dir.path()).remove(0);
     (config.replicas, config.durability) = (1, Durability::Memory);
     config.nodes.truncate(1);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, async {
+    alone(async {
         let nodes = [Node::start(config).await];
         let core = &leader(&nodes, 1).await.core;
         let submit = |may_wait| {
@@ -446,157 +435,6 @@ fn what_probably_waits_runs_once_before_it_is_parked() {
             runs.push(txn.runs.load(Ordering::Relaxed));
         }
         assert_eq!(runs, [3, 2], "the last one is the run behind the write");
-        for node in nodes {
-            node.kill().await;
-        }
-    });
-}
-
-/// What a gateway that dies at once leaves: a transaction of `number` that writes `value` under `key` in group 2, decided by
-/// group 1, which commits it or never hears of it.
-async fn abandon(gateway: &Gateway, number: u64, key: &'static [u8], value: u8, commit: bool) {
-    let txn = TxnId {
-        start: now_us(),
-        node: 1,
-        number,
-    };
-    let part = |key: &'static [u8]| Part {
-        txn,
-        writes: vec![Write {
-            key: Bytes::from_static(key),
-            value: Some(vec![value].into()),
-        }],
-        deadline_ts: now_us() + 5_000_000,
-        ..Part::default()
-    };
-    let prepare = Work::Prepare(Prepare {
-        part: part(key),
-        coordinator: 1,
-    });
-    let end = tokio::time::Instant::now() + Duration::from_secs(5);
-    let Answer::Prepared(stamp) = gateway.transact_until(2, prepare, end).await.unwrap() else {
-        panic!("not prepared");
-    };
-    if commit {
-        let commit = Work::Commit(Commit {
-            part: part(b"\0\0\0\x63own"),
-            others: vec![2],
-            prepared_ts: stamp.ts,
-            ..Commit::default()
-        });
-        let answer = gateway.transact_until(1, commit, end).await.unwrap();
-        assert!(matches!(answer, Answer::Committed(committed) if committed.ts > stamp.ts));
-    }
-}
-
-fn now_us() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.unwrap().as_micros() as u64
-}
-
-#[test]
-fn i12_a_transaction_whose_gateway_died_is_finished_by_the_partitions() {
-    let dir = tempfile::tempdir().unwrap();
-    let configs = configs(dir.path());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, async {
-        let (mut nodes, mut gateways) = (Vec::new(), Vec::new());
-        for config in &configs {
-            let node = Node::start_with(config.clone(), |config, core, peers| {
-                let gateway = Gateway::start(Rc::clone(config), Rc::clone(core), Rc::clone(peers));
-                gateways.push(Rc::clone(&gateway));
-                gateway as Rc<dyn Calls>
-            });
-            nodes.push(node.await);
-        }
-        leader(&nodes, 1).await;
-        leader(&nodes, 2).await;
-        // Any node reaches both leaders.
-        for (number, gateway) in (0..).zip(&gateways) {
-            abandon(
-                gateway,
-                number,
-                [b"\0\0\0\x63a", b"\0\0\0\x63b", b"\0\0\0\x63c"][number as usize],
-                40,
-                number != 1,
-            )
-            .await;
-        }
-        // These wait until the partitions have found out by themselves.
-        let leader = leader(&nodes, 2).await;
-        for (key, expected) in [
-            (b"\0\0\0\x63a", 41),
-            (b"\0\0\0\x63b", 1),
-            (b"\0\0\0\x63c", 41),
-        ] {
-            let reply = leader.core.submit(2, Arc::new(Count(key)), None, None);
-            let reply = tokio::time::timeout(Duration::from_secs(20), reply).await;
-            assert_eq!(reply.unwrap().unwrap().unwrap()[0], expected);
-        }
-        for node in nodes {
-            node.kill().await;
-        }
-    });
-}
-
-#[test]
-fn a_node_that_the_log_no_longer_reaches_fetches_a_checkpoint() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut configs = configs(dir.path());
-    for config in &mut configs {
-        config.log_bytes_max = 64 << 10;
-        config.flush_log_bytes = 4 << 10;
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, async {
-        let mut nodes = Vec::new();
-        for config in &configs {
-            nodes.push(Node::start(config.clone()).await);
-        }
-        assert_eq!(count(&nodes, 1).await, 1);
-        nodes.remove(2).kill().await;
-        // One entry each, until the log has begun anew behind what node 3 has.
-        let mut expected = 1;
-        for _ in 0..10_000 {
-            // At most a few hundred between two flushes.
-            tokio::time::sleep(Duration::from_millis(2)).await;
-            expected = count(&nodes, 1).await;
-            let status = leader(&nodes, 1).await.core.status(1).unwrap();
-            if status.first_index > 20 && expected == 77 {
-                break;
-            }
-        }
-        let back = Node::start(configs[2].clone()).await;
-        nodes.push(back);
-        let wanted = leader(&nodes, 1).await.core.status(1).unwrap().commit;
-        for _ in 0..3000 {
-            if nodes[2].core.status(1).unwrap().applied >= wanted {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        let status = nodes[2].core.status(1).unwrap();
-        assert!(status.applied >= wanted, "{status:?}");
-        let store = Arc::clone(&nodes[2].core.group(1).unwrap().store);
-        assert!(
-            store.origin().0 > 20,
-            "it came by the log: {:?}",
-            store.origin()
-        );
-        assert_eq!(
-            store.get(b"\0\0\0\x63count").unwrap().unwrap().value[..],
-            [expected]
-        );
-        drop(store);
-        // It votes and leads as any other.
-        nodes.remove(0).kill().await;
-        assert_eq!(count(&nodes, 1).await, expected + 1);
         for node in nodes {
             node.kill().await;
         }
