@@ -61,6 +61,18 @@ impl Measured {
     pub fn throughput_per_s(&self) -> f64 {
         self.latency.len() as f64 / self.elapsed.as_secs_f64()
     }
+
+    /// Operations per second in each whole minute of the measured time.
+    pub fn per_minute(&self, load: &Load) -> Vec<f64> {
+        let steps = |time: Duration| (time.as_millis() / TIMELINE_STEP.as_millis()) as usize;
+        let minute = Duration::from_secs(60);
+        let all = self.timeline.iter().skip(steps(load.warm_up));
+        let measured: Vec<u64> = all.take(steps(load.duration)).copied().collect();
+        let whole = measured.chunks_exact(steps(minute));
+        whole
+            .map(|steps| steps.iter().sum::<u64>() as f64 / minute.as_secs_f64())
+            .collect()
+    }
 }
 
 /// What one task or thread saw.
@@ -302,6 +314,18 @@ mod tests {
         assert!(measured.elapsed < limited.duration, "as long as it took");
         let measured = block_on(run(limited, |_| async { Ok(()) }, |_, _| ()));
         assert_eq!(measured.acknowledged, 10);
+    }
+
+    #[test]
+    fn rates_are_of_whole_minutes_behind_the_warm_up() {
+        let long = Load {
+            warm_up: Duration::from_secs(2),
+            duration: Duration::from_secs(150),
+            ..load(1, None)
+        };
+        let mut record = Record::new();
+        record.timeline = [vec![9; 20], vec![6; 600], vec![3; 600], vec![1; 310]].concat();
+        assert_eq!(record.measured(&long).per_minute(&long), [60.0, 30.0]);
     }
 
     #[test]

@@ -22,6 +22,9 @@ pub struct Report {
     pub rate: Option<f64>,
     pub duration_s: f64,
     pub throughput_per_s: f64,
+    /// Of each whole minute, in runs of two minutes and more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub per_minute_per_s: Vec<f64>,
     pub latency_us: Latency,
     pub errors: u64,
     pub retries: Option<u64>,
@@ -96,6 +99,14 @@ impl fmt::Display for Report {
             self.errors,
             self.retries.map_or("-".to_string(), |v| v.to_string()),
         )?;
+        if !self.per_minute_per_s.is_empty() {
+            let rates = self
+                .per_minute_per_s
+                .iter()
+                .map(|rate| format!("{rate:.0}"));
+            let rates = rates.collect::<Vec<_>>().join(", ");
+            writeln!(f, "  operations/s of each minute: {rates}")?;
+        }
         let l = &self.latency_us;
         write!(
             f,

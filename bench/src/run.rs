@@ -341,6 +341,9 @@ fn report(target: &Target, options: &Options, load: &Load, measured: &Measured) 
         rate: load.rate,
         duration_s: load.duration.as_secs_f64(),
         throughput_per_s: measured.throughput_per_s(),
+        per_minute_per_s: Some(measured.per_minute(load))
+            .filter(|minutes| minutes.len() > 1)
+            .unwrap_or_default(),
         latency_us: Latency::from(&measured.latency),
         errors: measured.errors,
         retries: None,
