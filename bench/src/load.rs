@@ -271,9 +271,8 @@ where
             tokio::time::sleep_until(began.into()).await;
         }
         let result = operation(number).await;
-        let mut record = shared.record.borrow_mut();
-        record.add(&load, result, began - start, start.elapsed());
-        drop(record);
+        let (began, ended) = (began - start, start.elapsed());
+        shared.record.borrow_mut().add(&load, result, began, ended);
         if load.rate.is_none() {
             // A connection that answers at once must not starve the others.
             tokio::task::coop::consume_budget().await;
