@@ -102,12 +102,17 @@ impl Engine {
             match output {
                 Output::Write { token, write, sync } => {
                     let group = GROUP;
-                    self.threads.write(WriteJob {
+                    let job = WriteJob {
                         group,
                         token,
                         write,
                         sync,
-                    });
+                    };
+                    let done = self.threads.write(vec![job]);
+                    assert!(
+                        done.is_empty(),
+                        "what is synced is written by the log writer"
+                    );
                 }
                 Output::Apply(job) => self.threads.apply(&self.store, job),
                 Output::Reply { result, .. } => self.replies.push(result.unwrap()),
@@ -132,7 +137,10 @@ impl Engine {
 
     fn take(&mut self, report: Option<Report>) {
         match report {
-            Some(Report::Persisted { token, .. }) => self.step(Input::Persisted { token }),
+            Some(Report::Persisted { token, .. }) => {
+                self.threads.written();
+                self.step(Input::Persisted { token });
+            }
             Some(Report::Applied { report, .. }) => self.step(Input::Applied(report)),
             Some(Report::Fatal(error)) => panic!("{error}"),
             None => panic!("the threads are gone"),
