@@ -27,7 +27,7 @@ mod tip_table;
 mod tip_tests;
 mod tip_view;
 mod transaction;
-mod waits;
+pub(crate) mod waits;
 mod watches;
 
 pub use leases::LEASE_US_MAX;

@@ -23,6 +23,10 @@ pub struct Want {
     pub heard_us: u64,
 }
 
+/// A request that is parked for a change, and what rows that it has read by key hold now.
+#[cfg(test)]
+pub type Parked = (u64, Vec<(bytes::Bytes, Option<bytes::Bytes>)>);
+
 enum On {
     /// Holds a lock in the request's way.
     Owner(TxnId),

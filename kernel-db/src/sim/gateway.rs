@@ -27,7 +27,7 @@ enum Stage {
     Lock(usize),
     /// Going back in time: the range of all rows in one group; then what must change there, step by step.
     LockRange(usize),
-    Stage(usize, bool),
+    StepBack(usize, bool),
     Prepare(usize),
     Commit,
     /// The commit's answer was lost.
@@ -183,7 +183,7 @@ impl Attempt {
                 work(*group, Work::Lock(lock))
             }
             Stage::LockRange(at) => work(self.parts[at], self.lock_all()),
-            Stage::Stage(at, inserted) => work(self.parts[at], self.step_back(inserted)),
+            Stage::StepBack(at, inserted) => work(self.parts[at], self.step_back(inserted)),
             Stage::Prepare(at) => {
                 let group = self.others()[at];
                 let prepare = Prepare {
@@ -325,14 +325,14 @@ impl Attempt {
                 };
                 Turn::On
             }
-            (Stage::Stage(at, inserted), Ok(Answer::Staged(staged))) => {
+            (Stage::StepBack(at, inserted), Ok(Answer::Staged(staged))) => {
                 self.staged(at, inserted, staged.next)
             }
             (Stage::Prepare(at), Ok(Answer::Prepared(stamp))) => {
                 self.prepared_ts = self.prepared_ts.max(stamp.ts);
                 self.stage = match at + 1 < self.others().len() {
                     true => Stage::Prepare(at + 1),
-                    false if self.to_ts.is_some() => Stage::Stage(0, false),
+                    false if self.to_ts.is_some() => Stage::StepBack(0, false),
                     false => Stage::Commit,
                 };
                 Turn::On
@@ -368,8 +368,8 @@ impl Attempt {
             None => {
                 self.after = Bytes::new();
                 self.stage = match (inserted, at + 1 < self.parts.len()) {
-                    (false, _) => Stage::Stage(at, true),
-                    (true, true) => Stage::Stage(at + 1, false),
+                    (false, _) => Stage::StepBack(at, true),
+                    (true, true) => Stage::StepBack(at + 1, false),
                     (true, false) => Stage::Commit,
                 };
             }
@@ -380,7 +380,7 @@ impl Attempt {
     pub fn failed(&mut self, error: Error) -> Turn {
         match (self.stage, error.class()) {
             // May be repeated, at another leader too.
-            (Stage::Stage(..), Class::Retry | Class::Unknown) if error.sqlstate() != "40001" => {
+            (Stage::StepBack(..), Class::Retry | Class::Unknown) if error.sqlstate() != "40001" => {
                 Turn::Again(error)
             }
             (Stage::Commit, Class::Unknown) if !self.others().is_empty() => {
@@ -410,7 +410,7 @@ impl Attempt {
         !self.over
             && matches!(
                 self.stage,
-                Stage::Resolve | Stage::LookUp | Stage::Stage(..)
+                Stage::Resolve | Stage::LookUp | Stage::StepBack(..)
             )
     }
 

@@ -56,7 +56,7 @@ impl Member {
 
     /// Requests that wait for a change here, with the rows that they have read.
     #[cfg(test)]
-    pub fn parked(&mut self) -> Vec<(u64, Vec<(bytes::Bytes, Option<bytes::Bytes>)>)> {
+    pub fn parked(&mut self) -> Vec<crate::partition::waits::Parked> {
         self.replica.as_mut().map_or_else(Vec::new, Replica::parked)
     }
 

@@ -6,11 +6,11 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::Executor;
 use super::lease::{Asked, Leased, Pass};
 use crate::error::{Error, Result};
-#[cfg(test)]
-use crate::partition::Store;
 use crate::partition::replica::{Now, Output, ReplicaConfig};
 use crate::partition::tip_view::{Blocked, TxnView};
 use crate::partition::transaction::{Budget, Transaction, TxnEnv, WAITS, Wait};
+#[cfg(test)]
+use crate::partition::{Store, waits::Parked};
 use crate::planted::Mutation;
 use crate::storage::StateStore;
 use crate::txn::messages::Span;
@@ -121,9 +121,9 @@ impl<S: StateStore> Executor<S> {
         self.tip.watched = self.waits.watching();
     }
 
-    /// Each request that is parked for a change, with what the rows hold now that it has read by key.
+    /// All requests that are parked for a change.
     #[cfg(test)]
-    pub fn parked(&mut self) -> Vec<(u64, Vec<(Bytes, Option<Bytes>)>)> {
+    pub fn parked(&mut self) -> Vec<Parked> {
         let parked = self.waits.for_change();
         let mut view = self.tip.begin();
         let mut row = |span: Span| {

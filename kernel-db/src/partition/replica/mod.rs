@@ -540,7 +540,7 @@ impl<S: StateStore> Replica<S> {
 
     /// See `Executor::parked`.
     #[cfg(test)]
-    pub fn parked(&mut self) -> Vec<(u64, Vec<(bytes::Bytes, Option<bytes::Bytes>)>)> {
+    pub fn parked(&mut self) -> Vec<super::waits::Parked> {
         self.executor
             .as_mut()
             .map_or_else(Vec::new, Executor::parked)

@@ -4,7 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Known, Operation};
-use crate::sim::load::{BACK, Job, Versions};
+use crate::sim::load::{BACK, Job, Row, Versions};
+
+/// A value in a row.
+type Held = (Row, u64);
 
 pub fn rollbacks(operations: &[Operation], versions: &Versions) -> Result<(), String> {
     let marked = marks(operations, versions)?;
@@ -40,11 +43,8 @@ pub fn rollbacks(operations: &[Operation], versions: &Versions) -> Result<(), St
 }
 
 /// When each value came into each row. It came into all rows of its operation at once, and not at all if that was not executed.
-fn marks(
-    operations: &[Operation],
-    versions: &Versions,
-) -> Result<BTreeMap<((u32, u64), u64), u64>, String> {
-    let mut first: BTreeMap<((u32, u64), u64), u64> = BTreeMap::new();
+fn marks(operations: &[Operation], versions: &Versions) -> Result<BTreeMap<Held, u64>, String> {
+    let mut first: BTreeMap<Held, u64> = BTreeMap::new();
     for (row, of_row) in versions {
         for (ts, value) in of_row {
             if let Some(value) = value {
@@ -52,7 +52,7 @@ fn marks(
             }
         }
     }
-    let mut written: BTreeSet<((u32, u64), u64)> = BTreeSet::new();
+    let mut written: BTreeSet<Held> = BTreeSet::new();
     for operation in operations {
         let Job::Mark { rows, value } = &operation.job else {
             continue;
