@@ -170,6 +170,8 @@ pub async fn measure(
         // What there is to do must not be done before the measurement begins.
         load.warm_up = Duration::ZERO;
     }
+    // Afterwards nobody may be there to say it.
+    let version = target.version().await?;
     let before = target.fdatasync_p50_us();
     let retries = client.as_ref().map(|client| client.stats().retries);
     let cache = client.as_ref().and_then(Client::cache_stats);
@@ -191,7 +193,7 @@ pub async fn measure(
         before,
         after: target.fdatasync_p50_us(),
     };
-    report.target_version = target.version().await?;
+    report.target_version = version;
     let cache_after = client.as_ref().and_then(Client::cache_stats);
     report.cache = cache.zip(cache_after).map(|(before, after)| Cache {
         hits: after.hits - before.hits,

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -49,7 +50,12 @@ impl Gateway {
         let statements = txn.statements();
         let system = txn.plans.iter().any(|p| p.reads_system);
         let version = statements.first().map_or(0, |(p, _)| p.version);
-        let (deadline, cancel) = (txn.deadline, Arc::clone(&txn.cancel));
+        // Several attempts fit into the time in which a leader is looked for.
+        let patience = Duration::from_millis(gateway.config.leader_wait_ms) / 4;
+        let (deadline, cancel) = (
+            txn.deadline.min(Instant::now() + patience),
+            Arc::clone(&txn.cancel),
+        );
         async move {
             let system = match system {
                 true => gateway.gather().await,
