@@ -7,6 +7,10 @@
 //!
 //! Receivers of mailboxes (rows, Redis streams, NATS subjects) are on a thread of their own with connections of their own.
 //! Those of rows wait in the server, or ask again and again where it can only sleep. On gRPC and TCP a message is a request to the receiver.
+//!
+//! Nobody waits for what he need not wait for: on every system of mailboxes each side asks for the next messages while its own are
+//! on their way, not when they have been acknowledged. gRPC and TCP have no such acknowledgement; their requests of one round
+//! are all sent before the first answer is awaited.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,7 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use dbos_client::{Client, ServerKind};
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 use ipc::{BATCH_MAX, Messages};
 
 use crate::peers::nats::NatsPost;
@@ -116,6 +120,11 @@ impl Spec {
 pub(crate) trait Post {
     /// Sends `count` messages in one go.
     async fn send(&self, from: i64, to: i64, count: usize) -> anyhow::Result<()>;
+    /// Sends `count` messages to each of `to`.
+    async fn send_all(&self, from: i64, to: &[i64], count: usize) -> anyhow::Result<()> {
+        try_join_all(to.iter().map(|to| self.send(from, *to, count))).await?;
+        Ok(())
+    }
     /// Takes what there is; 0 if that is nothing, and the caller asks again.
     async fn receive(&self, mailbox: i64) -> anyhow::Result<usize>;
 }
@@ -141,6 +150,15 @@ impl Post for SqlPost {
             self.messages.send_batch(to, from, &batch).await?;
             left -= batch.len();
         }
+        Ok(())
+    }
+
+    async fn send_all(&self, from: i64, to: &[i64], count: usize) -> anyhow::Result<()> {
+        if count == 1 && to.len() > 1 {
+            self.messages.multicast(to, from, &self.data).await?;
+            return Ok(());
+        }
+        try_join_all(to.iter().map(|to| self.send(from, *to, count))).await?;
         Ok(())
     }
 
@@ -292,20 +310,20 @@ async fn round(post: &dyn Post, spec: &Spec, group: &[i64]) -> anyhow::Result<()
     let sender = group[0];
     match spec.shape {
         Shape::AllToAll => {
-            let sends = group.iter().flat_map(|from| {
-                let others = group.iter().filter(move |to| *to != from);
-                others.map(move |to| post.send(*from, *to, 1))
+            let sends = group.iter().map(|from| async move {
+                let others: Vec<i64> = group.iter().copied().filter(|to| to != from).collect();
+                post.send_all(*from, &others, 1).await
             });
-            try_join_all(sends).await?;
             let collect = group.iter().map(|own| collect(post, *own, group.len() - 1));
-            try_join_all(collect).await?;
+            try_join(try_join_all(sends), try_join_all(collect)).await?;
             Ok(())
         }
         _ => {
             let count = spec.per_link() as usize;
             let receivers = &group[1..];
-            try_join_all(receivers.iter().map(|to| post.send(sender, *to, count))).await?;
-            collect(post, sender, receivers.len() * count).await
+            let answers = collect(post, sender, receivers.len() * count);
+            try_join(post.send_all(sender, receivers, count), answers).await?;
+            Ok(())
         }
     }
 }
@@ -348,9 +366,10 @@ fn start_responders(
             let answer = move |own: i64| {
                 let post = post.clone();
                 async move {
+                    collect(&*post, own, count).await?;
                     loop {
-                        collect(&*post, own, count).await?;
-                        post.send(own, sender, count).await?;
+                        let answer = post.send(own, sender, count);
+                        try_join(answer, collect(&*post, own, count)).await?;
                     }
                 }
             };

@@ -16,7 +16,7 @@
 use std::time::{Duration, SystemTime};
 
 use dbos_client::{Client, Error, Params, Result, Row, ToSql, field, first_field, first_row};
-use futures::future::join_all;
+use futures::future::{join_all, try_join_all};
 
 /// The service's SQL files, in the order in which they are installed.
 pub const FILES: [(&str, &str); 3] = [
@@ -128,6 +128,45 @@ impl Messages {
                 .map(|receiver| self.send(*receiver, sender, data)),
         )
         .await
+    }
+
+    /// Sends the same data to many receivers: one transaction, all or none, for those of each partition, side by side. Between
+    /// a broadcast and a fan-out, and quicker than both. Returns the ids in the order of `receivers`; after an error some
+    /// partitions may have it.
+    pub async fn multicast(&self, receivers: &[i64], sender: i64, data: &[u8]) -> Result<Vec<i64>> {
+        let partition = |at: &usize| self.client.partition(receivers[*at]);
+        let mut order: Vec<usize> = (0..receivers.len()).collect();
+        // By receiver within a partition, so that two of them on PostgreSQL do not wait for each other's mailboxes.
+        order.sort_by_key(|at| (partition(at), receivers[*at]));
+        let parts = order.chunk_by(|a, b| partition(a) == partition(b));
+        let batches = parts.flat_map(|part| part.chunks(BATCH_MAX));
+        let sends = batches.map(|batch| {
+            let batch = batch.iter().map(|at| receivers[*at]).collect();
+            self.send_to_partition(batch, sender, data)
+        });
+        let ids = try_join_all(sends).await?.into_iter().flatten();
+        let mut ids: Vec<(usize, i64)> = order.iter().copied().zip(ids).collect();
+        ids.sort_unstable();
+        Ok(ids.into_iter().map(|(_, id)| id).collect())
+    }
+
+    async fn send_to_partition(
+        &self,
+        receivers: Vec<i64>,
+        sender: i64,
+        data: &[u8],
+    ) -> Result<Vec<i64>> {
+        let calls: Vec<String> = (0..receivers.len())
+            .map(|i| format!("msg_send(${}, $1, $2)", i + 3))
+            .collect();
+        let sql = format!("SELECT {}", calls.join(", "));
+        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&sender, &data];
+        params.extend(receivers.iter().map(|r| r as &(dyn ToSql + Sync)));
+        let rows = self.client.call(receivers[0], &sql, &params).await?;
+        let row = first_row(&rows)?;
+        (0..receivers.len())
+            .map(|column| field(row, column))
+            .collect()
     }
 
     /// Takes up to `limit` messages, oldest first: read and deleted in one transaction. If there are none, waits up to

@@ -95,6 +95,32 @@ async fn a_fan_out_reaches_every_receiver() {
 }
 
 #[tokio::test]
+async fn a_multicast_reaches_every_receiver_and_tells_ids_in_their_order() {
+    for engine in engines() {
+        let engine = engine.unwrap();
+        let messages = messages(&engine).await;
+        messages.send(3, 1, b"before").await.unwrap();
+        // Not in order, and one of them twice.
+        let receivers: Vec<i64> = (0..300).rev().chain([3]).collect();
+        let ids = messages.multicast(&receivers, 99, b"hello").await.unwrap();
+        assert_eq!(ids.len(), receivers.len());
+        for (receiver, id) in receivers.iter().zip(&ids).take(300) {
+            let after = i64::from(*receiver == 3);
+            assert_eq!(*id, 1 + after, "the first message of {receiver} is 1");
+        }
+        assert_eq!(ids[300], 3);
+        for receiver in 0..300 {
+            let received = texts(&messages.receive(receiver, 10, NOW).await.unwrap());
+            match receiver {
+                3 => assert_eq!(received, ["before", "hello", "hello"]),
+                _ => assert_eq!(received, ["hello"]),
+            }
+        }
+        assert!(messages.multicast(&[], 1, b"x").await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
 async fn a_batch_too_large_is_refused_whole() {
     for engine in engines() {
         let engine = engine.unwrap();

@@ -58,6 +58,8 @@ struct Engine {
     replies: Vec<Bytes>,
     open: bool,
     next_id: u64,
+    /// What was written at once.
+    done: Vec<Report>,
 }
 
 impl Engine {
@@ -81,6 +83,7 @@ impl Engine {
             ticked: Instant::now(),
             outputs: Vec::new(),
             replies: Vec::new(),
+            done: Vec::new(),
             open: false,
             next_id: 0,
         };
@@ -102,12 +105,13 @@ impl Engine {
             match output {
                 Output::Write { token, write, sync } => {
                     let group = GROUP;
-                    self.threads.write(WriteJob {
+                    let job = WriteJob {
                         group,
                         token,
                         write,
                         sync,
-                    });
+                    };
+                    self.done.extend(self.threads.write(vec![job]));
                 }
                 Output::Apply(job) => self.threads.apply(&self.store, job),
                 Output::Reply { result, .. } => self.replies.push(result.unwrap()),
@@ -119,15 +123,27 @@ impl Engine {
 
     /// Takes what the threads report, waiting for the first report.
     fn wait(&mut self) {
-        let first = self.reports.blocking_recv();
-        self.take(first);
+        if self.done.is_empty() {
+            let first = self.reports.blocking_recv();
+            self.report(first);
+        }
         while let Ok(report) = self.reports.try_recv() {
+            self.report(Some(report));
+        }
+        for report in std::mem::take(&mut self.done) {
             self.take(Some(report));
         }
         if self.ticked.elapsed() >= TICK {
             self.ticked = Instant::now();
             self.step(Input::Tick);
         }
+    }
+
+    fn report(&mut self, report: Option<Report>) {
+        if matches!(report, Some(Report::Persisted { .. })) {
+            self.threads.written();
+        }
+        self.take(report);
     }
 
     fn take(&mut self, report: Option<Report>) {

@@ -89,6 +89,8 @@ pub struct Core {
     /// Waiters for a snapshot.
     snapshots: Cell<usize>,
     threads: RefCell<Threads>,
+    /// What replicas want in the log, until the end of their step.
+    writes: RefCell<Vec<WriteJob>>,
     log: Arc<dyn LogStore>,
     peers: Rc<Peers>,
     clock: Rc<NodeClock>,
@@ -123,6 +125,7 @@ impl Core {
             next_id: Cell::new(1),
             snapshots: Cell::new(0),
             threads: RefCell::new(threads),
+            writes: RefCell::default(),
             log,
             clock: peers.clock(),
             peers,
@@ -299,7 +302,15 @@ impl Core {
         }
     }
 
+    /// Takes what a thread has told.
     fn report(&self, report: Report) {
+        if matches!(report, Report::Persisted { .. }) {
+            self.threads.borrow().written();
+        }
+        self.put(report);
+    }
+
+    fn put(&self, report: Report) {
         if let Report::Persisted { group, token: 0 } = report
             && let Some(leaving) = self.leaving.borrow_mut().get_mut(&group)
         {
@@ -314,9 +325,26 @@ impl Core {
         self.inbox.borrow_mut().push((group, input));
     }
 
-    /// Steps everything that waits.
+    /// Steps everything that waits, and what follows from writes that are done at once.
     pub fn turn(&self) {
-        let inputs = std::mem::take(&mut *self.inbox.borrow_mut());
+        loop {
+            let inputs = std::mem::take(&mut *self.inbox.borrow_mut());
+            self.step_all(inputs);
+            // Followers write side by side with this node.
+            self.peers.flush();
+            let writes = std::mem::take(&mut *self.writes.borrow_mut());
+            if !writes.is_empty() {
+                let done = self.threads.borrow().write(writes);
+                done.into_iter().for_each(|report| self.put(report));
+            }
+            if self.inbox.borrow().is_empty() {
+                break;
+            }
+        }
+        self.forget_left();
+    }
+
+    fn step_all(&self, inputs: Vec<(u32, Input)>) {
         let mut outputs = Vec::new();
         let mut touched = Vec::new();
         for (number, input) in inputs {
@@ -334,8 +362,6 @@ impl Core {
                 self.step(number, &group, Input::Flush, &mut outputs);
             }
         }
-        self.forget_left();
-        self.peers.flush();
     }
 
     fn step(&self, number: u32, group: &Group, input: Input, outputs: &mut Vec<Output>) {
@@ -379,7 +405,7 @@ impl Core {
                     group
                         .unflushed_bytes
                         .set(group.unflushed_bytes.get() + bytes as u64);
-                    self.threads.borrow().write(WriteJob {
+                    self.writes.borrow_mut().push(WriteJob {
                         group: number,
                         token,
                         write,
@@ -481,7 +507,11 @@ impl Core {
     /// Off the core: the log engine may rewrite files. I10 was the replica's to keep.
     fn truncate(&self, group: u32, index: u64) {
         let log = Arc::clone(&self.log);
-        let work = tokio::task::spawn_blocking(move || log.truncate(group, index));
+        let busy = self.threads.borrow().log_busy();
+        let work = tokio::task::spawn_blocking(move || {
+            let _busy = busy;
+            log.truncate(group, index)
+        });
         tokio::task::spawn_local(async move {
             match work.await {
                 Ok(Ok(())) => {}

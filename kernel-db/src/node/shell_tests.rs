@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use super::open::{open, open_log};
 use super::peers::Peers;
 use super::server::{Calls, PeerServer};
 use super::upkeep::Upkeep;
-use super::{NodeAddress, NodeConfig};
+use super::{Durability, NodeAddress, NodeConfig};
 use crate::error::{Error, Result};
 use crate::partition::{Store, Transaction, TxnEnv};
 use crate::storage::{StateSnapshot, StateStore};
@@ -158,8 +158,18 @@ async fn count(nodes: &[Node], group: u32) -> u8 {
 
 #[test]
 fn three_nodes_commit_lose_a_leader_and_restart() {
+    three_nodes_lose_a_leader(Durability::Fsync);
+}
+
+#[test]
+fn three_nodes_whose_log_is_written_in_place_do_the_same() {
+    three_nodes_lose_a_leader(Durability::Memory);
+}
+
+fn three_nodes_lose_a_leader(durability: Durability) {
     let dir = tempfile::tempdir().unwrap();
-    let configs = configs(dir.path());
+    let mut configs = configs(dir.path());
+    configs.iter_mut().for_each(|c| c.durability = durability);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -189,6 +199,62 @@ fn three_nodes_commit_lose_a_leader_and_restart() {
         }
         assert_eq!(count(&nodes, 1).await, 22);
         assert_eq!(count(&nodes, 2).await, 21);
+        for node in nodes {
+            node.kill().await;
+        }
+    });
+}
+
+/// Waits for a row; counts its runs.
+struct Awaiting {
+    runs: AtomicUsize,
+    may_wait: bool,
+}
+
+impl Transaction for Awaiting {
+    fn run(&self, store: &mut dyn Store, env: &mut TxnEnv) -> Result<Bytes> {
+        self.runs.fetch_add(1, Ordering::Relaxed);
+        let found = store.get(b"\0\0\0\x63count", None)?;
+        if let (None, Some(wait)) = (&found, &mut env.wait) {
+            wait.until(60_000_000)?;
+        }
+        Ok(found.unwrap_or_default())
+    }
+
+    fn may_wait(&self) -> bool {
+        self.may_wait
+    }
+}
+
+#[test]
+fn what_probably_waits_runs_once_before_it_is_parked() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = configs(dir.path()).remove(0);
+    (config.replicas, config.durability) = (1, Durability::Memory);
+    config.nodes.truncate(1);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let nodes = [Node::start(config).await];
+        let core = &leader(&nodes, 1).await.core;
+        let submit = |may_wait| {
+            let txn = Arc::new(Awaiting {
+                runs: AtomicUsize::new(0),
+                may_wait,
+            });
+            let reply = core.submit(1, Arc::clone(&txn) as Arc<dyn Transaction>, None, None);
+            (txn, reply)
+        };
+        let waiting = [submit(false), submit(true)];
+        assert_eq!(count(&nodes, 1).await, 1);
+        let mut runs = Vec::new();
+        for (txn, reply) in waiting {
+            assert_eq!(reply.await.unwrap().unwrap()[0], 1, "woken by the write");
+            runs.push(txn.runs.load(Ordering::Relaxed));
+        }
+        assert_eq!(runs, [3, 2], "the last one is the run behind the write");
         for node in nodes {
             node.kill().await;
         }

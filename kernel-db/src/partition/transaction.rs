@@ -229,6 +229,10 @@ pub trait Transaction: Send + Sync {
     fn read_only(&self) -> bool {
         false
     }
+    /// True if it probably waits for a change: what it reads is noted in its first run already, which saves one.
+    fn may_wait(&self) -> bool {
+        false
+    }
     /// Short text for dbos.statements and traces.
     fn label(&self) -> &str {
         ""

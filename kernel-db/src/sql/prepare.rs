@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use sqlparser::ast;
 
@@ -126,6 +127,8 @@ pub struct Prepared {
     pub(super) writes: bool,
     /// The time of AS OF SYSTEM TIME.
     pub(super) as_of: Option<Expr>,
+    /// A run of it has waited for a change: the next ones probably do.
+    pub(super) has_waited: AtomicBool,
 }
 
 /// An expression ready to be evaluated: procedures' conditions and assignments.

@@ -3,6 +3,7 @@
 //! Each partition keeps the schema version it has installed as a row (`META_TABLE_ID`). A transaction planned for another
 //! version ends with a `DB001` of class Retry and changes nothing; the gateway then refreshes, installs, and replans.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
@@ -66,6 +67,31 @@ impl SqlTransaction {
 
 impl Transaction for SqlTransaction {
     fn run(&self, store: &mut dyn Store, env: &mut TxnEnv) -> Result<Bytes> {
+        let result = self.run_all(store, env);
+        if env.wait.as_ref().is_some_and(|w| w.until_us.is_some())
+            && let Some((first, _)) = self.statements.first()
+        {
+            first.has_waited.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn read_only(&self) -> bool {
+        self.statements.iter().all(|(p, _)| !p.writes())
+    }
+
+    fn may_wait(&self) -> bool {
+        let first = self.statements.first();
+        first.is_some_and(|(first, _)| first.has_waited.load(Ordering::Relaxed))
+    }
+
+    fn label(&self) -> &str {
+        &self.label
+    }
+}
+
+impl SqlTransaction {
+    fn run_all(&self, store: &mut dyn Store, env: &mut TxnEnv) -> Result<Bytes> {
         let installed = installed_version(store)?;
         if installed != self.schema_version {
             return Err(schema_changed(self.schema_version, installed));
@@ -86,14 +112,6 @@ impl Transaction for SqlTransaction {
             outcomes.push(outcome);
         }
         Ok(Outcomes::encode(&outcomes))
-    }
-
-    fn read_only(&self) -> bool {
-        self.statements.iter().all(|(p, _)| !p.writes())
-    }
-
-    fn label(&self) -> &str {
-        &self.label
     }
 }
 

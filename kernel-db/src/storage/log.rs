@@ -15,7 +15,7 @@ pub struct LogWrite {
     pub reset: bool,
 }
 
-/// The log of every group of one node. Called by the log writer only, but for `load` and `entries`.
+/// The log of every group of one node. A group's writes come one after another, from the log writer or from the core.
 pub trait LogStore: Send + Sync + 'static {
     /// Appends all of `writes` atomically per group; returns after write(2), and after fdatasync if `sync`.
     fn append(&self, writes: Vec<LogWrite>, sync: bool) -> Result<()>;

@@ -219,6 +219,12 @@ impl Client {
         Ok(())
     }
 
+    /// Number of the key's partition, from 0; 0 on a plain PostgreSQL. Calls of one statement with several keys of one partition are
+    /// one transaction there.
+    pub fn partition<'a>(&self, key: impl Into<PartitionKey<'a>>) -> usize {
+        usize::from(key.into().slot()) % self.inner.calls.partitions
+    }
+
     pub fn kind(&self) -> ServerKind {
         self.inner.shared.cluster.kind()
     }

@@ -50,7 +50,7 @@ impl Core {
         let status = gone.replica.borrow().status();
         let mut hard_state = raft::eraftpb::HardState::default();
         (hard_state.term, hard_state.vote) = (status.term, gone.replica.borrow().vote());
-        self.threads.borrow().write(WriteJob {
+        self.threads.borrow().write(vec![WriteJob {
             group,
             token: 0,
             write: LogWrite {
@@ -59,8 +59,9 @@ impl Core {
                 hard_state: Some(hard_state),
                 reset: true,
             },
+            // By the log writer, and so behind what it has.
             sync: true,
-        });
+        }]);
         if let Err(error) = gone.store.doom() {
             tracing::error!(
                 group,

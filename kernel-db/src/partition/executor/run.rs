@@ -38,7 +38,7 @@ impl<S: StateStore> Executor<S> {
         run[..8].copy_from_slice(&self.term.to_be_bytes());
         run[8..].copy_from_slice(&self.runs.to_be_bytes());
         let seed = xxh3_64_with_seed(&run, config.seed);
-        let mut noted = false;
+        let mut noted = txn.may_wait();
         loop {
             let mut env = TxnEnv {
                 wall_us: now.wall_us,
@@ -67,7 +67,7 @@ impl<S: StateStore> Executor<S> {
                 let spans = view.take_reads();
                 view.rollback();
                 if !noted {
-                    // Nothing is noted for those who do not wait. Once more, which on the same tip does the same.
+                    // Nothing is noted for those who never waited. Once more, which on the same tip does the same.
                     noted = true;
                     continue;
                 }

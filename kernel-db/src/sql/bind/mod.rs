@@ -25,6 +25,7 @@ mod write;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use sqlparser::ast::{self, SetExpr, Statement};
 use sqlparser::tokenizer::Span;
@@ -290,6 +291,7 @@ impl<'a> Binder<'a> {
             routing: Routing::Nothing,
             writes: false,
             as_of: None,
+            has_waited: AtomicBool::new(false),
         })
     }
 
@@ -313,6 +315,7 @@ impl<'a> Binder<'a> {
             routing,
             writes,
             as_of: None,
+            has_waited: AtomicBool::new(false),
         }
     }
 }
