@@ -171,7 +171,10 @@ impl Binder<'_> {
             self.scopes.pop();
             return Ok(InsertSource::Values(rows));
         }
-        if let ast::SetExpr::Select(_) = query.body.as_ref() {
+        // DISTINCT compares, and must know the types before.
+        if let ast::SetExpr::Select(select) = query.body.as_ref()
+            && select.distinct.is_none()
+        {
             let types = targets.iter().map(|t| table.columns[*t].data_type);
             self.target_types = types.collect();
         }
