@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use kernel_db::node::NodeConfig;
 use kernel_db::node::threads::{Report, Threads, WriteJob};
 use kernel_db::partition::{
     Input, Now, Output, Replica, ReplicaConfig, Request, Task, Transaction, Waited,
@@ -65,13 +66,20 @@ struct Engine {
 impl Engine {
     fn open(dir: &Path) -> Self {
         let identity = |number| Identity { cluster: 1, number };
-        let options = EngineLogOptions::default();
+        let node = NodeConfig::default();
+        let options = EngineLogOptions {
+            prefill_bytes: node.log_prefill_bytes,
+            ..EngineLogOptions::default()
+        };
         let log: Arc<dyn LogStore> =
             Arc::new(EngineLog::open(&dir.join("log"), &options, identity(1)).unwrap());
         let shared = RocksShared::new(512 << 20, 256 << 20);
         let state = dir.join("state");
         let store = Arc::new(ReplaceableState::open(&state, &shared, identity(GROUP)).unwrap());
-        let config = ReplicaConfig::new(1, GROUP, vec![1]);
+        let config = ReplicaConfig {
+            tip_bytes_max: node.tip_bytes_max as usize,
+            ..ReplicaConfig::new(1, GROUP, vec![1])
+        };
         let replica = Replica::new(config, store.clone(), log.clone()).unwrap();
         let (sender, reports) = unbounded_channel();
         let mut engine = Self {

@@ -117,6 +117,9 @@ settings! {
     /// Bytes of log of one partition. Past half of it the log is cut although a replica still needs it, which then gets a
     /// checkpoint; past all of it, when the disk does not keep up with flushing, requests get 53100.
     log_bytes_max: u64 = 1 << 30;
+    /// Bytes of log files that are filled with zeroes when a node starts for the first time (and half as much again), so that
+    /// no commit waits for a file that grows. 0: none; files grow until there are enough to be used again. Only with `fsync`.
+    log_prefill_bytes: u64 = 64 << 20;
     /// Bytes of log written since the state was last flushed after which it is flushed, so that the log can be cut.
     flush_log_bytes: u64 = 64 << 20;
     /// Seconds after which changed state is flushed although little log is pinned: shortens the next restart.
@@ -315,6 +318,7 @@ impl NodeConfig {
         )?;
         within("queue_max", self.queue_max.into(), 16, 1 << 24)?;
         within("log_bytes_max", self.log_bytes_max, 16 << 20, 1 << 40)?;
+        within("log_prefill_bytes", self.log_prefill_bytes, 0, 1 << 30)?;
         within("flush_log_bytes", self.flush_log_bytes, 1 << 20, 1 << 40)?;
         within("flush_interval_s", self.flush_interval_s, 1, 86_400)?;
         within("tip_bytes_max", self.tip_bytes_max, 1 << 20, 1 << 40)?;

@@ -120,8 +120,14 @@ fn founders(config: &NodeConfig, group: u32) -> Vec<u64> {
 }
 
 /// The log store of a real node.
-pub fn open_log(dir: &Path, identity: Identity) -> Result<Arc<dyn LogStore>> {
-    let options = EngineLogOptions::default();
+pub fn open_log(config: &NodeConfig, dir: &Path, identity: Identity) -> Result<Arc<dyn LogStore>> {
+    let options = EngineLogOptions {
+        prefill_bytes: match config.durability {
+            Durability::Fsync => config.log_prefill_bytes,
+            Durability::Memory => 0,
+        },
+        ..EngineLogOptions::default()
+    };
     Ok(Arc::new(EngineLog::open(dir, &options, identity)?))
 }
 

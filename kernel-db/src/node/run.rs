@@ -35,7 +35,10 @@ pub fn run<F>(config: NodeConfig, shutdown: F) -> Result<()>
 where
     F: Future<Output = ()> + 'static,
 {
-    run_on(config, shutdown, open_log)
+    let own = config.clone();
+    run_on(config, shutdown, move |dir, identity| {
+        open_log(&own, dir, identity)
+    })
 }
 
 /// As `run`, with a log store that `log` opens, given its directory and whose it is: tests break the disk under it.

@@ -4,7 +4,7 @@
 //! here it is only given the chance). Leadership drifts back to the preferred node once that is up and has caught up, so
 //! that after a failure the leaders are spread again.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -42,6 +42,8 @@ pub struct Upkeep {
     placement: Placement,
     /// When each group was flushed last.
     flushed: RefCell<BTreeMap<u32, Instant>>,
+    /// A flush is under way.
+    flushing: Cell<bool>,
     /// Since when each group is led from here.
     leading: RefCell<BTreeMap<u32, Instant>>,
     /// Since when each group has offered a checkpoint that no member fetches.
@@ -56,6 +58,7 @@ impl Upkeep {
             core,
             peers,
             flushed: RefCell::default(),
+            flushing: Cell::new(false),
             leading: RefCell::default(),
             offered: RefCell::default(),
         })
@@ -83,7 +86,9 @@ impl Upkeep {
         loop {
             interval.tick().await;
             self.drift();
-            self.flush();
+            if !self.flushing.replace(true) {
+                tokio::task::spawn_local(Rc::clone(&self).flush());
+            }
             self.withdraw();
             if Instant::now() >= history_at {
                 history_at = Instant::now() + history_every;
@@ -151,32 +156,48 @@ impl Upkeep {
         }
     }
 
-    fn flush(&self) {
-        for (&number, group) in self.core.groups().iter() {
-            let mut flushed = self.flushed.borrow_mut();
-            let last = *flushed.entry(number).or_insert_with(Instant::now);
-            let pinned = group.unflushed_bytes.get();
-            let old = last.elapsed() >= Duration::from_secs(self.config.flush_interval_s);
-            if pinned < self.config.flush_log_bytes && !old {
+    /// Flushes the groups that are due, one after another with pauses: all at once they would take the processors and the disk
+    /// from the clients.
+    async fn flush(self: Rc<Self>) {
+        for number in self.due() {
+            let Some(group) = self.core.group(number) else {
                 continue;
-            }
-            flushed.insert(number, Instant::now());
+            };
+            self.flushed.borrow_mut().insert(number, Instant::now());
             if group.store.meta().applied_index <= group.store.durable_index() {
                 continue;
             }
             group.unflushed_bytes.set(0);
-            let (store, core) = (Arc::clone(&group.store), Rc::clone(&self.core));
-            tokio::task::spawn_local(async move {
-                let work = Arc::clone(&store);
-                match tokio::task::spawn_blocking(move || work.flush()).await {
-                    Ok(Ok(())) => core.send(number, Input::Applied(flush_report(&*store))),
-                    // A replica that was dropped meanwhile has nothing to keep.
-                    Ok(Err(_)) if core.group(number).is_none() => {}
-                    Ok(Err(error)) => super::core::fatal(&error),
-                    Err(error) => tracing::error!(group = number, "flush: {error}"),
-                }
-            });
+            let started = Instant::now();
+            let (store, work) = (Arc::clone(&group.store), Arc::clone(&group.store));
+            match tokio::task::spawn_blocking(move || work.flush()).await {
+                Ok(Ok(())) => self
+                    .core
+                    .send(number, Input::Applied(flush_report(&*store))),
+                // A replica that was dropped meanwhile has nothing to keep.
+                Ok(Err(_)) if self.core.group(number).is_none() => {}
+                Ok(Err(error)) => super::core::fatal(&error),
+                Err(error) => tracing::error!(group = number, "flush: {error}"),
+            }
+            tokio::time::sleep(started.elapsed()).await;
         }
+        self.flushing.set(false);
+    }
+
+    /// Groups that pin much log, those with most of it first, and groups that were not flushed for long.
+    fn due(&self) -> Vec<u32> {
+        let mut flushed = self.flushed.borrow_mut();
+        let mut due = Vec::new();
+        for (&number, group) in self.core.groups().iter() {
+            let last = *flushed.entry(number).or_insert_with(Instant::now);
+            let pinned = group.unflushed_bytes.get();
+            let old = last.elapsed() >= Duration::from_secs(self.config.flush_interval_s);
+            if pinned >= self.config.flush_log_bytes || old {
+                due.push((std::cmp::Reverse(pinned), number));
+            }
+        }
+        due.sort_unstable();
+        due.into_iter().map(|(_, number)| number).collect()
     }
 
     /// Checkpoints that nobody has fetched from for long pin files on disk.

@@ -75,10 +75,6 @@ impl Recent {
         self.bytes
     }
 
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
-
     /// The row of `key`: none if RocksDB knows, some none if there is no such row.
     pub(super) fn get(&self, key: &[u8]) -> Option<&Option<Versioned>> {
         if self.current.is_empty() {

@@ -49,6 +49,8 @@ const RECENT_BYTES_MIN: usize = 1 << 20;
 const FILE_BYTES_MIN: usize = 4 << 20;
 /// Spills that are merged at once. More of them rewrite less, and make reads look at more files.
 const LEVEL_ZERO_FILES: i32 = 8;
+/// What RocksDB leaves to the page cache before it asks for it to be written.
+const WRITE_BEHIND_BYTES: u64 = 512 << 10;
 /// Changes written under one lock of the recent ones, which readers on the core may wait for.
 const LOCK_OPS: usize = 16;
 
@@ -112,6 +114,8 @@ impl RocksShared {
         // Spills are files of all keys: merging them rewrites the level below.
         options.set_level_zero_file_num_compaction_trigger(LEVEL_ZERO_FILES);
         options.set_max_background_jobs(2);
+        // Files go to the disk as they are written: all at once they would keep the log's fdatasyncs waiting.
+        options.set_bytes_per_sync(WRITE_BEHIND_BYTES);
         options.set_log_level(LogLevel::Warn);
         options.set_keep_log_file_num(2);
         options.set_max_log_file_size(1 << 20);
@@ -195,7 +199,9 @@ impl RocksState {
             spill_as_file(&self.db, &options, &self.spill_path, &recent, &meta)?;
         }
         drop(recent);
-        self.write_recent().clear();
+        // Freed behind the lock: readers on the core would wait for it.
+        let spilled = std::mem::take(&mut *self.write_recent());
+        drop(spilled);
         self.count(writer, 0);
         Ok(())
     }
