@@ -1,15 +1,18 @@
 //! Offering load: closed loop (so many operations in flight) or open loop (so many per second, whatever the answers).
 //!
 //! In the open loop an operation's latency counts from the moment it was meant to start, so that a stall of the target is
-//! seen by every operation it delayed. Timers have a grain of one millisecond, which open-loop latencies include.
+//! seen by every operation it delayed. Operations
+//! start up to 0.2 ms late, which open-loop latencies include.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use tokio::sync::Semaphore;
 
 /// Latencies are kept in microseconds, to three digits, up to this; longer ones count as this.
 const LATENCY_US_MAX: u64 = 60_000_000;
@@ -31,6 +34,10 @@ pub struct Load {
     pub operations_max: Option<u64>,
 }
 
+/// The open loop starts what is due so often: the runtime's own timers, which count whole milliseconds, would add one to two of
+/// them to each latency.
+const PACE: Duration = Duration::from_micros(200);
+
 /// One operation, on the thread that runs it.
 pub(crate) type ThreadOperation = Box<dyn FnMut(u64) -> Result<(), String> + Send>;
 
@@ -41,6 +48,27 @@ impl Load {
             None => Instant::now(),
             Some(rate) => start + Duration::from_secs_f64(number as f64 / rate),
         }
+    }
+
+    /// There is no operation `number`, which is meant to start at `began`.
+    fn is_over(&self, start: Instant, number: u64, began: Instant) -> bool {
+        let end = start + self.warm_up + self.duration;
+        began >= end || self.operations_max.is_some_and(|max| number >= max)
+    }
+}
+
+/// Adds a permit for each operation of the open loop when it is due, and at the end one for each that waits in vain.
+fn pace(load: &Load, start: Instant, due: &Semaphore) {
+    for number in 0.. {
+        let began = load.began(start, number);
+        if load.is_over(start, number, began) {
+            return due.add_permits(load.in_flight as usize);
+        }
+        let now = Instant::now();
+        if began > now {
+            std::thread::sleep((began - now).max(PACE));
+        }
+        due.add_permits(1);
     }
 }
 
@@ -174,6 +202,8 @@ impl Record {
 struct Shared {
     record: RefCell<Record>,
     next: Cell<u64>,
+    /// Operations of the open loop that are due.
+    due: Arc<Semaphore>,
 }
 
 /// Runs `operation(n)` for n = 0, 1, 2, ... until the time is over, then waits for what is in flight. Call it inside a
@@ -186,9 +216,15 @@ where
     let shared = Rc::new(Shared {
         record: RefCell::new(Record::new()),
         next: Cell::new(0),
+        due: Arc::new(Semaphore::new(0)),
     });
     let operation = Rc::new(operation);
     let start = Instant::now();
+    if load.rate.is_some() {
+        let due = Arc::clone(&shared.due);
+        // It ends by itself, with the run.
+        std::thread::spawn(move || pace(&load, start, &due));
+    }
     let tasks: Vec<_> = (0..load.in_flight)
         .map(|_| {
             tokio::task::spawn_local(one_in_flight(
@@ -245,7 +281,7 @@ fn on_thread(
         }
         let number = next.fetch_add(1, Ordering::Relaxed);
         let began = load.began(start, number);
-        if began >= end || load.operations_max.is_some_and(|max| number >= max) {
+        if load.is_over(start, number, began) {
             return record;
         }
         std::thread::sleep(began.saturating_duration_since(Instant::now()));
@@ -259,17 +295,19 @@ where
     Op: Fn(u64) -> Fut,
     Fut: Future<Output = Result<(), String>>,
 {
-    let end = start + load.warm_up + load.duration;
     loop {
+        if load.rate.is_some() {
+            match shared.due.acquire().await {
+                Ok(permit) => permit.forget(),
+                Err(_) => return,
+            }
+        }
         let number = shared.next.get();
         let began = load.began(start, number);
-        if began >= end || load.operations_max.is_some_and(|max| number >= max) {
+        if load.is_over(start, number, began) {
             return;
         }
         shared.next.set(number + 1);
-        if load.rate.is_some() {
-            tokio::time::sleep_until(began.into()).await;
-        }
         let result = operation(number).await;
         let (began, ended) = (began - start, start.elapsed());
         shared.record.borrow_mut().add(&load, result, began, ended);

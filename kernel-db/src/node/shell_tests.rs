@@ -70,7 +70,8 @@ impl Node {
     ) -> Self {
         let config = Rc::new(config);
         let dir = DataDir::open(&config).unwrap();
-        let (core, peers, reports) = open(&config, &dir, open_log).unwrap();
+        let log = |dir: &Path, identity| open_log(&config, dir, identity);
+        let (core, peers, reports) = open(&config, &dir, log).unwrap();
         let listener = TcpListener::bind(config.own().unwrap().peer).await.unwrap();
         let server = Rc::new(PeerServer {
             own: config.node_id,
