@@ -447,8 +447,16 @@ impl Clients {
                 if !goes_on {
                     current.attempt = None;
                 }
-                self.conflicts += u64::from(matches!(error.sqlstate(), "40001" | "40P01"));
+                let refused = matches!(error.sqlstate(), "40001" | "40P01");
+                let job = &self.operations[current.operation].job;
+                let gives_up = refused && !goes_on && matches!(job, Job::Rollback { .. });
+                self.conflicts += u64::from(refused);
                 self.ask_another(lane, group, &error);
+                if gives_up {
+                    // As at a node: whoever asked for it may ask again. Older than all others, they would starve if it never
+                    // gave up.
+                    return self.end(lane, now_us, Known::Unknown, rng);
+                }
                 Want::Sleep(rng.range(1_000, 80_000))
             }
             Turn::Lost => {
