@@ -410,6 +410,12 @@ impl Driver {
                 members.push((entry.index, encode_members(&conf)));
             }
         }
+        // A leader that has left steps down: raft-rs would panic when it commits what was proposed before, and the voters that
+        // are left may elect another without it, so that no lease holds (I3).
+        if self.is_leader() && self.has_left() {
+            let term = self.node.raft.term;
+            self.node.raft.become_follower(term, 0);
+        }
         self.draw_timeout();
         effects.push(Effect::Committed { entries, members });
     }

@@ -51,18 +51,6 @@ impl<S: StateStore> Replica<S> {
         }
     }
 
-    /// This leader was removed by a change that it committed: one of the voters is to lead.
-    pub(super) fn hand_on(&mut self) {
-        let members = self.driver.members();
-        let heir = members
-            .iter()
-            .filter(|member| member.voter)
-            .max_by_key(|m| m.matched);
-        if let Some(heir) = heir {
-            self.transfer(heir.node);
-        }
-    }
-
     /// Tells of a change that is committed and left, or lost with the leadership.
     pub(super) fn answer_change(&mut self, out: &mut Vec<Output>) {
         let Some((id, term, index)) = self.changing else {

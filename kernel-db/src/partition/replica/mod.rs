@@ -188,9 +188,6 @@ impl<S: StateStore> Replica<S> {
         } else if !self.is_silent() || self.driver.is_leader() {
             self.driver.tick();
         }
-        if self.driver.is_leader() && self.driver.has_left() {
-            self.hand_on();
-        }
         if let Some(executor) = &mut self.executor {
             executor.tidy();
         }
