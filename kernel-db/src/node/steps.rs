@@ -93,6 +93,7 @@ mod tests {
             tip_bytes: 0,
             batches_in_flight: 0,
             sessions: 0,
+            rolls_back: false,
             requests: 0,
         }
     }
