@@ -19,6 +19,7 @@ use super::core::Core;
 use super::peers::{OnLoss, Peers};
 use crate::error::{Class, Error, Result};
 use crate::partition::Input;
+use crate::raft::member_id::node_of;
 use crate::storage::StateStore;
 use crate::storage::transfer::{Incoming, Manifest, Missing};
 use crate::wire::peer::{FetchPiece, SnapshotDone, answer, call};
@@ -58,6 +59,9 @@ impl Arrivals {
         let Some(store) = self.core.group(group).map(|g| Arc::clone(&g.store)) else {
             return;
         };
+        if !self.core.is_for(group, &message) {
+            return;
+        }
         let index = message.get_snapshot().get_metadata().index;
         if store.meta().applied_index >= index {
             // Raft answers that by itself.
@@ -69,11 +73,12 @@ impl Arrivals {
         }
         let this = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let from = message.from;
+            let from = node_of(message.from);
             tracing::info!(group, from, index, "a checkpoint is on its way");
             let started = Instant::now();
             let fetched = this.fetch(group, &store, &message).await;
             let arrived = match fetched {
+                Ok(_) if !this.core.is_for(group, &message) => false,
                 Ok(bytes) => {
                     this.core.send(group, Input::Message(message));
                     let installed = installed(&store, index).await;
@@ -118,7 +123,7 @@ impl Arrivals {
                 offset: piece.offset,
                 limit: PIECE_BYTES,
             };
-            let got = self.piece(message.from, ask).await?;
+            let got = self.piece(node_of(message.from), ask).await?;
             let length = got.len() as u64;
             incoming = write(incoming, piece, got).await?;
             let due = Duration::from_secs_f64(length as f64 / self.bytes_per_s as f64);

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::raft::member_id::NODE_MAX;
 
 /// When a commit may be acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -255,11 +256,9 @@ impl NodeConfig {
         self.own()?;
         let mut seen = std::collections::HashSet::new();
         for node in &self.nodes {
-            if node.id == 0 || self.nodes.iter().filter(|n| n.id == node.id).count() > 1 {
-                return Err(invalid(format!(
-                    "node id {} must be unique and above 0",
-                    node.id
-                )));
+            within("node id", node.id, 1, NODE_MAX)?;
+            if self.nodes.iter().filter(|n| n.id == node.id).count() > 1 {
+                return Err(invalid(format!("node id {} must be unique", node.id)));
             }
             for address in [node.sql, node.peer] {
                 if !address.ip().is_loopback() {

@@ -32,6 +32,7 @@ use crate::error::{Error, Result};
 use crate::partition::{
     Input, Now, Output, Replica, ReplicaStatus, Request, RoleChange, Task, Transaction, Waited,
 };
+use crate::raft::member_id::node_of;
 use crate::storage::LogStore;
 use crate::txn::messages::Work;
 use crate::wire::peer::GroupMessage;
@@ -173,6 +174,12 @@ impl Core {
     /// Who leads `group`, as its replica here knows it.
     pub fn role(&self, group: u32) -> Option<RoleChange> {
         self.group(group).map(|g| g.role.get())
+    }
+
+    /// False for a message to a replica of `group` that was here before.
+    pub fn is_for(&self, group: u32, message: &raft::eraftpb::Message) -> bool {
+        let group = self.group(group);
+        group.is_some_and(|g| g.replica.borrow().is_for(message))
     }
 
     pub fn status(&self, group: u32) -> Option<ReplicaStatus> {
@@ -493,7 +500,7 @@ impl Core {
             match message.write_to_bytes() {
                 Ok(bytes) => {
                     self.peers.send(
-                        message.to,
+                        node_of(message.to),
                         GroupMessage {
                             group,
                             message: bytes.into(),

@@ -15,6 +15,7 @@ use super::topology::Topology;
 use super::{Durability, NodeConfig, State};
 use crate::error::{Error, Result};
 use crate::partition::{self, Replica, ReplicaConfig};
+use crate::raft::member_id;
 use crate::storage::engine::{EngineLog, EngineLogOptions};
 use crate::storage::format::Identity;
 use crate::storage::rocks::RocksShared;
@@ -73,7 +74,7 @@ fn opener(
         };
         let state_dir = states.join(group.to_string());
         if State::was_dropped(&state_dir) {
-            reset(&*log, group)?;
+            reset(&*log, config.node_id, group)?;
         }
         let store = Arc::new(State::open(&state_dir, &shared, identity)?);
         let voters = match is_new(&*log, group)? {
@@ -87,9 +88,11 @@ fn opener(
     })
 }
 
-/// The process ended when the state of a dropped replica was gone and its log was not. Term and vote stay.
-fn reset(log: &dyn LogStore, group: u32) -> Result<()> {
+/// The process ended when the state of a dropped replica was gone and its log was not. Term and vote stay, and which member
+/// it was.
+fn reset(log: &dyn LogStore, node: u64, group: u32) -> Result<()> {
     let (_, _, held) = log.load(group)?;
+    let member = log.member(group)?.unwrap_or(node);
     let mut hard_state = raft::eraftpb::HardState::default();
     (hard_state.term, hard_state.vote) = (held.term, held.vote);
     let write = LogWrite {
@@ -97,6 +100,7 @@ fn reset(log: &dyn LogStore, group: u32) -> Result<()> {
         entries: Vec::new(),
         hard_state: Some(hard_state),
         reset: true,
+        member: Some(member_id::dropped(member)),
     };
     log.append(vec![write], true)
 }
@@ -106,7 +110,8 @@ fn reset(log: &dyn LogStore, group: u32) -> Result<()> {
 /// it has acknowledged, and would vote for a leader without it.
 fn is_new(log: &dyn LogStore, group: u32) -> Result<bool> {
     let (first, last, hard_state) = log.load(group)?;
-    Ok(first > last && hard_state == raft::eraftpb::HardState::default())
+    let was_here = log.member(group)?.is_some();
+    Ok(first > last && hard_state == raft::eraftpb::HardState::default() && !was_here)
 }
 
 /// The first members of a group, if this node is one of them: all of them agree without asking. From then on the state

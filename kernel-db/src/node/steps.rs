@@ -1,6 +1,6 @@
 //! A move of a group to other nodes, one step at a time, as its leader takes them: learner, caught up, joint change.
 
-use crate::partition::{MemberChange, ReplicaStatus};
+use crate::partition::{FollowerStatus, MemberChange, ReplicaStatus};
 
 /// Entries that a learner may be behind when it is made a voter.
 const LAG_MAX: u64 = 64;
@@ -32,10 +32,15 @@ pub(crate) fn next_step(status: &ReplicaStatus, target: &[u64]) -> Step {
     if let Some(new) = target.iter().find(|node| !member(node)) {
         return Step::Change(MemberChange::AddLearner(*new));
     }
+    // Who has said nothing about the log yet, or waits for a checkpoint, may be few entries behind and hold nothing at all:
+    // as a voter it could not even vote.
+    let holds_all_before = |f: &FollowerStatus| {
+        f.match_index > 0 && f.match_index + 1 >= status.first_index && !f.snapshot
+    };
     let caught_up = |node: &u64| {
         let follower = status.followers.iter().find(|f| f.node == *node);
         *node == status.node
-            || follower.is_some_and(|f| f.active && !f.snapshot && f.lag <= LAG_MAX)
+            || follower.is_some_and(|f| f.active && holds_all_before(f) && f.lag <= LAG_MAX)
     };
     // Who is a voter already may be away: it is not asked to catch up first.
     let mut new = target.iter().filter(|node| !status.voters.contains(node));
@@ -56,7 +61,7 @@ pub(crate) fn next_step(status: &ReplicaStatus, target: &[u64]) -> Step {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::partition::{FollowerStatus, Role};
+    use crate::partition::Role;
 
     /// Node 1 leads voters 1, 2, 3; of the others, `followers` are (node, lag, active).
     fn status(learners: &[u64], followers: &[(u64, u64, bool)]) -> ReplicaStatus {
@@ -88,6 +93,7 @@ mod tests {
             tip_bytes: 0,
             batches_in_flight: 0,
             sessions: 0,
+            rolls_back: false,
             requests: 0,
         }
     }
@@ -123,5 +129,28 @@ mod tests {
             ..status(&[], &all)
         };
         assert!(matches!(next_step(&joint, &[1, 2, 3]), Step::Wait(_)));
+    }
+
+    /// The log is short, and what comes before it is in a checkpoint only.
+    #[test]
+    fn a_learner_that_holds_nothing_yet_has_not_caught_up() {
+        let with = |first_index, match_index| {
+            let mut short = ReplicaStatus {
+                first_index,
+                last_index: 31,
+                commit: 31,
+                ..status(&[4], &[(2, 0, true), (3, 0, true), (4, 0, true)])
+            };
+            for follower in &mut short.followers {
+                follower.match_index = 31;
+            }
+            let learner = &mut short.followers[2];
+            (learner.match_index, learner.lag) = (match_index, 31 - match_index);
+            next_step(&short, &[1, 2, 4])
+        };
+        assert!(matches!(with(1, 0), Step::Wait(_)));
+        assert!(matches!(with(20, 5), Step::Wait(_)));
+        assert!(matches!(with(20, 19), Step::Change(_)));
+        assert!(matches!(with(1, 5), Step::Change(_)));
     }
 }

@@ -428,6 +428,9 @@ mod tests {
         fn load(&self, _: u32) -> Result<(u64, u64, HardState)> {
             Ok((1, 0, HardState::default()))
         }
+        fn member(&self, _: u32) -> Result<Option<u64>> {
+            Ok(None)
+        }
         fn entries(&self, _: u32, _: u64, _: u64, _: u64) -> Result<Vec<Entry>> {
             Ok(Vec::new())
         }

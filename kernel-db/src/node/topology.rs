@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{NodeAddress, NodeConfig};
 use super::placement::SYSTEM;
 use crate::error::{Error, Result};
+use crate::raft::member_id::NODE_MAX;
 
 /// Members of the system group at most: more would only make catalogue changes dearer.
 const SYSTEM_REPLICAS_MAX: usize = 5;
@@ -82,8 +83,12 @@ impl Topology {
         self.voters(group).contains(&node) || moving.is_some_and(moves)
     }
 
-    /// With one node more. 42710 if its id or one of its addresses is there already.
+    /// With one node more. 42710 if its id or one of its addresses is there already, 22023 if its id is out of bounds.
     pub fn add(&self, node: NodeAddress) -> Result<Self> {
+        if node.id == 0 || node.id > NODE_MAX {
+            let text = format!("a node's id is between 1 and {NODE_MAX}, not {}", node.id);
+            return Err(Error::new("22023", text));
+        }
         let same = |n: &&NodeAddress| {
             n.id == node.id
                 || [n.sql, n.peer]
@@ -113,15 +118,6 @@ impl Topology {
         if !next.leaving.contains(&node) {
             next.leaving.push(node);
         }
-        // A move that would bring replicas there is turned back.
-        let groups = &next.groups;
-        if let Some(moving) = &mut next.moving
-            && moving.voters.contains(&node)
-            && !groups[moving.group as usize].contains(&node)
-        {
-            let before = groups[moving.group as usize].clone();
-            moving.turned_back = std::mem::replace(&mut moving.voters, before);
-        }
         if next.staying().len() < self.replicas {
             return Err(Error::new(
                 "55000",
@@ -133,7 +129,25 @@ impl Topology {
             )
             .hint("add another node first"));
         }
+        next.turn_back(node);
         Ok(next)
+    }
+
+    /// A move that would bring a replica to `node`, which leaves, is turned back: to where the group was, but for nodes that leave
+    /// too, whose disks may be lost.
+    fn turn_back(&mut self, node: u64) {
+        let Some(moving) = &self.moving else { return };
+        if !moving.voters.contains(&node) || self.voters(moving.group).contains(&node) {
+            return;
+        }
+        if let Some(voters) = self.repaired(moving.group)
+            && let Some(moving) = &mut self.moving
+        {
+            let before = std::mem::replace(&mut moving.voters, voters);
+            moving.turned_back.extend(before);
+            moving.turned_back.sort_unstable();
+            moving.turned_back.dedup();
+        }
     }
 
     /// With `move_` begun.
@@ -199,6 +213,16 @@ impl Topology {
     }
 
     fn repair(&self, group: u32) -> Option<Move> {
+        let voters = self.repaired(group)?;
+        (voters != self.voters(group)).then(|| Move {
+            group,
+            voters,
+            ..Move::default()
+        })
+    }
+
+    /// Voters of `group` on nodes that stay, those that it has first. None if there are too few nodes.
+    fn repaired(&self, group: u32) -> Option<Vec<u64>> {
         let staying = self.staying();
         let wanted = match group {
             SYSTEM => system_replicas(staying.len(), self.replicas),
@@ -215,11 +239,7 @@ impl Topology {
             let free = staying.iter().copied().filter(|n| !voters.contains(n));
             voters.push(free.min_by_key(|n| (self.load(*n), *n))?);
         }
-        (voters != before).then(|| Move {
-            group,
-            voters,
-            ..Move::default()
-        })
+        Some(voters)
     }
 
     fn spread_replicas(&self) -> Option<Move> {
@@ -387,12 +407,39 @@ mod tests {
     }
 
     #[test]
+    fn a_move_that_is_turned_back_goes_to_no_node_that_leaves() {
+        let mut six = topology(6, 1, 3);
+        six.groups = vec![vec![1, 2, 3]; 2];
+        let first = 4;
+        let moving = six.remove(3).unwrap().begin(Move {
+            group: 1,
+            voters: vec![1, 2, first],
+            ..Move::default()
+        });
+        let second = moving.remove(first).unwrap();
+        let turned = second.moving.clone().unwrap();
+        assert_eq!(turned.voters[..2], [1, 2]);
+        assert!(![3, first].contains(&turned.voters[2]), "{turned:?}");
+        // Turned back once more, it forgets nobody who may be a voter.
+        let third = second.remove(turned.voters[2]).unwrap();
+        for node in [3, first, turned.voters[2]] {
+            assert!(third.concerns(1, node), "{third:?}");
+            assert!(!third.settle().concerns(1, node));
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
         let three = topology(3, 4, 3);
         assert_eq!(three.add(node(2)).unwrap_err().sqlstate(), "42710");
         let mut taken = node(9);
         taken.peer = node(1).peer;
         assert_eq!(three.add(taken).unwrap_err().sqlstate(), "42710");
+        for id in [0, NODE_MAX + 1] {
+            let mut wrong = node(9);
+            wrong.id = id;
+            assert_eq!(three.add(wrong).unwrap_err().sqlstate(), "22023");
+        }
         assert_eq!(three.remove(9).unwrap_err().sqlstate(), "42704");
         let error = three.remove(1).unwrap_err();
         assert_eq!(error.sqlstate(), "55000");

@@ -139,10 +139,11 @@ impl Upkeep {
             {
                 continue;
             }
+            // A rollback locks every table in every partition: it would fail with one of its leaders.
             if self
                 .core
                 .status(group)
-                .is_some_and(|s| caught_up(&s, preferred))
+                .is_some_and(|s| caught_up(&s, preferred) && !s.rolls_back)
             {
                 tracing::info!(
                     group,

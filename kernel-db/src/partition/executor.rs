@@ -142,6 +142,11 @@ impl<S: StateStore> Executor<S> {
         self.requests
     }
 
+    /// See `Locks::rolls_back`.
+    pub fn rolls_back(&self) -> bool {
+        self.locks.rolls_back()
+    }
+
     pub fn tip_stats(&self) -> TipStats {
         self.tip.stats()
     }

@@ -229,6 +229,12 @@ impl Locks {
         })
     }
 
+    /// A rollback to an earlier time has locks that would not outlive this leader.
+    pub fn rolls_back(&self) -> bool {
+        let mut owners = self.owners.iter();
+        owners.any(|(txn, owner)| txn.start == TxnId::OLDEST && !owner.prepared)
+    }
+
     /// Owners not prepared that were silent since `before_us`, oldest transaction first.
     pub fn silent(&self, before_us: u64) -> Vec<TxnId> {
         let silent = self
@@ -290,6 +296,17 @@ mod tests {
             .iter()
             .map(|conflict| conflict.txn.start)
             .collect()
+    }
+
+    #[test]
+    fn a_rollback_depends_on_the_leader_until_it_is_prepared() {
+        let mut locks = Locks::default();
+        locks.acquire(txn(7), range("b", "d"), Share, 0);
+        assert!(!locks.rolls_back());
+        locks.acquire(txn(TxnId::OLDEST), range("k", "m"), Update, 0);
+        assert!(locks.rolls_back());
+        locks.set_prepared(txn(TxnId::OLDEST));
+        assert!(!locks.rolls_back());
     }
 
     #[test]

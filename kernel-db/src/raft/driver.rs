@@ -4,18 +4,20 @@
 //! that write is done, the messages that promise it (votes, acknowledgements). Nothing is stepped or proposed between
 //! `ready` and `advance_append_async`. Election timeouts, which raft-rs draws from a thread-local generator, are replaced
 //! by a function of seed, node, group and the count of role changes, so that a run can be replayed.
+//!
+//! Raft's members are numbered as [`member_id`](super::member_id) says. What is not addressed to the member that this
+//! replica is goes no further, so nothing that was sent to a dropped replica, or by one, counts for its successor.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use raft::eraftpb::{
-    ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot,
-};
-use raft::{Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
+use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, Message, MessageType, Snapshot};
+use raft::{Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::io::{DriverConfig, Effect, Member, Proposed, View};
+use super::io::{DriverConfig, Effect, Proposed};
 use super::log_view::{LogView, StateEnd};
+use super::member_id::node_of;
 use crate::error::{Error, Result};
 use crate::planted::Mutation;
 use crate::storage::{Checkpoint, LogStore, LogWrite};
@@ -43,6 +45,10 @@ pub struct Driver {
     config: DriverConfig,
     pending: VecDeque<Pending>,
     last_vote: (u64, u64),
+    /// The commit index in the log.
+    last_commit: u64,
+    /// Which member this replica is, as the log knows it.
+    last_member: u64,
     /// (term, role, leader) for which the election timeout was drawn, how often it was, and its value.
     drawn: (u64, StateRole, u64),
     draws: u64,
@@ -53,14 +59,21 @@ pub struct Driver {
     installing: Option<(u64, Effect)>,
     /// Index of the installed checkpoint whose write to the log is under way, and that write's token.
     installed: Option<(u64, u64)>,
-    /// Answers of a member without members.
-    asked: Vec<Message>,
+    /// What is said beside raft-rs: answers of a member without members, a last word of a leader that has left.
+    said: Vec<Message>,
 }
 
 impl Driver {
     pub fn new(config: DriverConfig, log: Arc<dyn LogStore>, end: &StateEnd) -> Result<Self> {
         let applied = end.applied;
-        let mut view = LogView::open(config.group, &config.voters, log, end, config.tail_lost)?;
+        let mut view = LogView::open(
+            config.node,
+            config.group,
+            &config.voters,
+            log,
+            end,
+            config.tail_lost,
+        )?;
         let mut no_vote_before = None;
         if config.tail_lost {
             // A later term than any in which this node may have acknowledged what it lost: a leader of the old term
@@ -70,8 +83,9 @@ impl Driver {
             no_vote_before = Some(term);
         }
         let hard_state = view.hard_state().clone();
+        let member = view.member();
         let raft_config = Config {
-            id: config.node,
+            id: member,
             election_tick: config.election_ticks,
             heartbeat_tick: config.heartbeat_ticks,
             applied: applied.0,
@@ -96,6 +110,8 @@ impl Driver {
             node,
             pending: VecDeque::new(),
             last_vote: (hard_state.term, hard_state.vote),
+            last_commit: 0,
+            last_member: member,
             drawn: (u64::MAX, StateRole::Follower, 0),
             draws: 0,
             timeout: config.election_ticks,
@@ -103,7 +119,7 @@ impl Driver {
             no_vote_before,
             installing: None,
             installed: None,
-            asked: Vec::new(),
+            said: Vec::new(),
         };
         driver.draw_timeout();
         Ok(driver)
@@ -118,7 +134,12 @@ impl Driver {
     }
 
     /// A message from another member. `silent`: this voter just booted, and takes no part in elections.
-    pub fn receive(&mut self, mut message: Message, silent: bool) {
+    pub fn receive(&mut self, message: Message, silent: bool) {
+        if !self.is_for(&message) {
+            return;
+        }
+        // From here on it is this member, and holds nothing that it has acknowledged as such.
+        self.node.raft.id = message.to;
         match message.get_msg_type() {
             MessageType::MsgRequestVote
             | MessageType::MsgRequestPreVote
@@ -127,16 +148,16 @@ impl Driver {
             {
                 return;
             }
+            MessageType::MsgTimeoutNow if self.has_left() => return,
             // I1: proposals come from this node's executor only; transfers from its shell only.
             MessageType::MsgPropose
             | MessageType::MsgTransferLeader
             | MessageType::MsgReadIndex => return,
-            MessageType::MsgAppend if self.is_blank() => {
+            // Of an earlier term than this node's, it is raft-rs's to answer.
+            MessageType::MsgAppend if self.is_blank() && message.term >= self.node.raft.term => {
                 self.ask_for_checkpoint(&message);
                 return;
             }
-            // Late, for the replica that was here before: raft-rs would stop the node over what it held.
-            MessageType::MsgHeartbeat if self.is_blank() => message.commit = 0,
             MessageType::MsgAppendResponse if !message.reject => {
                 // It has what it asked for: raft-rs would offer a checkpoint again and again.
                 if let Some(progress) = self.node.raft.mut_prs().get_mut(message.from) {
@@ -150,16 +171,33 @@ impl Driver {
         self.draw_timeout();
     }
 
+    /// False for what was sent to another member, as a replica was that is gone. A leader that speaks to a newer member at this
+    /// node knows of a change of members which this replica has not seen: it is that member from then on.
+    pub fn is_for(&self, message: &Message) -> bool {
+        let own = self.node.raft.id;
+        let leads = matches!(
+            message.get_msg_type(),
+            MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
+        );
+        let newer = node_of(message.to) == self.config.node && message.to > own;
+        // A leader is not renamed; one that is deposed by the message may be.
+        let renames = !self.is_leader() || message.term > self.node.raft.term;
+        message.to == own || leads && newer && renames
+    }
+
     pub fn campaign(&mut self) {
-        if self.may_vote() && self.node.raft.promotable() {
+        if self.may_vote() && self.node.raft.promotable() && !self.has_left() {
             let _ = self.node.campaign();
             self.draw_timeout();
         }
     }
 
+    /// Hands leadership to the member at node `to`; nothing happens if there is none.
     pub fn transfer(&mut self, to: u64) {
-        self.node.transfer_leader(to);
-        self.draw_timeout();
+        if let Some(member) = self.member_at(to) {
+            self.node.transfer_leader(member);
+            self.draw_timeout();
+        }
     }
 
     /// Appends one entry, as the leader of `term` only.
@@ -210,13 +248,6 @@ impl Driver {
         }
     }
 
-    /// A member of nothing yet: it learns who the members are from a checkpoint. Until then it must not vote: what it may have
-    /// held under an earlier membership is gone.
-    pub fn is_blank(&self) -> bool {
-        let members = self.node.store().members();
-        members.voters.is_empty() && members.learners.is_empty()
-    }
-
     /// The log from its beginning would not do, since the first members are not in it.
     fn ask_for_checkpoint(&mut self, append: &Message) {
         let mut answer = Message::default();
@@ -225,7 +256,7 @@ impl Driver {
         answer.reject = true;
         answer.index = append.index;
         answer.request_snapshot = 1;
-        self.asked.push(answer);
+        self.said.push(answer);
     }
 
     /// `checkpoint` can be had by members that need older entries than the log holds.
@@ -244,7 +275,9 @@ impl Driver {
             true => SnapshotStatus::Finish,
             false => SnapshotStatus::Failure,
         };
-        self.node.report_snapshot(node, status);
+        if let Some(member) = self.member_at(node) {
+            self.node.report_snapshot(member, status);
+        }
     }
 
     /// Starts a read-index round; raft-rs may drop it silently.
@@ -304,9 +337,6 @@ impl Driver {
 
     /// Collects what raft-rs wants done; call after inputs, before the outputs are carried out.
     pub fn drain(&mut self, effects: &mut Vec<Effect>) {
-        if !self.asked.is_empty() {
-            effects.push(Effect::Send(std::mem::take(&mut self.asked)));
-        }
         if self.node.store().take_wanted() {
             effects.push(Effect::WantCheckpoint);
         }
@@ -324,8 +354,11 @@ impl Driver {
             }
             let committed = ready.take_committed_entries();
             let entries = ready.take_entries();
-            let hard_state = ready.hs().cloned();
-            let after = ready.take_persisted_messages();
+            let mut after = ready.take_persisted_messages();
+            if self.has_left() {
+                // raft-rs may not know of its new number: it looks at changes of members only.
+                after.retain(|message| !asks_for_votes(message));
+            }
             let number = ready.number();
             let snapshot = (!ready.snapshot().is_empty()).then(|| ready.snapshot().clone());
             if let Some(snapshot) = &snapshot {
@@ -335,7 +368,7 @@ impl Driver {
             let first = entries.first().map(|entry| entry.index);
             let write = match &snapshot {
                 Some(_) => Some(self.restart(number, entries)),
-                None => self.write(number, entries, hard_state),
+                None => self.write(number, entries),
             };
             self.pending.push_back(Pending {
                 number,
@@ -352,6 +385,9 @@ impl Driver {
             if !committed.is_empty() {
                 self.commit(committed, effects);
             }
+        }
+        if !self.said.is_empty() {
+            effects.push(Effect::Send(std::mem::take(&mut self.said)));
         }
     }
 
@@ -376,6 +412,8 @@ impl Driver {
     fn restart(&mut self, token: u64, entries: Vec<Entry>) -> Effect {
         let hard_state = self.node.raft.hard_state();
         self.last_vote = (hard_state.term, hard_state.vote);
+        self.last_commit = hard_state.commit;
+        self.last_member = self.member();
         Effect::Write {
             token,
             write: LogWrite {
@@ -383,6 +421,7 @@ impl Driver {
                 entries,
                 hard_state: Some(hard_state),
                 reset: true,
+                member: Some(self.last_member),
             },
             sync: true,
         }
@@ -410,25 +449,47 @@ impl Driver {
                 members.push((entry.index, encode_members(&conf)));
             }
         }
+        // A leader that has left steps down: raft-rs would panic when it commits what was proposed before, and the voters that
+        // are left may elect another without it, so that no lease holds.
+        if self.is_leader() && self.has_left() {
+            self.hand_on();
+        }
         self.draw_timeout();
         effects.push(Effect::Committed { entries, members });
     }
 
-    /// One write of entries and hard state. A commit index alone is not worth one: it is learned again.
-    fn write(
-        &mut self,
-        token: u64,
-        entries: Vec<Entry>,
-        hard_state: Option<HardState>,
-    ) -> Option<Effect> {
-        let vote = hard_state
-            .as_ref()
-            .map_or(self.last_vote, |hs| (hs.term, hs.vote));
+    /// This leader is no voter any more: the voter that holds most is to lead, without waiting for an election timeout.
+    fn hand_on(&mut self) {
+        let raft = &mut self.node.raft;
+        let (own, term) = (raft.id, raft.term);
+        let prs = raft.prs();
+        let voters = prs
+            .iter()
+            .filter(|(id, _)| prs.conf().voters().contains(**id));
+        let heir = voters.max_by_key(|(id, progress)| (progress.matched, **id));
+        if let Some((heir, _)) = heir {
+            let mut go = Message::default();
+            go.set_msg_type(MessageType::MsgTimeoutNow);
+            (go.from, go.to, go.term) = (own, *heir, term);
+            self.said.push(go);
+        }
+        self.node.raft.become_follower(term, 0);
+    }
+
+    /// One write of entries and hard state. A commit index alone is not worth one: it is learned again. Entries bring it along
+    /// whenever it was learned: a change of members comes behind an earlier one that is committed, and who starts anew must
+    /// not campaign among the members before that.
+    fn write(&mut self, token: u64, entries: Vec<Entry>) -> Option<Effect> {
+        let hard_state = self.node.raft.hard_state();
+        let vote = (hard_state.term, hard_state.vote);
         let voted = vote != self.last_vote;
-        if entries.is_empty() && !voted {
+        let became = self.member() != self.last_member;
+        if entries.is_empty() && !voted && !became {
             return None;
         }
-        self.last_vote = vote;
+        let changed = voted || hard_state.commit != self.last_commit;
+        (self.last_vote, self.last_member) = (vote, self.member());
+        self.last_commit = hard_state.commit;
         let planted = self.config.planted;
         let vote_synced = voted && !planted.is(Mutation::VoteNotSynced);
         let entries_synced =
@@ -438,10 +499,11 @@ impl Driver {
             write: LogWrite {
                 group: self.config.group,
                 entries,
-                hard_state,
+                hard_state: changed.then_some(hard_state),
                 reset: false,
+                member: became.then_some(self.last_member),
             },
-            sync: vote_synced || entries_synced,
+            sync: vote_synced || entries_synced || became,
         })
     }
 
@@ -450,110 +512,6 @@ impl Driver {
         if self.no_vote_before.is_some_and(|term| newest >= term) {
             self.no_vote_before = None;
         }
-    }
-
-    /// False while this node may have lost entries that it acknowledged.
-    pub fn may_vote(&self) -> bool {
-        self.no_vote_before.is_none()
-    }
-
-    /// For whom this node voted in its term; 0 for nobody.
-    pub fn vote(&self) -> u64 {
-        self.node.raft.vote
-    }
-
-    pub fn is_leader(&self) -> bool {
-        self.node.raft.state == StateRole::Leader
-    }
-
-    /// False while leadership is being handed over, when proposals are refused.
-    pub fn can_propose(&self) -> bool {
-        self.is_leader() && self.node.raft.lead_transferee.is_none()
-    }
-
-    pub fn log_bytes(&self) -> u64 {
-        self.node.store().bytes()
-    }
-
-    pub fn view(&self) -> View {
-        let raft = &self.node.raft;
-        View {
-            role: raft.state,
-            term: raft.term,
-            leader: (raft.leader_id != 0).then_some(raft.leader_id),
-            commit: raft.raft_log.committed,
-            first: self.node.store().boundary() + 1,
-            last: raft.raft_log.last_index(),
-            log_bytes: self.node.store().bytes(),
-        }
-    }
-
-    /// Never voted, never logged: nothing that a lease could rest on.
-    pub fn is_new(&self) -> bool {
-        self.last_vote == (0, 0) && self.node.raft.raft_log.last_index() == 0
-    }
-
-    /// The other members, by node.
-    pub fn members(&self) -> Vec<Member> {
-        let mut members: Vec<Member> = self
-            .node
-            .raft
-            .prs()
-            .iter()
-            .filter(|(node, _)| **node != self.config.node)
-            .map(|(node, progress)| Member {
-                node: *node,
-                matched: progress.matched,
-                active: progress.recent_active,
-                snapshot: progress.state == ProgressState::Snapshot,
-                voter: self.node.raft.prs().conf().voters().contains(*node),
-            })
-            .collect();
-        members.sort_by_key(|member| member.node);
-        members
-    }
-
-    /// The members of the group, as this node knows them.
-    pub fn conf(&self) -> &ConfState {
-        self.node.store().members()
-    }
-
-    /// This node is the only voter: there is nobody to be deposed by.
-    pub fn is_alone(&self) -> bool {
-        let conf = self.conf();
-        conf.voters == [self.config.node] && conf.voters_outgoing.is_empty()
-    }
-
-    /// This node is a voter no more.
-    pub fn has_left(&self) -> bool {
-        let conf = self.conf();
-        !conf.voters.contains(&self.config.node)
-            && !conf.voters_outgoing.contains(&self.config.node)
-    }
-
-    /// Index that every member, this node included, is known to hold.
-    pub fn held_by_all(&self) -> u64 {
-        let members = self.node.raft.prs().iter();
-        members
-            .map(|(_, progress)| progress.matched)
-            .min()
-            .unwrap_or(0)
-    }
-
-    /// Forgets entries up to `index`, which must be applied; returns the new boundary.
-    pub fn truncate(&mut self, index: u64) -> Result<u64> {
-        self.node.mut_store().truncate(index)?;
-        Ok(self.node.store().boundary())
-    }
-
-    /// Bytes that a truncation at `index` would free.
-    pub fn bytes_to(&self, index: u64) -> u64 {
-        self.node.store().bytes_to(index)
-    }
-
-    /// The first index at which a truncation would free `bytes`.
-    pub fn index_after(&self, bytes: u64) -> u64 {
-        self.node.store().index_after(bytes)
     }
 
     fn draw_timeout(&mut self) {
@@ -577,6 +535,13 @@ impl Driver {
     }
 }
 
+fn asks_for_votes(message: &Message) -> bool {
+    matches!(
+        message.get_msg_type(),
+        MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
+    )
+}
+
 fn encode_members(conf: &ConfState) -> bytes::Bytes {
     // Writing to memory does not fail.
     protobuf::Message::write_to_bytes(conf)
@@ -586,3 +551,4 @@ fn encode_members(conf: &ConfState) -> bytes::Bytes {
 
 #[cfg(test)]
 mod tests;
+mod view;

@@ -9,6 +9,7 @@ use crate::storage::{Checkpoint, LogWrite};
 pub struct DriverConfig {
     pub node: u64,
     pub group: u32,
+    /// The nodes of the first members.
     pub voters: Vec<u64>,
     pub election_ticks: usize,
     pub heartbeat_ticks: usize,

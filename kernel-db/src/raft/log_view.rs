@@ -11,6 +11,7 @@ use std::sync::Arc;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
+use super::member_id::node_of;
 use crate::error::{Error, Result};
 use crate::storage::{Checkpoint, LogStore, LogWrite, StateMeta};
 
@@ -27,6 +28,8 @@ pub struct LogView {
     /// Index and term of the last entry that is logically gone.
     boundary: (u64, u64),
     last: u64,
+    /// Which member of the group this replica is.
+    member: u64,
     /// The newest entries up to `last`, without gap.
     cache: VecDeque<Entry>,
     cache_bytes: usize,
@@ -63,8 +66,10 @@ impl StateEnd {
 }
 
 impl LogView {
-    /// Opens the log of a group with the state store's end. `voters` are the members of a group that has never changed them.
+    /// Opens the log that `node` has of a group, with the state store's end. `voters` are the members of a group that has never
+    /// changed them.
     pub fn open(
+        node: u64,
         group: u32,
         voters: &[u64],
         log: Arc<dyn LogStore>,
@@ -73,11 +78,15 @@ impl LogView {
     ) -> Result<Self> {
         let applied = end.applied;
         let (first, last, hard_state) = follow_checkpoint(group, &*log, end)?;
+        let conf = decode_members(&end.members)?
+            .unwrap_or_else(|| ConfState::from((voters.to_vec(), Vec::new())));
+        // A checkpoint that was installed may tell of it before the log does.
+        let told = member_of(&conf, node).unwrap_or(node);
         let mut view = Self {
             group,
+            member: log.member(group)?.unwrap_or(node).max(told),
             log,
-            conf: decode_members(&end.members)?
-                .unwrap_or_else(|| ConfState::from((voters.to_vec(), Vec::new()))),
+            conf,
             hard_state,
             boundary: (0, 0),
             last,
@@ -167,11 +176,10 @@ impl LogView {
     pub fn enter_term(&mut self, term: u64) -> Result<()> {
         self.hard_state.term = term;
         self.hard_state.vote = 0;
-        let write = crate::storage::LogWrite {
+        let write = LogWrite {
             group: self.group,
-            entries: Vec::new(),
             hard_state: Some(self.hard_state.clone()),
-            reset: false,
+            ..LogWrite::default()
         };
         self.log.append(vec![write], true)
     }
@@ -216,6 +224,11 @@ impl LogView {
 
     pub fn set_members(&mut self, conf: &ConfState) {
         self.conf = conf.clone();
+    }
+
+    /// Which member of the group this replica was when the log was opened.
+    pub fn member(&self) -> u64 {
+        self.member
     }
 
     pub fn members(&self) -> &ConfState {
@@ -376,6 +389,7 @@ fn follow_checkpoint(
             entries: Vec::new(),
             hard_state: Some(hard_state.clone()),
             reset: true,
+            ..LogWrite::default()
         };
         log.append(vec![write], true)?;
     }
@@ -395,6 +409,13 @@ pub fn decode_members(bytes: &[u8]) -> Result<Option<ConfState>> {
         )
         .hint("the data directory is damaged: remove this node and add it again with an empty one")
     })
+}
+
+/// The newest member at `node` among `conf`.
+fn member_of(conf: &ConfState, node: u64) -> Option<u64> {
+    let voters = conf.voters.iter().chain(&conf.voters_outgoing);
+    let all = voters.chain(&conf.learners).chain(&conf.learners_next);
+    all.copied().filter(|m| node_of(*m) == node).max()
 }
 
 fn store_error(error: Error) -> raft::Error {

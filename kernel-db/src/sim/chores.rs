@@ -165,7 +165,7 @@ impl World {
             )));
         }
         let hint = error.get_detail().and_then(|node| node.parse().ok());
-        chore.node = hint.unwrap_or(1 + chore.node % self.nodes.len() as u64);
+        chore.node = hint.unwrap_or(self.clients.next_node(chore.node));
         self.after(1_000, 80_000, Event::Chore(number));
         Ok(())
     }

@@ -142,7 +142,8 @@ pub struct Clients {
     pub lanes: Vec<Lane>,
     pub operations: Vec<Operation>,
     sessions: Vec<(u128, u64)>,
-    pub nodes: u64,
+    /// Nodes that are not gone for ever, in order.
+    pub nodes: Vec<u64>,
     groups: u32,
     registers: Vec<Vec<Active>>,
     lists: Vec<Vec<Active>>,
@@ -196,7 +197,7 @@ impl Clients {
             lanes: (0..SESSIONS * LANES).map(lane).collect(),
             operations: Vec::new(),
             sessions: (1..=SESSIONS as u128).map(|id| (id, 0)).collect(),
-            nodes,
+            nodes: (1..=nodes).collect(),
             groups,
             registers: fresh(REGISTERS),
             lists: fresh(LISTS),
@@ -447,8 +448,16 @@ impl Clients {
                 if !goes_on {
                     current.attempt = None;
                 }
-                self.conflicts += u64::from(matches!(error.sqlstate(), "40001" | "40P01"));
+                let refused = matches!(error.sqlstate(), "40001" | "40P01");
+                let job = &self.operations[current.operation].job;
+                let gives_up = refused && !goes_on && matches!(job, Job::Rollback { .. });
+                self.conflicts += u64::from(refused);
                 self.ask_another(lane, group, &error);
+                if gives_up {
+                    // As at a node: whoever asked for it may ask again. Older than all others, they would starve if it never
+                    // gave up.
+                    return self.end(lane, now_us, Known::Unknown, rng);
+                }
                 Want::Sleep(rng.range(1_000, 80_000))
             }
             Turn::Lost => {
@@ -463,7 +472,7 @@ impl Clients {
         if self.lanes[lane].home != node {
             return None;
         }
-        self.lanes[lane].home = 1 + node % self.nodes;
+        self.lanes[lane].home = self.next_node(node);
         let current = self.lanes[lane].current.as_mut()?;
         current.attempt.take()?;
         if current.session.is_none() {
@@ -481,12 +490,19 @@ impl Clients {
 
     fn ask_another(&mut self, lane: usize, group: u32, error: &Error) {
         let hint = error.get_detail().and_then(|node| node.parse().ok());
-        let node = &mut self.lanes[lane].nodes[group as usize - 1];
+        let place = group as usize - 1;
+        let next = self.next_node(self.lanes[lane].nodes[place]);
         match error.sqlstate() {
             // The right node was asked.
             "40001" | "40P01" | "53300" | WAITS => {}
-            _ => *node = hint.unwrap_or(1 + *node % self.nodes),
+            _ => self.lanes[lane].nodes[place] = hint.unwrap_or(next),
         }
+    }
+
+    /// Whom to ask after `node`; as at a node, whose list of nodes is that of the cluster.
+    pub fn next_node(&self, node: u64) -> u64 {
+        let next = self.nodes.iter().find(|other| **other > node);
+        next.or(self.nodes.first()).copied().unwrap_or(1)
     }
 
     fn new_session(&mut self, lane: usize) {

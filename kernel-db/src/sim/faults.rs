@@ -74,7 +74,8 @@ impl World {
     }
 
     fn any_node(&mut self) -> u64 {
-        self.rng.range(1, self.nodes.len() as u64 + 1)
+        let nodes = &self.clients.nodes;
+        nodes[self.rng.range(0, nodes.len() as u64) as usize]
     }
 
     fn fault(&mut self, name: &'static str, node: u64, line: &str) {

@@ -152,6 +152,7 @@ impl Member {
             entries: Vec::new(),
             hard_state: Some(hard_state),
             reset: true,
+            member: Some(crate::raft::member_id::dropped(replica.member())),
         };
         self.log.append(vec![write], true)?;
         self.store = Arc::new(MemState::new());

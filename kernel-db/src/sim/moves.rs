@@ -129,7 +129,7 @@ impl World {
         let told = matches!(heard, Heard::Ts(Ok(_))) && !paused;
         let status = status.filter(|status| status.open && told);
         let Some(status) = status else {
-            self.moves.guess = 1 + node % self.nodes.len() as u64;
+            self.moves.guess = self.clients.next_node(node);
             return Ok(());
         };
         match next_step(&status, &moving.voters) {
@@ -171,7 +171,7 @@ impl World {
         let id = self.nodes.len() as u64 + 1;
         let node = Node::new(&self.plan, id, self.seed, &mut self.moves.rng)?;
         self.nodes.push(node);
-        self.clients.nodes = id;
+        self.clients.nodes.push(id);
         self.moves.topology = self.moves.topology.add(address(id)?)?;
         self.note(id, 0, || "is added".into());
         self.totals.add("nodes added", 1);
@@ -184,12 +184,18 @@ impl World {
         self.totals.add("fault: disk lost", 1);
         self.crash(node, true)?;
         self.note(node, 0, || "its disk is lost".into());
-        self.moves.gone.insert(node);
+        self.leaves_for_ever(node);
         if self.moves.topology.staying().len() == self.plan.nodes as usize {
             self.add_node()?;
         }
         self.moves.topology = self.moves.topology.remove(node)?;
         Ok(())
+    }
+
+    /// False if it was already.
+    fn leaves_for_ever(&mut self, node: u64) -> bool {
+        self.clients.nodes.retain(|other| *other != node);
+        self.moves.gone.insert(node)
     }
 
     /// Machines without replicas that were to be removed are switched off.
@@ -202,7 +208,7 @@ impl World {
         let left: Vec<u64> = before.filter(|id| !stays(*id)).collect();
         self.moves.topology = without;
         for node in left {
-            if self.moves.gone.insert(node) {
+            if self.leaves_for_ever(node) {
                 self.note(node, 0, || "is switched off".into());
                 self.totals.add("nodes removed", 1);
                 if self.node(node).machine.is_up() {

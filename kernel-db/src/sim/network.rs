@@ -10,6 +10,7 @@ use super::load::{Row, rows_at};
 use super::world::{Event, World};
 use crate::error::Error;
 use crate::partition::{Input, Request, Task, Waited};
+use crate::raft::member_id::node_of;
 
 /// A client gives up on an answer after this time, and asks again.
 const PATIENCE_US: u64 = 700_000;
@@ -88,7 +89,7 @@ impl World {
         if message.get_msg_type() == MessageType::MsgSnapshot {
             return self.ship(group, message);
         }
-        let link = (message.from, message.to);
+        let link = (node_of(message.from), node_of(message.to));
         self.links.sent += 1;
         let number = self.links.sent;
         if self.links.cut.get(&link).is_some_and(|count| *count > 0) {
@@ -123,7 +124,7 @@ impl World {
     /// A checkpoint goes over a side channel, which takes longer and tells its sender how it ended, if both live.
     fn ship(&mut self, group: u32, message: Message) {
         self.totals.add("snapshots sent", 1);
-        let (from, to) = (message.from, message.to);
+        let (from, to) = (node_of(message.from), node_of(message.to));
         let cut = |link| self.links.cut.get(&link).is_some_and(|count| *count > 0);
         let arrives = !cut((from, to)) && !cut((to, from));
         let took = self.rng.range(10_000, 1_000_000);
@@ -142,13 +143,13 @@ impl World {
         let newest = self
             .links
             .arrived
-            .entry((message.from, message.to))
+            .entry((node_of(message.from), node_of(message.to)))
             .or_default();
         let overtaken = number < *newest;
         *newest = number.max(*newest);
         self.totals
             .add("fault: message overtaken", u64::from(overtaken));
-        self.input(message.to, group, Input::Message(message))
+        self.input(node_of(message.to), group, Input::Message(message))
     }
 
     /// A client's question arrives.

@@ -42,6 +42,7 @@ use crate::error::{Error, Result};
 use crate::partition::{
     Input, MemberChange, Now, Output, ReplicaConfig, ReplicaStatus, Request, Task, Waited,
 };
+use crate::raft::member_id::node_of;
 use crate::txn::messages::WaitPolicy;
 
 const TICK_US: u64 = 50_000;
@@ -362,7 +363,8 @@ impl Script {
         match output {
             Output::Send(messages) => {
                 let cut = &self.cut;
-                let passes = |m: &Message| !cut.contains(&m.from) && !cut.contains(&m.to);
+                let passes =
+                    |m: &Message| !cut.contains(&node_of(m.from)) && !cut.contains(&node_of(m.to));
                 self.messages.extend(messages.into_iter().filter(passes));
             }
             Output::Write { token, write, sync } => {
@@ -397,12 +399,12 @@ impl Script {
         let waiting = std::mem::take(&mut self.messages);
         let (now, later) = waiting
             .into_iter()
-            .partition(|m: &Message| (m.from, m.to) == ends);
+            .partition(|m: &Message| (node_of(m.from), node_of(m.to)) == ends);
         self.messages = later;
         let now: VecDeque<Message> = now;
         for message in now {
             if !lose {
-                self.input(message.to, Input::Message(message))?;
+                self.input(node_of(message.to), Input::Message(message))?;
             }
         }
         Ok(())
@@ -421,13 +423,14 @@ impl Script {
                     working |= !member.writes.is_empty() || !member.applies.is_empty();
                 }
             }
-            let of_them = |m: &Message| among.contains(&m.from) && among.contains(&m.to);
+            let of_them =
+                |m: &Message| among.contains(&node_of(m.from)) && among.contains(&node_of(m.to));
             match self.messages.iter().position(of_them) {
                 Some(place) => {
                     if let Some(message) = self.messages.remove(place)
-                        && self.member(message.to)?.is_up()
+                        && self.member(node_of(message.to))?.is_up()
                     {
-                        self.input(message.to, Input::Message(message))?;
+                        self.input(node_of(message.to), Input::Message(message))?;
                     }
                 }
                 None if working => {}

@@ -8,6 +8,7 @@ use crate::error::{Class, Error};
 use crate::partition::Output;
 #[cfg(test)]
 use crate::partition::{Input, Task};
+use crate::raft::member_id::{index_of, node_of};
 
 /// One line, without line end.
 #[cfg(test)]
@@ -100,7 +101,12 @@ pub fn output(output: &Output) -> String {
 pub fn message(m: &Message) -> String {
     let kind = format!("{:?}", m.get_msg_type());
     let kind = kind.trim_start_matches("Msg");
-    let mut line = format!("{}->{} {kind} term {}", m.from, m.to, m.term);
+    let mut line = format!(
+        "{}->{} {kind} term {}",
+        member(m.from),
+        member(m.to),
+        m.term
+    );
     match m.get_msg_type() {
         MessageType::MsgAppend => {
             let _ = write!(
@@ -123,6 +129,14 @@ pub fn message(m: &Message) -> String {
         _ => {}
     }
     line + if m.reject { " reject" } else { "" }
+}
+
+/// A first member by its node; a later one with the index of the entry that made it one.
+fn member(number: u64) -> String {
+    match index_of(number) {
+        0 => node_of(number).to_string(),
+        index => format!("{}@{index}", node_of(number)),
+    }
 }
 
 fn span(entries: &[Entry]) -> String {

@@ -14,6 +14,7 @@ use super::plan::Plan;
 use super::world::World;
 use crate::partition::apply::{ApplyJob, payload::LogPayload};
 use crate::partition::{Durability, Output, RoleChange};
+use crate::raft::member_id::node_of;
 use crate::storage::{LogStore, StateStore};
 
 /// What has been seen of all groups.
@@ -111,7 +112,10 @@ impl Watch {
                 }
                 Err(format!(
                     "a vote for n{} in term {} leaves, on disk is n{} in term {}",
-                    message.to, message.term, held.vote, held.term
+                    node_of(message.to),
+                    message.term,
+                    node_of(held.vote),
+                    held.term
                 ))
             }
             MessageType::MsgAppendResponse if !message.reject => {

@@ -25,6 +25,7 @@ use super::transcript;
 use super::watch::Watch;
 use crate::error::Error;
 use crate::partition::{Input, Now, Output, Task};
+use crate::raft::member_id::node_of;
 
 pub const TICK_US: u64 = 50_000;
 /// The wall clock at the start of every run.
@@ -98,7 +99,7 @@ impl Event {
             | Event::Checkpoint(node, ..)
             | Event::Probe(node, _)
             | Event::Shipped(node, ..) => Some(*node),
-            Event::Deliver(_, _, message) => Some(message.to),
+            Event::Deliver(_, _, message) => Some(node_of(message.to)),
             Event::Ask(_, ask) => Some(ask.node),
             Event::Fault | Event::Direct | Event::Join(_) | Event::Restart(_) => None,
             Event::Hear(..) | Event::Wake(..) | Event::Chore(_) => None,

@@ -22,6 +22,8 @@ use super::memory_log::missing_entries;
 use crate::error::Result;
 
 const HARD_STATE: &[u8] = b"hard_state";
+/// Big endian, eight bytes.
+const MEMBER: &[u8] = b"member";
 /// Region of what belongs to no group; group numbers are 32 bits wide.
 const NODE_REGION: u64 = u64::MAX;
 
@@ -111,8 +113,12 @@ impl<F: FileSystem + 'static> LogStore for EngineLog<F> {
     fn append(&self, writes: Vec<LogWrite>, sync: bool) -> Result<()> {
         let mut batch = LogBatch::with_capacity(writes.len());
         let mut bounds = std::collections::BTreeMap::new();
+        let mut members = std::collections::BTreeMap::new();
         for write in &writes {
             let region = u64::from(write.group);
+            if let Some(member) = write.member {
+                members.insert(write.group, member);
+            }
             let held = bounds
                 .entry(write.group)
                 .or_insert_with(|| self.bounds(write.group));
@@ -120,6 +126,11 @@ impl<F: FileSystem + 'static> LogStore for EngineLog<F> {
                 // The hard state goes with it: a reset must carry one.
                 batch.add_command(region, Command::Clean);
                 *held = (1, 0);
+                if !members.contains_key(&write.group)
+                    && let Some(member) = self.member(write.group)?
+                {
+                    members.insert(write.group, member);
+                }
             }
             check_contiguous(write, *held)?;
             if let (Some(first), Some(last)) = (write.entries.first(), write.entries.last()) {
@@ -131,6 +142,15 @@ impl<F: FileSystem + 'static> LogStore for EngineLog<F> {
             if let Some(hard_state) = &write.hard_state {
                 batch
                     .put_message(region, HARD_STATE.to_vec(), hard_state)
+                    .map_err(engine_error)?;
+            }
+            // Behind a reset of this batch, which would take it along.
+            if let Some(member) = members.get(&write.group)
+                && (write.reset || write.member.is_some())
+            {
+                let bytes = member.to_be_bytes().to_vec();
+                batch
+                    .put(region, MEMBER.to_vec(), bytes)
                     .map_err(engine_error)?;
             }
         }
@@ -153,6 +173,18 @@ impl<F: FileSystem + 'static> LogStore for EngineLog<F> {
             .map_err(engine_error)?;
         let (first, last) = self.bounds(group);
         Ok((first, last, hard_state.unwrap_or_default()))
+    }
+
+    fn member(&self, group: u32) -> Result<Option<u64>> {
+        let Some(bytes) = self.engine.get(u64::from(group), MEMBER) else {
+            return Ok(None);
+        };
+        let Ok(bytes) = <[u8; 8]>::try_from(bytes.as_slice()) else {
+            return Err(engine_error(raft_engine::Error::Corruption(
+                "a member's number".to_owned(),
+            )));
+        };
+        Ok(Some(u64::from_be_bytes(bytes)))
     }
 
     fn entries(&self, group: u32, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>> {

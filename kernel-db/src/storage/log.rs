@@ -11,8 +11,10 @@ pub struct LogWrite {
     /// Contiguous; the first may overwrite an earlier suffix, which is then dropped.
     pub entries: Vec<Entry>,
     pub hard_state: Option<HardState>,
-    /// Drops everything the group holds first: a checkpoint took its place, and the log goes on behind it.
+    /// Drops everything the group holds first, but for `member`: a checkpoint took its place, and the log goes on behind it.
     pub reset: bool,
+    /// Which member of the group this replica is from now on, for `LogStore::member`.
+    pub member: Option<u64>,
 }
 
 /// The log of every group of one node. A group's writes come one after another, from the log writer or from the core.
@@ -21,6 +23,8 @@ pub trait LogStore: Send + Sync + 'static {
     fn append(&self, writes: Vec<LogWrite>, sync: bool) -> Result<()>;
     /// First and last index held ((1, 0) when nothing was ever appended) and the last hard state.
     fn load(&self, group: u32) -> Result<(u64, u64, HardState)>;
+    /// The newest `LogWrite::member` of the group, if there was any; no reset forgets it.
+    fn member(&self, group: u32) -> Result<Option<u64>>;
     /// Entries `low..high`, stopping after `max_bytes` but returning at least one.
     fn entries(&self, group: u32, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>>;
     /// Drops entries before `index`, but never the last one, so that the log knows where it ends (I10 is the caller's to

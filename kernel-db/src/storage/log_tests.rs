@@ -29,11 +29,13 @@ fn a_log_begins_anew_behind_a_checkpoint() {
             ..HardState::default()
         }),
         reset: true,
+        member: None,
     };
     let check = |log: &dyn LogStore, expected: (u64, u64)| {
         let (first, last, hard_state) = log.load(1).unwrap();
         assert_eq!((first, last), expected);
         assert_eq!((hard_state.term, hard_state.vote), (4, 2));
+        assert_eq!(log.member(1).unwrap(), Some(8), "no reset forgets it");
         assert_eq!(log.load(2).unwrap().1, 3, "another group is untouched");
     };
     for log in [&real as &dyn LogStore, &twin] {

@@ -58,6 +58,7 @@ pub struct LogLoss {
 struct Group {
     entries: VecDeque<Entry>,
     hard_state: HardState,
+    member: Option<u64>,
 }
 
 impl MemLog {
@@ -129,7 +130,10 @@ fn apply(groups: &mut BTreeMap<u32, Group>, change: Change) {
         Change::Write(write) => {
             let group = groups.entry(write.group).or_default();
             if write.reset {
-                *group = Group::default();
+                *group = Group {
+                    member: group.member,
+                    ..Group::default()
+                };
             }
             if let Some(first) = write.entries.first() {
                 let kept = group
@@ -141,6 +145,7 @@ fn apply(groups: &mut BTreeMap<u32, Group>, change: Change) {
             if let Some(hard_state) = write.hard_state {
                 group.hard_state = hard_state;
             }
+            group.member = write.member.or(group.member);
         }
         Change::Truncate { group, index } => {
             let group = groups.entry(group).or_default();
@@ -190,6 +195,10 @@ impl LogStore for MemLog {
         let group = inner.now.get(&group).unwrap_or(&empty);
         let (first, last) = group.bounds();
         Ok((first, last, group.hard_state.clone()))
+    }
+
+    fn member(&self, group: u32) -> Result<Option<u64>> {
+        Ok(self.lock().now.get(&group).and_then(|group| group.member))
     }
 
     fn entries(&self, group: u32, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>> {

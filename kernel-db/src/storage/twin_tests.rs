@@ -379,6 +379,7 @@ pub(super) fn log_write(
             ..HardState::default()
         }),
         reset: false,
+        member: vote.map(|vote| vote + 7),
     }
 }
 
@@ -386,6 +387,7 @@ pub(super) fn compare_logs(real: &EngineLog, twin: &MemLog) {
     for group in 0..3 {
         let (first, last, hard_state) = twin.load(group).unwrap();
         assert_eq!(real.load(group).unwrap(), (first, last, hard_state));
+        assert_eq!(real.member(group).unwrap(), twin.member(group).unwrap());
         for (low, high, max) in [
             (first, last + 1, u64::MAX),
             (first, last + 1, 300),

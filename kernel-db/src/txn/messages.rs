@@ -46,6 +46,11 @@ pub struct TxnId {
     pub number: u64,
 }
 
+impl TxnId {
+    /// `start` of going back to an earlier time: older than every other transaction.
+    pub const OLDEST: u64 = 1;
+}
+
 /// Strength of a lock. PostgreSQL's row locks and their conflicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
 #[repr(i32)]

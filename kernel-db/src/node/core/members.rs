@@ -12,6 +12,7 @@ use super::{Core, Group, Groups, Waiter};
 use crate::error::{Error, Result};
 use crate::node::State;
 use crate::partition::{Input, MemberChange};
+use crate::raft::member_id;
 use crate::storage::{LogWrite, StateStore};
 
 /// A replica that was dropped and is not quite gone.
@@ -65,7 +66,8 @@ impl Core {
         self.leaving.borrow_mut().insert(group, leaving);
     }
 
-    /// Behind everything that it had written. Term and vote stay: they were promised.
+    /// Behind everything that it had written. Term and vote stay: they were promised. What is sent to this member is not for
+    /// the next one.
     fn end_log(&self, group: u32, gone: &Group) {
         let replica = gone.replica.borrow();
         let mut hard_state = raft::eraftpb::HardState::default();
@@ -78,6 +80,7 @@ impl Core {
                 entries: Vec::new(),
                 hard_state: Some(hard_state),
                 reset: true,
+                member: Some(member_id::dropped(replica.member())),
             },
             // By the log writer, and so behind what it has.
             sync: true,

@@ -351,6 +351,8 @@ pub struct ReplicaStatus {
     pub tip_bytes: usize,
     pub batches_in_flight: usize,
     pub sessions: usize,
+    /// A rollback to an earlier time would begin anew if this leader went.
+    pub rolls_back: bool,
     /// Requests waiting for execution, commit or a lease.
     pub requests: usize,
 }

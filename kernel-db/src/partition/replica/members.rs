@@ -11,6 +11,7 @@ use raft::eraftpb::{
 use super::{MemberChange, Output, Replica};
 use crate::error::{Error, Result};
 use crate::raft::Proposed;
+use crate::raft::member_id::{member_at, node_of};
 use crate::storage::StateStore;
 
 impl<S: StateStore> Replica<S> {
@@ -41,25 +42,14 @@ impl<S: StateStore> Replica<S> {
         if self.changing.is_some() || !self.driver.conf().voters_outgoing.is_empty() {
             return Err(under_way());
         }
-        let Some(entry) = conf_change(change, self.driver.conf())? else {
+        let next = self.driver.view().last + 1;
+        let Some(entry) = conf_change(change, self.driver.conf(), next)? else {
             return Ok(None);
         };
         match self.driver.propose_members(term, entry) {
             Proposed::At(index) => Ok(Some((term, index))),
             Proposed::Refused => Err(under_way()),
             Proposed::Deposed => Err(self.not_leader()),
-        }
-    }
-
-    /// This leader was removed by a change that it committed: one of the voters is to lead.
-    pub(super) fn hand_on(&mut self) {
-        let members = self.driver.members();
-        let heir = members
-            .iter()
-            .filter(|member| member.voter)
-            .max_by_key(|m| m.matched);
-        if let Some(heir) = heir {
-            self.transfer(heir.node);
         }
     }
 
@@ -70,7 +60,9 @@ impl<S: StateStore> Replica<S> {
         };
         let view = self.driver.view();
         let joint = !self.driver.conf().voters_outgoing.is_empty();
-        let result = if !self.driver.is_leader() || view.term != term {
+        // A leader that was removed by it has stepped down, and is to hear of its end all the same.
+        let leads = self.driver.is_leader() || self.driver.has_left();
+        let result = if !leads || view.term != term {
             Err(
                 Error::unknown("leadership was lost before the change of members was confirmed")
                     .hint("look at the members, and try again"),
@@ -85,38 +77,40 @@ impl<S: StateStore> Replica<S> {
     }
 }
 
-fn conf_change(change: &MemberChange, conf: &ConfState) -> Result<Option<ConfChangeV2>> {
+/// The entry at index `next` that makes this change; none if there is nothing to change.
+fn conf_change(change: &MemberChange, conf: &ConfState, next: u64) -> Result<Option<ConfChangeV2>> {
     let mut changes = Vec::new();
-    let mut add = |kind, node| {
+    let is_at = |members: &[u64], node: u64| members.iter().any(|m| node_of(*m) == node);
+    let mut add = |kind, member| {
         let mut single = ConfChangeSingle::default();
         single.set_change_type(kind);
-        single.node_id = node;
+        single.node_id = member;
         changes.push(single);
     };
     let mut entry = ConfChangeV2::default();
     match change {
         MemberChange::AddLearner(node) => {
-            if conf.voters.contains(node) || conf.learners.contains(node) {
+            if is_at(&conf.voters, *node) || is_at(&conf.learners, *node) {
                 return Ok(None);
             }
-            add(ConfChangeType::AddLearnerNode, *node);
+            add(ConfChangeType::AddLearnerNode, member_at(next, *node));
         }
         MemberChange::SetVoters(voters) => {
             if voters.is_empty() {
                 return Err(Error::new("22023", "a partition needs at least one voter"));
             }
-            for node in voters.iter().filter(|n| !conf.voters.contains(n)) {
-                if !conf.learners.contains(node) {
+            for node in voters.iter().filter(|n| !is_at(&conf.voters, **n)) {
+                let Some(learner) = conf.learners.iter().find(|m| node_of(**m) == *node) else {
                     return Err(Error::new(
                         "55000",
                         format!("node {node} is no learner of this partition yet"),
                     ));
-                }
-                add(ConfChangeType::AddNode, *node);
+                };
+                add(ConfChangeType::AddNode, *learner);
             }
             let members = conf.voters.iter().chain(&conf.learners);
-            for node in members.filter(|n| !voters.contains(n)) {
-                add(ConfChangeType::RemoveNode, *node);
+            for member in members.filter(|m| !voters.contains(&node_of(**m))) {
+                add(ConfChangeType::RemoveNode, *member);
             }
             entry.set_transition(ConfChangeTransition::Implicit);
         }

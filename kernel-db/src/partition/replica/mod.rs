@@ -23,11 +23,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use raft::StateRole;
+use raft::eraftpb::Message;
 
 use super::apply::{AppliedReport, ApplyJob};
 use super::executor::Executor;
 use crate::error::{Error, Result};
 use crate::planted::Mutation;
+use crate::raft::member_id::node_of;
 use crate::raft::{Driver, DriverConfig, Effect, Proposed, StateEnd};
 use crate::storage::{LogStore, StateStore};
 
@@ -187,9 +189,6 @@ impl<S: StateStore> Replica<S> {
             self.driver.campaign();
         } else if !self.is_silent() || self.driver.is_leader() {
             self.driver.tick();
-        }
-        if self.driver.is_leader() && self.driver.has_left() {
-            self.hand_on();
         }
         if let Some(executor) = &mut self.executor {
             executor.tidy();
@@ -489,7 +488,17 @@ impl<S: StateStore> Replica<S> {
         self.driver.may_vote()
     }
 
-    /// For whom this node voted in its term; 0 for nobody.
+    /// Which member of the group this replica is (`raft::member_id`).
+    pub fn member(&self) -> u64 {
+        self.driver.member()
+    }
+
+    /// False for a message to a replica that was here before.
+    pub fn is_for(&self, message: &Message) -> bool {
+        self.driver.is_for(message)
+    }
+
+    /// For whom this node voted in its term, by its number; 0 for nobody.
     pub fn vote(&self) -> u64 {
         self.driver.vote()
     }
@@ -528,12 +537,13 @@ impl<S: StateStore> Replica<S> {
                     snapshot: member.snapshot,
                 })
                 .collect(),
-            voters: self.driver.conf().voters.clone(),
-            learners: self.driver.conf().learners.clone(),
+            voters: nodes_of(&self.driver.conf().voters),
+            learners: nodes_of(&self.driver.conf().learners),
             joint: !self.driver.conf().voters_outgoing.is_empty(),
             tip_bytes: self.executor.as_ref().map_or(0, |e| e.tip_stats().bytes),
             batches_in_flight: self.executor.as_ref().map_or(0, Executor::in_flight),
             sessions: self.executor.as_ref().map_or(0, |e| e.sessions().len()),
+            rolls_back: self.executor.as_ref().is_some_and(Executor::rolls_back),
             requests: self.executor.as_ref().map_or(0, Executor::requests),
         }
     }
@@ -553,4 +563,10 @@ impl<S: StateStore> Replica<S> {
             .map(|(session, newest)| SessionStatus { session, newest })
             .collect()
     }
+}
+
+fn nodes_of(members: &[u64]) -> Vec<u64> {
+    let mut nodes: Vec<u64> = members.iter().map(|member| node_of(*member)).collect();
+    nodes.sort_unstable();
+    nodes
 }

@@ -84,7 +84,7 @@ impl Clients {
     fn marks(&mut self, lane: usize, op: u64, rng: &mut Rng) -> Job {
         let (all, known) = (BACKS * u64::from(self.groups), self.lanes[lane].clock);
         if known > 0 && rng.range(0, 12) == 0 {
-            let to_ts = known - rng.range(0, 6_000_000);
+            let to_ts = known.saturating_sub(rng.range(0, 6_000_000));
             return Job::Rollback { to_ts };
         }
         let first = rng.range(0, all);

@@ -34,8 +34,6 @@ use crate::txn::messages::{
 
 /// The system group decides: it has no part in it.
 const COORDINATOR: u32 = 0;
-/// Older than every other transaction.
-const OLDEST: u64 = 1;
 /// For the transactions under way to end.
 const LOCK_WITHIN: Duration = Duration::from_secs(30);
 /// From the prepare to the decision at most.
@@ -147,7 +145,7 @@ impl Gateway {
         self.install(&groups, deadline).await?;
         let version = self.catalog().version;
         self.check_way_back(&groups, to, version, deadline).await?;
-        let holds = self.registry.open(OLDEST);
+        let holds = self.registry.open(TxnId::OLDEST);
         self.lock_tables(&holds, &groups).await?;
         tracing::info!(txn = ?holds.id, to, "rollback: every table is locked");
         progress.borrow_mut().stage = Stages::Staging;
