@@ -33,7 +33,7 @@ use sqlparser::tokenizer::Span;
 
 use super::catalog::Catalog;
 use super::plan::{AggregateCall, Expr, Plan, Routing, sites};
-use super::prepare::{Column, Kind, ParamScope, Prepared, PreparedExpr};
+use super::prepare::{Column, Kind, Name, ParamScope, Prepared, PreparedExpr};
 use super::{DataType, explain};
 use crate::error::{Error, Result};
 pub use as_of::{moment, stamp};
@@ -67,7 +67,7 @@ pub(super) struct Binder<'a> {
     catalog: &'a Arc<Catalog>,
     text: Option<&'a str>,
     params: Vec<Option<DataType>>,
-    names: &'a HashMap<String, usize>,
+    names: &'a HashMap<String, Name>,
     positional: Vec<usize>,
     /// `$n` beyond the known ones makes a new parameter.
     growable: bool,
@@ -190,7 +190,7 @@ impl<'a> Binder<'a> {
     fn new(
         catalog: &'a Arc<Catalog>,
         params: Vec<Option<DataType>>,
-        names: &'a HashMap<String, usize>,
+        names: &'a HashMap<String, Name>,
         positional: Vec<usize>,
     ) -> Self {
         Self {

@@ -23,6 +23,7 @@ pub use super::catalog::SystemTables;
 use super::functions::FnCtx;
 use super::plan::{Expr, Plan};
 use super::{DataType, Value};
+pub use crate::error::Notice;
 use crate::error::{Error, Result};
 use crate::partition::{Store, TxnEnv};
 pub use backfill::run as backfill;
@@ -31,17 +32,6 @@ pub use routine::compile_sql_function;
 
 /// Calls of functions within functions.
 pub const CALL_DEPTH_MAX: u32 = 64;
-
-/// A message to the client that is no error (RAISE NOTICE).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
-    /// NOTICE, WARNING, INFO, LOG or DEBUG.
-    pub severity: String,
-    pub sqlstate: String,
-    pub message: String,
-    pub detail: Option<String>,
-    pub hint: Option<String>,
-}
 
 /// What a statement gave.
 #[derive(Clone, Debug, Default, PartialEq)]

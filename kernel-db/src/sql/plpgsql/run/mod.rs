@@ -115,6 +115,13 @@ impl Run<'_> {
                 let value = self.value(ctx, value)?;
                 self.store(place, value)?;
             }
+            Code::AssignRow { query, into } => {
+                let rows = match query {
+                    Some(query) => query.run_quiet(ctx, &self.frame)?.rows,
+                    None => Vec::new(),
+                };
+                self.store_row(into, rows.into_iter().next().unwrap_or_default())?;
+            }
             Code::If { arms, otherwise } => {
                 for (condition, body) in arms {
                     if self.test(ctx, condition)? {
