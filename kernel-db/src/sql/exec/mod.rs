@@ -8,14 +8,18 @@ mod backfill;
 mod eval;
 pub(super) mod keys;
 mod query;
+mod recursive;
 pub(super) mod reply;
 mod routine;
 mod row_locks;
 mod scan;
 mod steps;
 mod truth;
+mod window;
 mod write;
 
+use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::catalog::Catalog;
@@ -55,6 +59,8 @@ pub struct ExecCtx<'a> {
     depth: u32,
     /// Last values of sequences in this transaction, by sequence id.
     current: Vec<(u32, i64)>,
+    /// Rows of the last round of each recursive query under way.
+    working: HashMap<usize, Rc<Vec<Vec<Value>>>>,
 }
 
 impl<'a> ExecCtx<'a> {
@@ -72,6 +78,7 @@ impl<'a> ExecCtx<'a> {
             notices: Vec::new(),
             depth: 0,
             current: Vec::new(),
+            working: HashMap::new(),
         }
     }
 

@@ -92,3 +92,8 @@ SELECT 'abcd' LIKE 'abc#' ESCAPE '#' AS x;
 SELECT 'abc' LIKE 'abc\' ESCAPE '' AS x;
 SELECT k FROM acc WHERE s LIKE 'on\';
 SELECT k FROM acc WHERE s LIKE 'one\';
+CREATE FUNCTION add_row(in_k int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO acc VALUES (in_k, 0, 'added'); RETURN in_k; END $$;
+-- differs: a statement's later parts see what a function called in it has written
+SELECT add_row(50) AS a, (SELECT count(*) FROM acc) AS n;
+SELECT (SELECT count(*) FROM acc) AS n, add_row(51) AS a;
+SELECT count(*) FROM acc;

@@ -116,10 +116,8 @@ impl Run<'_> {
                 self.store(place, value)?;
             }
             Code::AssignRow { query, into } => {
-                let rows = match query {
-                    Some(query) => query.run_quiet(ctx, &self.frame)?.rows,
-                    None => Vec::new(),
-                };
+                let query = query.as_ref().map(|q| q.run_quiet(ctx, &self.frame));
+                let rows = query.transpose()?.map_or_else(Vec::new, |done| done.rows);
                 self.store_row(into, rows.into_iter().next().unwrap_or_default())?;
             }
             Code::If { arms, otherwise } => {
