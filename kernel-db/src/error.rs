@@ -31,6 +31,18 @@ struct Inner {
     hint: Option<String>,
     position: Option<u32>,
     before: Option<Bytes>,
+    notices: Vec<Notice>,
+}
+
+/// A message to the client that is no error (RAISE NOTICE, "table exists, skipping").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// NOTICE, WARNING, INFO, LOG or DEBUG.
+    pub severity: String,
+    pub sqlstate: String,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -80,6 +92,7 @@ impl Error {
             hint: None,
             position: None,
             before: None,
+            notices: Vec::new(),
         }))
     }
 
@@ -109,6 +122,12 @@ impl Error {
     /// effect, but a client is shown it.
     pub fn after(mut self, outcomes: Bytes) -> Self {
         self.0.before = Some(outcomes);
+        self
+    }
+
+    /// The same error, with what the statement that failed said before it did: told to the client first.
+    pub fn said(mut self, notices: Vec<Notice>) -> Self {
+        self.0.notices = notices;
         self
     }
 
@@ -147,6 +166,11 @@ impl Error {
     /// What the statements before it were answered, if it came from one of several.
     pub fn before(&self) -> Option<&Bytes> {
         self.0.before.as_ref()
+    }
+
+    /// What the statement that failed said before it did.
+    pub fn notices(&self) -> &[Notice] {
+        &self.0.notices
     }
 }
 

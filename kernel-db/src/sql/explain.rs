@@ -86,7 +86,7 @@ fn explain_query(query: &Query, depth: usize, out: &mut Vec<String>) {
     if !query.sort.is_empty() {
         above("Sort", out);
     }
-    if query.distinct {
+    if query.distinct || !query.distinct_on.is_empty() {
         above("Unique", out);
     }
     match &query.body {
@@ -97,22 +97,24 @@ fn explain_query(query: &Query, depth: usize, out: &mut Vec<String>) {
             kind,
             all,
         } => {
-            let name = match kind {
-                SetKind::Union => "Union",
-                SetKind::Except => "Except",
-                SetKind::Intersect => "Intersect",
-            };
-            line(
-                out,
-                depth,
-                format!("{name}{}", if *all { " All" } else { "" }),
-            );
+            line(out, depth, set_name(*kind, *all));
             explain_query(left, depth + 1, out);
             explain_query(right, depth + 1, out);
         }
+        QueryBody::Recursive(recursive) => {
+            line(out, depth, "Recursive Union".to_string());
+            explain_query(&recursive.base, depth + 1, out);
+            explain_query(&recursive.step, depth + 1, out);
+        }
         QueryBody::Select {
-            steps, grouping, ..
+            steps,
+            grouping,
+            windows,
+            ..
         } => {
+            if !windows.is_empty() {
+                above("WindowAgg", out);
+            }
             if let Some(grouping) = grouping {
                 above(
                     if grouping.keys.is_empty() {
@@ -137,6 +139,15 @@ fn explain_query(query: &Query, depth: usize, out: &mut Vec<String>) {
             }
         });
     });
+}
+
+fn set_name(kind: SetKind, all: bool) -> String {
+    let name = match kind {
+        SetKind::Union => "Union",
+        SetKind::Except => "Except",
+        SetKind::Intersect => "Intersect",
+    };
+    format!("{name}{}", if all { " All" } else { "" })
 }
 
 fn explain_steps(steps: &[Step], depth: usize, out: &mut Vec<String>) {
@@ -172,6 +183,9 @@ fn explain_steps(steps: &[Step], depth: usize, out: &mut Vec<String>) {
                 indent,
                 format!("{join}System Scan on {}.{}", table.schema, table.name),
             ),
+            Source::Working { name, .. } => {
+                line(out, indent, format!("{join}WorkTable Scan on {name}"));
+            }
             Source::Query(query) => {
                 line(out, indent, format!("{join}Subquery Scan"));
                 explain_query(query, indent + 1, out);

@@ -16,19 +16,21 @@ enum Part {
     One,
     /// `%`
     Any,
+    /// An escape character with nothing behind it: as in PostgreSQL an error only for a text that gets so far.
+    Dangling,
 }
 
 impl LikePattern {
     /// `escape` is the escape character, `None` for ESCAPE ''; without an ESCAPE clause it is a backslash.
-    pub fn new(pattern: &str, escape: Option<char>, ignore_case: bool) -> Result<Self> {
+    pub fn new(pattern: &str, escape: Option<char>, ignore_case: bool) -> Self {
         let mut parts = Vec::with_capacity(pattern.len());
         let mut chars = pattern.chars();
         while let Some(c) = chars.next() {
             if Some(c) == escape {
-                let literal = chars.next().ok_or_else(|| {
-                    Error::new("22025", "LIKE pattern must not end with escape character")
-                })?;
-                parts.extend(fold(literal, ignore_case).map(Part::Literal));
+                match chars.next() {
+                    Some(literal) => parts.extend(fold(literal, ignore_case).map(Part::Literal)),
+                    None => parts.push(Part::Dangling),
+                }
             } else if c == '%' {
                 if parts.last() != Some(&Part::Any) {
                     parts.push(Part::Any);
@@ -39,10 +41,11 @@ impl LikePattern {
                 parts.extend(fold(c, ignore_case).map(Part::Literal));
             }
         }
-        Ok(Self { parts, ignore_case })
+        Self { parts, ignore_case }
     }
 
-    pub fn matches(&self, text: &str) -> bool {
+    /// 22025 if the text reaches an escape character at the pattern's end.
+    pub fn matches(&self, text: &str) -> Result<bool> {
         if self.ignore_case {
             let folded: Vec<char> = text.chars().flat_map(|c| fold(c, true)).collect();
             return self.run(&folded);
@@ -51,7 +54,7 @@ impl LikePattern {
     }
 
     /// On a mismatch only the last `%` needs to take one character more: linear in text times pattern, no recursion.
-    fn run(&self, text: &[char]) -> bool {
+    fn run(&self, text: &[char]) -> Result<bool> {
         let (mut at, mut part) = (0, 0);
         let mut retry: Option<(usize, usize)> = None;
         while at < text.len() {
@@ -63,6 +66,10 @@ impl LikePattern {
                 }
                 Some(Part::One) => true,
                 Some(Part::Literal(c)) => *c == text[at],
+                Some(Part::Dangling) => {
+                    let message = "LIKE pattern must not end with escape character";
+                    return Err(Error::new("22025", message));
+                }
                 None => false,
             };
             if matched {
@@ -73,10 +80,10 @@ impl LikePattern {
                 at = from + 1;
                 part = after;
             } else {
-                return false;
+                return Ok(false);
             }
         }
-        self.parts[part..].iter().all(|part| *part == Part::Any)
+        Ok(self.parts[part..].iter().all(|part| *part == Part::Any))
     }
 
     /// The literal text every match begins with: bounds of an index scan. Empty when case is ignored.
@@ -88,7 +95,7 @@ impl LikePattern {
             .iter()
             .map_while(|part| match part {
                 Part::Literal(c) => Some(*c),
-                Part::One | Part::Any => None,
+                Part::One | Part::Any | Part::Dangling => None,
             })
             .collect()
     }
@@ -105,7 +112,7 @@ fn fold(c: char, ignore_case: bool) -> impl Iterator<Item = char> {
 
 /// One match without keeping the pattern.
 pub fn like(text: &str, pattern: &str, escape: Option<char>, ignore_case: bool) -> Result<bool> {
-    Ok(LikePattern::new(pattern, escape, ignore_case)?.matches(text))
+    LikePattern::new(pattern, escape, ignore_case).matches(text)
 }
 
 #[cfg(test)]
@@ -141,10 +148,37 @@ mod tests {
         assert!(like("ÄBC", "äb%", Some('\\'), true).unwrap());
         assert!(like("a!b", "a!!b", Some('!'), false).unwrap());
         assert!(like("a\\b", "a\\b", None, false).unwrap());
-        assert_eq!(
-            like("a", "a\\", Some('\\'), false).unwrap_err().sqlstate(),
-            "22025"
-        );
+    }
+
+    #[test]
+    fn an_escape_at_the_end_fails_a_text_that_gets_there() {
+        for (text, pattern) in [
+            ("abcd", "abc\\"),
+            ("abc", "%\\"),
+            ("abc", "%b\\"),
+            ("a", "_%\\x\\"),
+        ] {
+            let found = like(text, pattern, Some('\\'), false);
+            assert_eq!(
+                found.map_err(|e| e.sqlstate().to_string()),
+                match text {
+                    "a" => Ok(false),
+                    _ => Err("22025".to_string()),
+                },
+                "{text} {pattern}"
+            );
+        }
+        for (text, pattern) in [
+            ("abc", "abc\\"),
+            ("abd", "abc\\"),
+            ("", "%\\"),
+            ("abc", "a%x\\"),
+        ] {
+            assert!(
+                !like(text, pattern, Some('\\'), false).unwrap(),
+                "{text} {pattern}"
+            );
+        }
     }
 
     #[test]
@@ -156,11 +190,7 @@ mod tests {
 
     #[test]
     fn prefixes_are_literal() {
-        let prefix = |pattern| {
-            LikePattern::new(pattern, Some('\\'), false)
-                .unwrap()
-                .prefix()
-        };
+        let prefix = |pattern| LikePattern::new(pattern, Some('\\'), false).prefix();
         assert_eq!(prefix("ab%c"), "ab");
         assert_eq!(prefix("a\\%b_"), "a%b");
         assert_eq!(prefix("%"), "");

@@ -89,13 +89,22 @@ pub enum Route {
     Session,
 }
 
+/// What a procedure's name stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// A scalar's slot.
+    Slot(usize),
+    /// The slots of a record's fields; none if nothing was assigned to it yet.
+    Row(Vec<usize>),
+}
+
 /// Names that stand for parameters: the variables of a procedure.
 #[derive(Clone, Debug, Default)]
 pub struct ParamScope {
     /// Type of each slot; none if it is to be inferred from its use.
     pub types: Vec<Option<DataType>>,
-    /// Lower-case name, or `label.name` / `record.field`, to slot.
-    pub names: HashMap<String, usize>,
+    /// Lower-case name, or `label.name` / `record.field`, to what it means.
+    pub names: HashMap<String, Name>,
     /// `$n` means slot `positional[n - 1]`.
     pub positional: Vec<usize>,
 }
@@ -116,7 +125,7 @@ impl ParamScope {
 pub struct Prepared {
     /// Types of the parameters, inferred where the caller left them open.
     pub params: Vec<DataType>,
-    /// Empty for a statement without result rows.
+    /// Empty for a statement without result rows, and for one whose rows have no columns.
     pub columns: Vec<Column>,
     pub kind: Kind,
     /// Schema version this was planned for.
@@ -207,6 +216,11 @@ impl Prepared {
             .transpose()
     }
 
+    /// True if its result is rows.
+    pub fn returns_rows(&self) -> bool {
+        self.kind == Kind::Select || !self.columns.is_empty()
+    }
+
     /// True if it has an AS OF SYSTEM TIME.
     pub fn is_timed(&self) -> bool {
         self.as_of.is_some()
@@ -241,9 +255,7 @@ impl Prepared {
         system: Option<&dyn SystemTables>,
     ) -> Result<Outcome> {
         let mut ctx = ExecCtx::new(store, env, &self.catalog, system);
-        let mut outcome = self.run(&mut ctx, params)?;
-        outcome.notices = std::mem::take(&mut ctx.notices);
-        Ok(outcome)
+        self.run_alone(&mut ctx, params)
     }
 
     /// Runs over a store that shows the moment of `read_time`, if there is one.
@@ -255,9 +267,14 @@ impl Prepared {
         system: Option<&dyn SystemTables>,
     ) -> Result<Outcome> {
         let mut ctx = ExecCtx::new(store, env, &self.catalog, system);
-        let mut outcome = super::exec::run_plan(&self.plan, &mut ctx, params)?;
-        outcome.notices = std::mem::take(&mut ctx.notices);
-        Ok(outcome)
+        let outcome = super::exec::run_plan(&self.plan, &mut ctx, params);
+        with_notices(&mut ctx, outcome)
+    }
+
+    /// Runs as a statement of a transaction that is under way: its notices are with its outcome, or its error.
+    pub fn run_alone(&self, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Outcome> {
+        let outcome = self.run(ctx, params);
+        with_notices(ctx, outcome)
     }
 
     /// Runs inside a transaction or procedure that is under way; notices are left in `ctx`.
@@ -275,6 +292,14 @@ impl Prepared {
     /// As `run`, without a command tag: statements inside of functions.
     pub(super) fn run_quiet(&self, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Done> {
         super::exec::run_quiet(&self.plan, ctx, params)
+    }
+}
+
+fn with_notices(ctx: &mut ExecCtx<'_>, outcome: Result<Outcome>) -> Result<Outcome> {
+    let notices = std::mem::take(&mut ctx.notices);
+    match outcome {
+        Ok(outcome) => Ok(Outcome { notices, ..outcome }),
+        Err(error) => Err(error.said(notices)),
     }
 }
 

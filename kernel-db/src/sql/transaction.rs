@@ -105,11 +105,8 @@ impl SqlTransaction {
             if statement.version != self.schema_version {
                 return Err(schema_changed(statement.version, installed));
             }
-            let mut outcome = statement
-                .run(&mut ctx, params)
-                .map_err(|error| Outcomes::before(&outcomes, error))?;
-            outcome.notices = std::mem::take(&mut ctx.notices);
-            outcomes.push(outcome);
+            let outcome = statement.run_alone(&mut ctx, params);
+            outcomes.push(outcome.map_err(|error| Outcomes::before(&outcomes, error))?);
         }
         Ok(Outcomes::encode(&outcomes))
     }
@@ -243,23 +240,22 @@ pub enum CatalogChange {
 }
 
 /// What a catalogue change did.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CatalogChanged {
     /// Version after it; unchanged if there was nothing to do (IF NOT EXISTS).
     pub version: u64,
-    /// Command tags, one per statement.
-    pub tags: Vec<String>,
-    pub notices: Vec<String>,
+    /// What each statement is answered.
+    pub outcomes: Vec<Outcome>,
 }
 
 impl CatalogChange {
     pub fn decode(reply: &Bytes) -> Result<CatalogChanged> {
-        let (version, tags, notices) = serde_json::from_slice(reply)
-            .map_err(|e| Error::internal(format!("catalogue reply: {e}")))?;
+        let (version, outcomes) = reply
+            .split_first_chunk::<8>()
+            .ok_or_else(|| Error::internal("a reply about the catalogue is damaged"))?;
         Ok(CatalogChanged {
-            version,
-            tags,
-            notices,
+            version: u64::from_be_bytes(*version),
+            outcomes: Outcomes::decode(&reply.slice_ref(outcomes))?,
         })
     }
 }
@@ -272,14 +268,6 @@ pub fn read_catalog(store: &mut dyn Store) -> Result<Catalog> {
     }
 }
 
-fn told(tags: &[String]) -> Vec<Outcome> {
-    let outcome = |tag: &String| Outcome {
-        tag: tag.clone(),
-        ..Outcome::default()
-    };
-    tags.iter().map(outcome).collect()
-}
-
 impl Transaction for CatalogChange {
     fn run(&self, store: &mut dyn Store, _env: &mut TxnEnv) -> Result<Bytes> {
         let before = read_catalog(store)?;
@@ -289,20 +277,19 @@ impl Transaction for CatalogChange {
             Self::Ddl(statements) => {
                 for (n, text) in statements.iter().enumerate() {
                     let applied = change.apply(text);
-                    applied.map_err(|error| Outcomes::before(&told(&change.tags()[..n]), error))?;
+                    applied.map_err(|error| Outcomes::before(&change.done()[..n], error))?;
                 }
             }
             Self::IndexReady { table, index } => change.index_ready(*table, *index),
             Self::IndexFailed { table, index } => change.index_failed(*table, *index),
         }
-        let (catalog, tags, notices) = change.finish()?;
+        let (catalog, outcomes) = change.finish()?;
         if catalog.version != version {
             store.put(catalog_key(), catalog.to_bytes()?.into())?;
         }
-        let reply = serde_json::to_vec(&(catalog.version, tags, notices));
-        Ok(reply
-            .map_err(|e| Error::internal(format!("catalogue reply: {e}")))?
-            .into())
+        let mut reply = catalog.version.to_be_bytes().to_vec();
+        reply.extend_from_slice(&Outcomes::encode(&outcomes));
+        Ok(reply.into())
     }
 
     fn label(&self) -> &str {

@@ -48,7 +48,7 @@ impl Kernel {
         }
         // Every row that a scan returns is a step.
         assert!(self.database.rows.scanned as u64 <= STEPS_MAX, "{sql}");
-        if prepared.columns.is_empty() && prepared.kind != Kind::Select {
+        if !prepared.returns_rows() {
             return Ok(Outcome::Touched(outcome.count));
         }
         let columns = prepared.columns.iter().map(|c| c.name.clone()).collect();

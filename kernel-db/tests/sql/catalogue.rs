@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kernel_db::partition::Transaction;
 use kernel_db::sql::catalog::{Catalog, IndexState};
 use kernel_db::sql::transaction::{
-    Backfill, CatalogChange, InstallSchema, SCHEMA_CHANGED, SqlTransaction,
+    Backfill, CatalogChange, InstallSchema, Outcomes, SCHEMA_CHANGED, SqlTransaction,
 };
 use kernel_db::{Class, Error};
 
@@ -168,4 +168,94 @@ fn installing_an_older_version_changes_nothing() {
     let mut env = db.env();
     old.run(&mut db.rows, &mut env).unwrap();
     assert_eq!(db.rows.rows, before);
+}
+
+#[test]
+fn what_is_skipped_is_told_under_postgresqls_code() {
+    let mut db = Database::with(
+        "CREATE TABLE t (a int PRIMARY KEY, b int); CREATE INDEX i ON t (b); CREATE SEQUENCE s",
+    );
+    for (sql, code, tag) in [
+        (
+            "CREATE TABLE IF NOT EXISTS t (a int)",
+            "42P07",
+            "CREATE TABLE",
+        ),
+        (
+            "CREATE INDEX IF NOT EXISTS i ON t (b)",
+            "42P07",
+            "CREATE INDEX",
+        ),
+        (
+            "CREATE SEQUENCE IF NOT EXISTS s",
+            "42P07",
+            "CREATE SEQUENCE",
+        ),
+        ("DROP TABLE IF EXISTS x", "00000", "DROP TABLE"),
+        ("DROP INDEX IF EXISTS x", "00000", "DROP INDEX"),
+        ("DROP SEQUENCE IF EXISTS x", "00000", "DROP SEQUENCE"),
+        ("DROP FUNCTION IF EXISTS x", "00000", "DROP FUNCTION"),
+    ] {
+        let outcome = db.run(sql).unwrap();
+        let told: Vec<(&str, &str)> = outcome
+            .notices
+            .iter()
+            .map(|n| (n.severity.as_str(), n.sqlstate.as_str()))
+            .collect();
+        assert_eq!(
+            (told, outcome.tag.as_str()),
+            (vec![("NOTICE", code)], tag),
+            "{sql}"
+        );
+    }
+}
+
+#[test]
+fn each_change_of_a_query_has_its_own_notices() {
+    let mut db = Database::with("CREATE TABLE t (a int PRIMARY KEY)");
+    let texts = [
+        "DROP TABLE IF EXISTS x, y",
+        "CREATE TABLE u (a int)",
+        "DROP TABLE IF EXISTS z",
+    ];
+    let change = |texts: &[&str]| CatalogChange::Ddl(texts.iter().map(|t| t.to_string()).collect());
+    let outcomes = db.change(&change(&texts)).unwrap();
+    let counts: Vec<usize> = outcomes.iter().map(|o| o.notices.len()).collect();
+    assert_eq!(counts, [2, 0, 1]);
+    let error = db
+        .change(&change(&[
+            "DROP TABLE IF EXISTS x",
+            "DROP TABLE IF EXISTS y, t, z",
+            "DROP TABLE u, w",
+        ]))
+        .unwrap_err();
+    let before = Outcomes::decode(error.before().unwrap()).unwrap();
+    let counts: Vec<usize> = before.iter().map(|o| o.notices.len()).collect();
+    assert_eq!((error.sqlstate(), counts), ("42P01", vec![1, 2]));
+}
+
+#[test]
+fn an_error_comes_with_the_notices_before_it() {
+    let mut db = Database::with(
+        "CREATE TABLE t (a int PRIMARY KEY);
+         CREATE FUNCTION f(n int) RETURNS int LANGUAGE plpgsql AS $$
+         BEGIN
+             RAISE NOTICE 'n is %', n USING DETAIL = 'more';
+             BEGIN
+                 RAISE WARNING 'inside';
+                 INSERT INTO t VALUES (1 / n);
+             EXCEPTION WHEN division_by_zero THEN RAISE NOTICE 'caught';
+             END;
+             RETURN 1 / n;
+         END $$",
+    );
+    let error = db.run("SELECT f(0)").unwrap_err();
+    let said: Vec<&str> = error.notices().iter().map(|n| n.message.as_str()).collect();
+    assert_eq!(
+        (error.sqlstate(), said),
+        ("22012", vec!["n is 0", "inside", "caught"])
+    );
+    assert_eq!(error.notices()[0].detail.as_deref(), Some("more"));
+    let outcome = db.run("SELECT f(1)").unwrap();
+    assert_eq!(outcome.notices.len(), 2);
 }

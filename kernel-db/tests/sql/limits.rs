@@ -41,6 +41,27 @@ fn deep_nesting_is_an_error_and_no_crash() {
     assert_eq!(db.fails(&deep), "54001");
     let sum = format!("SELECT {}", vec!["1"; 5_000].join(" + "));
     assert_eq!(db.fails(&sum), "54001");
+    for (open, close) in [
+        ("CASE WHEN true THEN ", " ELSE 0 END"),
+        ("CASE ", " WHEN 1 THEN 1 END"),
+        ("CAST(", " AS int)"),
+        ("NOT ", ""),
+        ("(SELECT ", ")"),
+        ("COALESCE(", ", 1)"),
+    ] {
+        for depth in [60, 150, 1_000] {
+            let deep = format!("SELECT {}1{}", open.repeat(depth), close.repeat(depth));
+            let Err(error) = db.run_one(&deep, &[]) else {
+                continue;
+            };
+            assert!(
+                ["54001", "42804"].contains(&error.sqlstate()),
+                "{depth} times {open}: {error}"
+            );
+        }
+        let deep = format!("SELECT {}1{}", open.repeat(1_000), close.repeat(1_000));
+        assert_eq!(db.fails(&deep), "54001", "{open}");
+    }
 }
 
 #[test]

@@ -250,3 +250,68 @@ fn an_array_parameter_is_a_list_of_keys() {
     assert!(db.rows.scanned < 10);
     assert!(db.run_one(sql, &[Value::Null]).unwrap().rows.is_empty());
 }
+
+#[test]
+fn windows_and_recursive_queries_are_shown() {
+    let mut db = Database::with("CREATE TABLE t (k int PRIMARY KEY, up int)");
+    let plan = db.explain(
+        "SELECT DISTINCT ON (up) up, rank() OVER (ORDER BY k) FROM t WHERE k = 1 ORDER BY up",
+    );
+    assert_eq!(
+        plan,
+        "Sort\n  Unique\n    WindowAgg\n      Point Get on t using t_pkey\n        Index Cond: k = 1\nPartitions: one, of key 1"
+    );
+    let plan = db.explain(
+        "WITH RECURSIVE n(k) AS (SELECT 1 UNION SELECT t.up FROM n JOIN t ON t.k = n.k) SELECT * FROM n",
+    );
+    assert!(plan.contains("Recursive Union"), "{plan}");
+    assert!(plan.contains("WorkTable Scan on n"), "{plan}");
+    assert!(plan.ends_with("Partitions: all"), "{plan}");
+}
+
+#[test]
+fn what_a_group_is_routed_by_are_its_keys() {
+    let mut db = Database::with(
+        "CREATE TABLE s (a int, b int, PRIMARY KEY (a, b)); CREATE TABLE t (k int PRIMARY KEY, n int8);
+         CREATE FUNCTION f(x int) RETURNS int8 LANGUAGE sql AS $$ SELECT n FROM t WHERE k = x $$",
+    );
+    for (sql, partitions) in [
+        (
+            "INSERT INTO t SELECT b, count(*) FROM s WHERE a = 5 GROUP BY b",
+            "all",
+        ),
+        (
+            "INSERT INTO t SELECT a, count(*) FROM s WHERE a = 5 GROUP BY a",
+            "one, of key 5",
+        ),
+        ("SELECT b, f(b) FROM s WHERE a = 5 GROUP BY b", "all"),
+        (
+            "SELECT f(a) FROM s WHERE a = 5 GROUP BY b, a",
+            "one, of key 5",
+        ),
+        (
+            "SELECT a, (SELECT n FROM t WHERE k = a) FROM s WHERE a = 5 GROUP BY a",
+            "one, of key 5",
+        ),
+    ] {
+        let plan = db.explain(sql);
+        assert!(
+            plan.ends_with(&format!("Partitions: {partitions}")),
+            "{sql}: {plan}"
+        );
+    }
+}
+
+#[test]
+fn a_query_that_refers_to_itself_without_end_meets_the_run_limit() {
+    let mut db = Database::new();
+    let endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x FROM n)";
+    assert_eq!(
+        db.fails(&format!("{endless} SELECT count(*) FROM n")),
+        "DB003"
+    );
+    assert_eq!(
+        db.show(&format!("{endless} SELECT * FROM n LIMIT 2")),
+        ["1", "1"]
+    );
+}

@@ -68,15 +68,20 @@ impl Database {
         reply
     }
 
-    pub fn change(&mut self, change: &CatalogChange) -> Result<()> {
+    /// What each statement of the change is answered.
+    pub fn change(&mut self, change: &CatalogChange) -> Result<Vec<Outcome>> {
         let mut env = self.env();
         let mark = self.system.savepoint();
-        if let Err(e) = change.run(&mut self.system, &mut env) {
-            self.system.rollback_to(mark);
-            return Err(e);
-        }
+        let reply = match change.run(&mut self.system, &mut env) {
+            Ok(reply) => reply,
+            Err(e) => {
+                self.system.rollback_to(mark);
+                return Err(e);
+            }
+        };
         self.catalog = Arc::new(read_catalog(&mut self.system)?);
-        self.install()
+        self.install()?;
+        Ok(CatalogChange::decode(&reply)?.outcomes)
     }
 
     pub fn install(&mut self) -> Result<()> {
@@ -118,9 +123,10 @@ impl Database {
 
     pub fn run_prepared(&mut self, prepared: Arc<Prepared>, params: &[Value]) -> Result<Outcome> {
         if let Kind::Ddl(text) = &prepared.kind {
-            self.change(&CatalogChange::Ddl(vec![text.clone()]))?;
+            let mut outcomes = self.change(&CatalogChange::Ddl(vec![text.clone()]))?;
             self.fill_indexes()?;
-            return Ok(Outcome::default());
+            let outcome = outcomes.pop();
+            return outcome.ok_or_else(|| Error::internal("no outcome"));
         }
         let txn = SqlTransaction::new(vec![(prepared, params.to_vec())], "test");
         let reply = self.transact(&txn)?;

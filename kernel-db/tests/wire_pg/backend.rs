@@ -247,7 +247,7 @@ fn text(bound: &Bound) -> &str {
         .map_or("", String::as_str)
 }
 
-/// `put P`, `make NAME`, `use NAME`, `alone`, `rows N`, `echo TYPE...`, `fail SQLSTATE`, `refuse SQLSTATE` (the same as a read), `notice`; anything else is an error at its first character.
+/// `put P`, `make NAME`, `use NAME`, `alone`, `rows N`, `echo TYPE...`, `fail SQLSTATE`, `refuse SQLSTATE` (the same as a read), `notice`, `complain` (a notice, then an error); anything else is an error at its first character.
 fn plan(sql: &str, oids: &[u32]) -> Result<Statement> {
     let mut words = sql.split(' ');
     let int = |n: usize| {
@@ -257,10 +257,9 @@ fn plan(sql: &str, oids: &[u32]) -> Result<Statement> {
         }]
     };
     let (params, columns) = match words.next().unwrap_or("") {
-        "put" | "make" | "use" | "alone" | "conflict" | "fail" | "refuse" | "notice" => {
-            (Vec::new(), Vec::new())
-        }
-        "rows" => (Vec::new(), int(0)),
+        "put" | "make" | "use" | "alone" | "conflict" | "fail" | "refuse" | "notice"
+        | "complain" => (Vec::new(), None),
+        "rows" => (Vec::new(), Some(int(0))),
         "echo" => {
             let types: Vec<DataType> = words
                 .map(|w| DataType::from_name(w).expect("a type"))
@@ -276,7 +275,7 @@ fn plan(sql: &str, oids: &[u32]) -> Result<Statement> {
                 data_type: *t,
             };
             let columns = params.iter().map(column).collect();
-            (params, columns)
+            (params, Some(columns))
         }
         other => {
             return Err(Error::new("42601", format!("syntax error at or near \"{other}\"")).at(1));
@@ -296,6 +295,16 @@ fn plan(sql: &str, oids: &[u32]) -> Result<Statement> {
         numbered: !read_only,
         handle: Arc::new(sql.to_owned()),
     })
+}
+
+fn noticed() -> Notice {
+    Notice {
+        severity: "NOTICE".to_owned(),
+        sqlstate: "00000".to_owned(),
+        message: "noticed".to_owned(),
+        detail: Some("in detail".to_owned()),
+        hint: None,
+    }
 }
 
 fn outcome(bound: &Bound) -> Result<Outcome> {
@@ -318,13 +327,8 @@ fn outcome(bound: &Bound) -> Result<Outcome> {
             return Err(Error::new(words.next().unwrap_or(""), "failed as asked")
                 .hint("ask for something else"));
         }
-        "notice" => outcome.notices.push(Notice {
-            severity: "NOTICE".to_owned(),
-            sqlstate: "00000".to_owned(),
-            message: "noticed".to_owned(),
-            detail: None,
-            hint: None,
-        }),
+        "notice" => outcome.notices.push(noticed()),
+        "complain" => return Err(Error::new("P0001", "complained").said(vec![noticed()])),
         _ => {}
     }
     Ok(outcome)

@@ -286,30 +286,30 @@ fn a_local_setting_ends_with_its_transaction() {
     ask(&mut client, "SET statement_timeout = 1000");
     let local = "BEGIN; SET LOCAL statement_timeout = 2000";
     assert_eq!(ask(&mut client, local), "BEGIN SET T");
-    assert_eq!(shown(&mut client, name), "2000");
+    assert_eq!(shown(&mut client, name), "2s");
     ask(&mut client, "SET LOCAL statement_timeout = 3000; COMMIT");
-    assert_eq!(shown(&mut client, name), "1000");
+    assert_eq!(shown(&mut client, name), "1s");
     ask(&mut client, local);
     ask(&mut client, "ROLLBACK");
-    assert_eq!(shown(&mut client, name), "1000");
+    assert_eq!(shown(&mut client, name), "1s");
     // What is set for good in between stays.
     ask(&mut client, local);
     ask(&mut client, "SET statement_timeout = 4000; COMMIT");
-    assert_eq!(shown(&mut client, name), "4000");
+    assert_eq!(shown(&mut client, name), "4s");
     ask(
         &mut client,
         "BEGIN; SET statement_timeout = 5000; SET LOCAL statement_timeout = 6000; COMMIT",
     );
-    assert_eq!(shown(&mut client, name), "5000");
+    assert_eq!(shown(&mut client, name), "5s");
     // Without a block only the rest of a query has something of it.
     assert_eq!(
         ask(&mut client, "SET LOCAL statement_timeout = 7000"),
         "25P01 SET I"
     );
-    assert_eq!(shown(&mut client, name), "5000");
+    assert_eq!(shown(&mut client, name), "5s");
     let replies = client
         .query("SET LOCAL statement_timeout = 7000; SHOW statement_timeout")
         .ask();
-    assert_eq!(crate::raw::rows(&replies)[0], [Some(b"7000".to_vec())]);
-    assert_eq!(shown(&mut client, name), "5000");
+    assert_eq!(crate::raw::rows(&replies)[0], [Some(b"7s".to_vec())]);
+    assert_eq!(shown(&mut client, name), "5s");
 }

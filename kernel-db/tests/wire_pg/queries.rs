@@ -68,6 +68,37 @@ fn a_simple_query_is_one_transaction() {
 }
 
 #[test]
+fn notices_come_before_the_error_of_their_statement() {
+    let server = Server::start();
+    let mut client = Client::connect(server.port);
+    let replies = client.query("put 1; complain; put 2").ask();
+    assert_eq!(kinds(&replies), "CNEZ");
+    assert_eq!(replies[1].field('D').as_deref(), Some("in detail"));
+    let replies = client.run("complain").sync().ask();
+    assert_eq!(kinds(&replies), "12NEZ");
+    assert_eq!(kinds(&client.query("begin; complain").ask()), "CNEZ");
+    assert_eq!(kinds(&client.query("rollback").ask()), "CZ");
+    client.query("set client_min_messages = error").ask();
+    assert_eq!(kinds(&client.query("complain").ask()), "EZ");
+}
+
+#[test]
+fn times_are_shown_in_their_largest_unit() {
+    let server = Server::start();
+    let mut client = Client::connect(server.port);
+    for (given, shown) in [
+        ("30s", "30s"),
+        ("5min", "5min"),
+        ("1500", "1500ms"),
+        ("0", "0"),
+    ] {
+        let text = format!("set statement_timeout = '{given}'; show statement_timeout");
+        let replies = client.query(&text).ask();
+        assert_eq!(rows(&replies), [[Some(shown.as_bytes().to_vec())]]);
+    }
+}
+
+#[test]
 fn an_error_in_a_simple_query_leaves_nothing_and_points_into_the_text() {
     let server = Server::start();
     let mut client = Client::connect(server.port);

@@ -25,10 +25,10 @@ use crate::partition::{Store, Transaction, TxnEnv};
 use crate::sql::catalog::{Catalog, IndexState};
 use crate::sql::prepare::Kind;
 use crate::sql::transaction::{
-    Backfill, CatalogChange, CatalogChanged, InstallSchema, SCHEMA_CHANGED, read_catalog,
+    Backfill, CatalogChange, InstallSchema, SCHEMA_CHANGED, read_catalog,
 };
 use crate::wire::peer::{self, IndexDone, Publish, call, maintain};
-use crate::wire::pg::{Notice, Outcome};
+use crate::wire::pg::Outcome;
 
 /// Rows read by one step of filling an index: a few milliseconds on the core.
 const BACKFILL_ROWS: usize = 500;
@@ -122,7 +122,11 @@ impl Gateway {
             self.spread(deadline).await?;
             self.fill_indexes(deadline).await?;
         }
-        Ok(outcomes(changed))
+        Ok(changed
+            .outcomes
+            .into_iter()
+            .map(super::submit::outcome)
+            .collect())
     }
 
     /// Brings the newest catalogue to every partition and every node.
@@ -280,28 +284,6 @@ fn is_unfinished(catalog: &Catalog, table: u32, index: u16) -> bool {
         .filter(|t| t.id == table)
         .flat_map(|t| &t.indexes)
         .any(|i| i.id == index && i.state == IndexState::WriteOnly)
-}
-
-fn outcomes(changed: CatalogChanged) -> Vec<Outcome> {
-    let mut outcomes: Vec<Outcome> = changed
-        .tags
-        .into_iter()
-        .map(|tag| Outcome {
-            tag,
-            ..Outcome::default()
-        })
-        .collect();
-    if let Some(last) = outcomes.last_mut() {
-        let notice = |message| Notice {
-            severity: "NOTICE".into(),
-            sqlstate: "00000".into(),
-            message,
-            detail: None,
-            hint: None,
-        };
-        last.notices = changed.notices.into_iter().map(notice).collect();
-    }
-    outcomes
 }
 
 /// The transaction that `work` of another node's gateway stands for.

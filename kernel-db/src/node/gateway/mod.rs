@@ -237,7 +237,10 @@ fn statement(plan: &Arc<Plan>) -> Result<pg::Statement> {
     };
     Ok(pg::Statement {
         params: plan.prepared.params.clone(),
-        columns: plan.prepared.columns.iter().map(column).collect(),
+        columns: plan
+            .prepared
+            .returns_rows()
+            .then(|| plan.prepared.columns.iter().map(column).collect()),
         effect: effect(plan),
         numbered: plan.numbered(),
         handle: Arc::clone(plan) as Arc<dyn std::any::Any + Send + Sync>,

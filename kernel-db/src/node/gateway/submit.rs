@@ -24,7 +24,7 @@ use crate::sql::codec;
 use crate::sql::exec;
 use crate::sql::prepare::{Kind, Prepared, Route};
 use crate::sql::transaction::{Outcomes, SCHEMA_CHANGED, SqlTransaction};
-use crate::wire::pg::{Bound, ConnInfo, Failed, Lane, Notice, Outcome};
+use crate::wire::pg::{Bound, ConnInfo, Failed, Lane, Outcome};
 
 /// After the statement timeout: for whoever runs it, here or on another node, to say that it has ended without effect.
 const CANCEL_WAIT: Duration = Duration::from_millis(500);
@@ -459,17 +459,7 @@ pub(super) fn outcome(done: exec::Outcome) -> Outcome {
     Outcome {
         rows: done.rows,
         tag: done.tag,
-        notices: done.notices.into_iter().map(notice).collect(),
-    }
-}
-
-fn notice(n: exec::Notice) -> Notice {
-    Notice {
-        severity: n.severity,
-        sqlstate: n.sqlstate,
-        message: n.message,
-        detail: None,
-        hint: n.hint,
+        notices: done.notices,
     }
 }
 

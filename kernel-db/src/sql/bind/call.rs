@@ -7,6 +7,7 @@ use sqlparser::ast::{
 };
 
 use super::coerce::cast_expr;
+use super::window::check_has_over;
 use super::{Binder, Typed, name_span, object_name, parse};
 use crate::error::{Error, Result};
 use crate::sql::aggregate::{Aggregate, count_star, is_aggregate, resolve_aggregate};
@@ -18,14 +19,17 @@ use crate::sql::functions::{
 use crate::sql::plan::{AggregateCall, CompareOp, Expr, RoutineCall};
 use crate::sql::{DataType, Value};
 
+/// Where neither aggregates nor window functions stand.
+pub const IN_AGGREGATE: &str = "the arguments of an aggregate function";
+
 /// The parts of a call that matter here.
-struct Call<'a> {
-    name: String,
-    args: Vec<&'a ast::Expr>,
-    star: bool,
-    distinct: bool,
-    order: &'a [ast::OrderByExpr],
-    filter: Option<&'a ast::Expr>,
+pub struct Call<'a> {
+    pub name: String,
+    pub args: Vec<&'a ast::Expr>,
+    pub star: bool,
+    pub distinct: bool,
+    pub order: &'a [ast::OrderByExpr],
+    pub filter: Option<&'a ast::Expr>,
 }
 
 fn parts(call: &ast::Function) -> Result<Call<'_>> {
@@ -34,9 +38,6 @@ fn parts(call: &ast::Function) -> Result<Call<'_>> {
         None | Some("public" | "pg_catalog") => name,
         Some(schema) => format!("{schema}.{name}"),
     };
-    if call.over.is_some() {
-        return Err(Error::unsupported("window functions"));
-    }
     if !call.within_group.is_empty() {
         return Err(Error::unsupported("WITHIN GROUP"));
     }
@@ -90,8 +91,11 @@ impl Binder<'_> {
             return self.array_subquery(query);
         }
         let call_parts = parts(call)?;
-        self.call(call_parts)
-            .map_err(|e| self.at(e, name_span(&call.name)))
+        let bound = match &call.over {
+            Some(over) => self.window(&call_parts, over),
+            None => self.call(call_parts),
+        };
+        bound.map_err(|e| self.at(e, name_span(&call.name)))
     }
 
     fn call(&mut self, call: Call<'_>) -> Result<Typed> {
@@ -127,6 +131,7 @@ impl Binder<'_> {
             return self.lookup(lookup, args);
         }
         let types: Vec<DataType> = args.iter().map(|a| a.data_type).collect();
+        check_has_over(&call.name)?;
         if !is_function(&call.name) {
             return Err(does_not_exist(&call.name, &types));
         }
@@ -466,7 +471,7 @@ impl Binder<'_> {
             ));
         }
         if let Some(level) = self.aggregates.last_mut() {
-            level.forbidden = Some("the arguments of an aggregate function");
+            level.forbidden = Some(IN_AGGREGATE);
         }
         let made = self.aggregate_call(call);
         let Some(level) = self.aggregates.last_mut() else {
@@ -485,7 +490,7 @@ impl Binder<'_> {
         Ok(Typed::new(Expr::Aggregate(position), data_type))
     }
 
-    fn aggregate_call(&mut self, call: &Call<'_>) -> Result<AggregateCall> {
+    pub(super) fn aggregate_call(&mut self, call: &Call<'_>) -> Result<AggregateCall> {
         let mut args = Vec::with_capacity(call.args.len());
         for arg in &call.args {
             args.push(self.expr(arg)?);

@@ -49,8 +49,11 @@ impl Dialect for Grammar {
         POSTGRES.is_identifier_part(ch)
     }
 
+    /// Words that are no name in PostgreSQL: what begins with one is not read again as a name when it does not parse, which
+    /// would hide that it is nested too deeply.
     fn is_reserved_for_identifier(&self, keyword: Keyword) -> bool {
-        POSTGRES.is_reserved_for_identifier(keyword)
+        matches!(keyword, Keyword::CASE | Keyword::CAST | Keyword::NOT)
+            || POSTGRES.is_reserved_for_identifier(keyword)
     }
 
     fn is_custom_operator_part(&self, ch: char) -> bool {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sqlparser::ast::{self, JoinConstraint, JoinOperator, TableFactor};
 
+use super::recursive::CteOf;
 use super::scope::ScopeTable;
 use super::{Binder, Typed, ident, name_span, object_name};
 use crate::error::{Error, Result};
@@ -264,7 +265,7 @@ impl Binder<'_> {
     ) -> Result<Factor> {
         let (schema, plain) = object_name(name)?;
         if schema.is_none()
-            && let Some(position) = self.ctes.iter().rposition(|(n, _)| *n == plain)
+            && let Some(position) = self.ctes.iter().rposition(|c| c.name == plain)
         {
             return self.cte(position, alias);
         }
@@ -313,9 +314,29 @@ impl Binder<'_> {
 
     /// A WITH query is bound anew at each use; it sees only those before it.
     fn cte(&mut self, position: usize, alias: Option<&ast::TableAlias>) -> Result<Factor> {
+        if let CteOf::Working { id, columns, uses } = &mut self.ctes[position].of {
+            *uses += 1;
+            let (id, columns) = (*id, columns.clone());
+            let name = self.ctes[position].name.clone();
+            let mut factor = Factor {
+                visible: columns.len(),
+                columns,
+                source: Source::Working {
+                    id,
+                    name: name.clone(),
+                },
+                alias: name,
+            };
+            rename(&mut factor, alias)?;
+            return Ok(factor);
+        }
         let hidden = self.ctes.split_off(position);
-        let cte = hidden[0].1.clone();
-        let made = self.derived(&cte.query, false, Some(&cte.alias));
+        let made = match &hidden[0].of {
+            CteOf::Query { cte, recursive } => self.derived_by(false, Some(&cte.alias), |binder| {
+                binder.with_query(cte, *recursive)
+            }),
+            CteOf::Working { .. } => Err(Error::internal("a query inside of itself")),
+        };
         self.ctes.extend(hidden);
         let mut factor = made?;
         rename(&mut factor, alias)?;
@@ -328,13 +349,22 @@ impl Binder<'_> {
         lateral: bool,
         alias: Option<&ast::TableAlias>,
     ) -> Result<Factor> {
+        self.derived_by(lateral, alias, |binder| binder.query(query))
+    }
+
+    fn derived_by(
+        &mut self,
+        lateral: bool,
+        alias: Option<&ast::TableAlias>,
+        bind: impl FnOnce(&mut Self) -> Result<Query>,
+    ) -> Result<Factor> {
         // Without LATERAL the tables beside it are not seen.
         let beside = if lateral {
             None
         } else {
             Some(std::mem::take(self.scope()?))
         };
-        let bound = self.query(query);
+        let bound = bind(self);
         if let Some(beside) = beside {
             *self.scope()? = beside;
         }

@@ -28,15 +28,13 @@ impl Binder<'_> {
     }
 }
 
-/// Rewrites `exprs`; may add keys that are decided by the others. True if there are subqueries among them.
-pub fn regroup<'e>(
-    exprs: impl Iterator<Item = &'e mut Expr>,
+/// Rewrites `exprs`; may add keys that are decided by the others.
+pub fn regroup(
+    mut exprs: Vec<&mut Expr>,
     keys: &mut Vec<Expr>,
     dependent: &[usize],
     name: impl Fn(usize) -> String,
-) -> Result<bool> {
-    let mut exprs: Vec<&mut Expr> = exprs.collect();
-    let mut subquery = false;
+) -> Result<()> {
     for expr in &exprs {
         expr.columns(&mut |c| {
             if dependent.contains(&c)
@@ -45,13 +43,12 @@ pub fn regroup<'e>(
                 keys.push(Expr::Column(c));
             }
         });
-        expr.walk(&mut |e| subquery |= matches!(e, Expr::Subquery { .. }));
     }
     let shown: Vec<String> = keys.iter().map(|k| format!("{k:?}")).collect();
     for expr in &mut exprs {
         rewrite(expr, &shown, &name)?;
     }
-    Ok(subquery)
+    Ok(())
 }
 
 fn rewrite(expr: &mut Expr, keys: &[String], name: &dyn Fn(usize) -> String) -> Result<()> {

@@ -15,6 +15,7 @@ mod group;
 mod names;
 pub mod parse;
 mod query;
+mod recursive;
 mod rewrite;
 mod row_locks;
 mod scope;
@@ -22,6 +23,7 @@ mod select;
 mod session;
 mod subquery;
 mod system;
+mod window;
 mod write;
 
 use std::collections::HashMap;
@@ -32,11 +34,12 @@ use sqlparser::ast::{self, SetExpr, Statement};
 use sqlparser::tokenizer::Span;
 
 use super::catalog::Catalog;
-use super::plan::{AggregateCall, Expr, Plan, Routing, sites};
-use super::prepare::{Column, Kind, ParamScope, Prepared, PreparedExpr};
+use super::plan::{AggregateCall, Expr, Plan, Routing, WindowCall, sites};
+use super::prepare::{Column, Kind, Name, ParamScope, Prepared, PreparedExpr};
 use super::{DataType, explain};
 use crate::error::{Error, Result};
 pub use as_of::{moment, stamp};
+use recursive::Cte;
 use scope::Scope;
 
 /// How deep queries and expressions may nest.
@@ -55,25 +58,32 @@ impl Typed {
     }
 }
 
-/// Aggregates met while a query level is bound.
+/// Aggregates and window functions met while a query level is bound.
 #[derive(Default)]
 struct Aggregates {
     calls: Vec<AggregateCall>,
     /// Where aggregates are not allowed, the name of the place.
     forbidden: Option<&'static str>,
+    windows: Vec<WindowCall>,
+    /// Where window functions are not allowed but aggregates are, the message that says so.
+    no_windows: Option<&'static str>,
+    /// The WINDOW clause.
+    named_windows: Vec<ast::NamedWindowDefinition>,
 }
 
 pub(super) struct Binder<'a> {
     catalog: &'a Arc<Catalog>,
     text: Option<&'a str>,
     params: Vec<Option<DataType>>,
-    names: &'a HashMap<String, usize>,
+    names: &'a HashMap<String, Name>,
     positional: Vec<usize>,
     /// `$n` beyond the known ones makes a new parameter.
     growable: bool,
     scopes: Vec<Scope>,
     aggregates: Vec<Aggregates>,
-    ctes: Vec<(String, ast::Cte)>,
+    ctes: Vec<Cte>,
+    /// For the next query that refers to itself.
+    next_working: usize,
     depth: usize,
     writes: bool,
     /// Of the columns that the next SELECT's rows go into.
@@ -190,7 +200,7 @@ impl<'a> Binder<'a> {
     fn new(
         catalog: &'a Arc<Catalog>,
         params: Vec<Option<DataType>>,
-        names: &'a HashMap<String, usize>,
+        names: &'a HashMap<String, Name>,
         positional: Vec<usize>,
     ) -> Self {
         Self {
@@ -203,6 +213,7 @@ impl<'a> Binder<'a> {
             scopes: Vec::new(),
             aggregates: Vec::new(),
             ctes: Vec::new(),
+            next_working: 0,
             depth: 0,
             writes: false,
             target_types: Vec::new(),

@@ -8,7 +8,7 @@ use super::select::{ordinal, sort_key};
 use super::{Binder, Typed, ident};
 use crate::error::{Error, Result};
 use crate::sql::cast::{self, CastContext};
-use crate::sql::plan::{Expr, Query, QueryBody, SetKind};
+use crate::sql::plan::{Expr, JoinKind, Query, QueryBody, SetKind, Source, Step};
 use crate::sql::prepare::Column;
 use crate::sql::{DataType, Value};
 
@@ -20,28 +20,6 @@ impl Binder<'_> {
         self.ctes.truncate(ctes);
         self.depth -= 1;
         bound
-    }
-
-    pub(super) fn with(&mut self, query: &ast::Query) -> Result<()> {
-        let Some(with) = &query.with else {
-            return Ok(());
-        };
-        if with.recursive {
-            return Err(Error::unsupported("WITH RECURSIVE"));
-        }
-        for cte in &with.cte_tables {
-            if !matches!(
-                cte.query.body.as_ref(),
-                SetExpr::Select(_)
-                    | SetExpr::Values(_)
-                    | SetExpr::Query(_)
-                    | SetExpr::SetOperation { .. }
-            ) {
-                return Err(Error::unsupported("a statement that writes inside of WITH"));
-            }
-            self.ctes.push((ident(&cte.alias.name), cte.clone()));
-        }
-        Ok(())
     }
 
     fn query_body(&mut self, query: &ast::Query) -> Result<Query> {
@@ -213,7 +191,7 @@ impl Binder<'_> {
         Ok(plain(body, columns))
     }
 
-    fn set_side(&mut self, side: &SetExpr) -> Result<Query> {
+    pub(super) fn set_side(&mut self, side: &SetExpr) -> Result<Query> {
         self.enter()?;
         let made = match side {
             SetExpr::Select(select) => self.select(select, &[], false),
@@ -262,16 +240,45 @@ impl Binder<'_> {
     }
 }
 
-fn plain(body: QueryBody, columns: Vec<Column>) -> Query {
+pub(super) fn plain(body: QueryBody, columns: Vec<Column>) -> Query {
     Query {
         body,
         columns,
         distinct: false,
+        distinct_on: Vec::new(),
         sort: Vec::new(),
         limit: None,
         offset: None,
         locks: Vec::new(),
     }
+}
+
+/// A query that selects from this one, with its columns cast: for one whose own rows must stay as they are.
+fn around(query: Query, types: &[DataType]) -> Query {
+    let columns = query.columns.clone();
+    let width = columns.len();
+    let step = Step {
+        source: Source::Query(Box::new(query)),
+        kind: JoinKind::Inner,
+        offset: 0,
+        width,
+        on: None,
+        after: None,
+        hash: None,
+        keep: false,
+        site: None,
+        each: None,
+        early: Vec::new(),
+    };
+    let body = QueryBody::Select {
+        steps: vec![step],
+        filter: None,
+        grouping: None,
+        windows: Vec::new(),
+        project: (0..width).map(Expr::Column).collect(),
+        known: Vec::new(),
+    };
+    cast_columns(plain(body, columns), types)
 }
 
 /// Casts the only column of a query.
@@ -323,6 +330,7 @@ pub fn cast_columns(mut query: Query, types: &[DataType]) -> Query {
                 **side = cast_columns(taken, types);
             }
         }
+        QueryBody::Recursive(_) => return around(query, types),
     }
     for (column, to) in query.columns.iter_mut().zip(types) {
         column.data_type = *to;

@@ -162,17 +162,23 @@ impl Binder<'_> {
                     format!("{what} is not allowed with {with}"),
                 ))
             };
-            if bound.distinct {
+            if bound.distinct || !bound.distinct_on.is_empty() {
                 return refused("DISTINCT clause");
             }
             let QueryBody::Select {
-                steps, grouping, ..
+                steps,
+                grouping,
+                windows,
+                ..
             } = &bound.body
             else {
                 return refused("UNION/INTERSECT/EXCEPT or VALUES");
             };
             if grouping.is_some() {
                 return refused("GROUP BY clause or aggregate functions");
+            }
+            if !windows.is_empty() {
+                return refused("window functions");
             }
             let wait = match clause.nonblock {
                 None => WaitPolicy::Wait,

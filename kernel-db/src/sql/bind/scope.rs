@@ -4,8 +4,9 @@ use sqlparser::ast;
 
 use super::{Binder, Typed, ident};
 use crate::error::{Error, Result};
-use crate::sql::DataType;
 use crate::sql::plan::Expr;
+use crate::sql::prepare::Name;
+use crate::sql::{DataType, Value};
 
 /// A table of FROM under its alias.
 #[derive(Clone, Debug)]
@@ -71,14 +72,19 @@ impl Binder<'_> {
 
     /// A variable of the procedure.
     fn variable(&self, name: &str) -> Option<Typed> {
-        let slot = *self.names.get(name)?;
-        let data_type = self
-            .params
-            .get(slot)
-            .copied()
-            .flatten()
-            .unwrap_or(DataType::Unknown);
-        Some(Typed::new(Expr::Param(slot), data_type))
+        Some(match self.names.get(name)? {
+            Name::Slot(slot) => {
+                let data_type = self.params.get(*slot).copied().flatten();
+                Typed::new(Expr::Param(*slot), data_type.unwrap_or(DataType::Unknown))
+            }
+            Name::Row(slots) if slots.is_empty() => {
+                Typed::new(Expr::Const(Value::Null), DataType::Record)
+            }
+            Name::Row(slots) => {
+                let fields = slots.iter().map(|slot| Expr::Param(*slot));
+                Typed::new(Expr::Row(fields.collect()), DataType::Record)
+            }
+        })
     }
 
     /// An unqualified name: a column of the nearest level that has it, or a variable; both is 42702 as in PostgreSQL.
@@ -143,6 +149,16 @@ impl Binder<'_> {
         }
         if let Some(variable) = self.variable(&names.join(".")) {
             return Ok(variable);
+        }
+        if let Some(Name::Row(fields)) = self.names.get(table) {
+            let error = match fields.is_empty() {
+                true => Error::new("55000", format!("record \"{table}\" is not assigned yet")),
+                false => {
+                    let message = format!("record \"{table}\" has no field \"{column}\"");
+                    Error::new("42703", message)
+                }
+            };
+            return Err(self.at(error, span));
         }
         let error = Error::new(
             "42P01",

@@ -10,7 +10,7 @@ use super::{Aggregates, Binder, Typed, ident, object_name};
 use crate::error::{Error, Result};
 use crate::sql::DataType;
 use crate::sql::plan::choose::{self, Order};
-use crate::sql::plan::{Expr, Grouping, Query, QueryBody, SortKey};
+use crate::sql::plan::{Expr, Grouping, Query, QueryBody, SortKey, Step, SubqueryKind, WindowCall};
 use crate::sql::prepare::Column;
 
 /// Columns of one result.
@@ -29,6 +29,7 @@ struct Bound {
     keys: Vec<Expr>,
     having: Option<Expr>,
     distinct: bool,
+    distinct_on: Vec<usize>,
     sort: Vec<SortKey>,
 }
 
@@ -42,13 +43,16 @@ impl Binder<'_> {
         if select.into.is_some() {
             return Err(Error::unsupported("SELECT INTO").hint("use INSERT INTO ... SELECT"));
         }
-        if select.qualify.is_some() || !select.named_window.is_empty() {
-            return Err(Error::unsupported("window functions"));
+        if select.qualify.is_some() {
+            return Err(Error::unsupported("QUALIFY").hint("put the SELECT into FROM"));
         }
         // Of this SELECT, and of none that it holds.
         let types = std::mem::take(&mut self.target_types);
         self.scopes.push(Scope::default());
-        self.aggregates.push(Aggregates::default());
+        self.aggregates.push(Aggregates {
+            named_windows: select.named_window.clone(),
+            ..Aggregates::default()
+        });
         let bound = self.select_in_scope(select, order, limited, &types);
         self.scopes.pop();
         self.aggregates.pop();
@@ -88,6 +92,7 @@ impl Binder<'_> {
         self.forbid(Some("GROUP BY"));
         let keys = self.group_keys(select, &selected)?;
         self.forbid(None);
+        self.forbid_windows(Some("window functions are not allowed in HAVING"));
         let having = match &select.having {
             Some(having) => {
                 let bound = self.expr(having)?;
@@ -95,18 +100,20 @@ impl Binder<'_> {
             }
             None => None,
         };
-        let distinct = match &select.distinct {
-            None | Some(ast::Distinct::All) => false,
-            Some(ast::Distinct::Distinct) => true,
-            Some(ast::Distinct::On(_)) => return Err(Error::unsupported("DISTINCT ON")),
-        };
+        self.forbid_windows(None);
+        let distinct = matches!(select.distinct, Some(ast::Distinct::Distinct));
         let sort = self.sort_keys(order, &mut selected, distinct)?;
+        let distinct_on = match &select.distinct {
+            Some(ast::Distinct::On(list)) => self.distinct_on(list, &mut selected, &sort)?,
+            _ => Vec::new(),
+        };
         let bound = Bound {
             from,
             selected,
             keys,
             having,
             distinct,
+            distinct_on,
             sort,
         };
         self.plan_select(bound, limited)
@@ -123,27 +130,26 @@ impl Binder<'_> {
         let Bound {
             mut from,
             selected,
-            mut keys,
-            mut having,
+            keys,
+            having,
             distinct,
+            distinct_on,
             mut sort,
         } = bound;
-        let calls = std::mem::take(
-            &mut self
-                .aggregates
-                .last_mut()
-                .ok_or_else(|| Error::internal("no query level"))?
-                .calls,
-        );
+        let level = self.aggregates.last_mut();
+        let level = level.ok_or_else(|| Error::internal("no query level"))?;
+        let calls = std::mem::take(&mut level.calls);
+        let mut windows = std::mem::take(&mut level.windows);
         let grouped = !keys.is_empty() || !calls.is_empty() || having.is_some();
         let Selected {
             mut project,
             columns,
         } = selected;
-        let wanted = wanted_order(&sort, &project).filter(|_| !grouped);
+        let plain = !grouped && windows.is_empty();
+        let wanted = wanted_order(&sort, &project).filter(|_| plain);
         let types = self.row_types()?;
-        let limited = limited && !grouped;
-        let mut planned = choose::plan(
+        let limited = limited && plain;
+        let planned = choose::plan(
             &mut from.steps,
             from.conditions,
             wanted.as_ref(),
@@ -153,26 +159,26 @@ impl Binder<'_> {
         if planned.sorted && wanted.is_some() {
             sort.clear();
         }
-        let grouping = if grouped {
-            let dependent = self.dependent_columns(&from.steps, &keys)?;
-            let all = project.iter_mut().chain(having.iter_mut());
-            let had_subquery =
-                regroup(all, &mut keys, &dependent, |place| self.column_name(place))?;
-            if had_subquery {
-                planned.known.clear();
-            }
-            Some(Grouping {
+        let mut width = types.len();
+        let mut grouping = None;
+        if grouped {
+            let mut made = Grouping {
                 keys,
                 calls,
                 having,
-            })
-        } else {
-            None
-        };
+            };
+            self.regroup(&from.steps, &mut made, &mut project, &mut windows)?;
+            width = made.keys.len() + made.calls.len();
+            grouping = Some(made);
+        }
+        for expr in &mut project {
+            window_places(expr, width);
+        }
         let body = QueryBody::Select {
             steps: from.steps,
             filter: planned.filter,
             grouping,
+            windows,
             project,
             known: planned.known,
         };
@@ -180,11 +186,30 @@ impl Binder<'_> {
             body,
             columns,
             distinct,
+            distinct_on,
             sort,
             limit: None,
             offset: None,
             locks: Vec::new(),
         })
+    }
+
+    /// What stands above the grouping sees the group's row.
+    fn regroup(
+        &mut self,
+        steps: &[Step],
+        grouping: &mut Grouping,
+        project: &mut [Expr],
+        windows: &mut [WindowCall],
+    ) -> Result<()> {
+        let dependent = self.dependent_columns(steps, &grouping.keys)?;
+        let having = grouping.having.iter_mut();
+        let mut all: Vec<&mut Expr> = project.iter_mut().chain(having).collect();
+        for window in windows {
+            window.row_expressions(&mut |e| all.push(e));
+        }
+        let name = |place| self.column_name(place);
+        regroup(all, &mut grouping.keys, &dependent, name)
     }
 
     /// `SELECT f(...)` alone, of a function that returns rows: read as `SELECT * FROM f(...)`.
@@ -369,8 +394,15 @@ impl Binder<'_> {
             keys.push(self.settle(bound)?.expr);
         }
         for key in &keys {
-            let mut aggregate = false;
-            key.walk(&mut |e| aggregate |= matches!(e, Expr::Aggregate(_)));
+            let (mut aggregate, mut window) = (false, false);
+            key.walk(&mut |e| {
+                aggregate |= matches!(e, Expr::Aggregate(_));
+                window |= matches!(e, Expr::Window(_));
+            });
+            if window {
+                let message = "window functions are not allowed in GROUP BY";
+                return Err(Error::new("42P20", message));
+            }
             if aggregate {
                 return Err(Error::new(
                     "42803",
@@ -395,29 +427,56 @@ impl Binder<'_> {
                 None => {
                     let bound = self.expr(&key.expr)?;
                     let expr = self.settle(bound)?.expr;
-                    let shown = format!("{expr:?}");
-                    match selected
-                        .project
-                        .iter()
-                        .position(|p| format!("{p:?}") == shown)
-                    {
-                        Some(position) => position,
-                        None if distinct => {
-                            return Err(Error::new(
-                                "42P10",
-                                "for SELECT DISTINCT, ORDER BY expressions must appear in select list",
-                            ));
-                        }
-                        None => {
-                            selected.project.push(expr);
-                            selected.project.len() - 1
-                        }
+                    let place = selected.place_of(expr);
+                    if distinct && place >= selected.columns.len() {
+                        return Err(Error::new(
+                            "42P10",
+                            "for SELECT DISTINCT, ORDER BY expressions must appear in select list",
+                        ));
                     }
+                    place
                 }
             };
             sort.push(sort_key(position, &key.options));
         }
         Ok(sort)
+    }
+
+    /// DISTINCT ON: places of its expressions, which ORDER BY must begin with.
+    fn distinct_on(
+        &mut self,
+        list: &[ast::Expr],
+        selected: &mut Selected,
+        sort: &[SortKey],
+    ) -> Result<Vec<usize>> {
+        let mut places: Vec<usize> = Vec::with_capacity(list.len());
+        for e in list {
+            let place = match self.sort_position(e, selected)? {
+                Some(place) => place,
+                None => {
+                    let bound = self.expr(e)?;
+                    let expr = self.settle(bound)?.expr;
+                    selected.place_of(expr)
+                }
+            };
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        }
+        let mut leading: Vec<usize> = Vec::new();
+        for key in sort {
+            let new = !leading.contains(&key.column);
+            if new && !places.contains(&key.column) && leading.len() < places.len() {
+                return Err(Error::new(
+                    "42P10",
+                    "SELECT DISTINCT ON expressions must match initial ORDER BY expressions",
+                ));
+            }
+            if new {
+                leading.push(key.column);
+            }
+        }
+        Ok(places)
     }
 
     /// A position or the name of an output column.
@@ -449,6 +508,33 @@ impl Selected {
     fn append(&mut self, other: Selected) {
         self.project.extend(other.project);
         self.columns.extend(other.columns);
+    }
+
+    /// Where the expression is, as a hidden column if it is not selected.
+    fn place_of(&mut self, expr: Expr) -> usize {
+        let shown = format!("{expr:?}");
+        let found = self.project.iter().position(|p| format!("{p:?}") == shown);
+        found.unwrap_or_else(|| {
+            self.project.push(expr);
+            self.project.len() - 1
+        })
+    }
+}
+
+/// Results of window calls become places behind the row of `width` places.
+fn window_places(expr: &mut Expr, width: usize) {
+    match expr {
+        Expr::Window(i) => *expr = Expr::Column(width + *i),
+        other => {
+            if let Expr::Subquery {
+                kind: SubqueryKind::In { expr, .. },
+                ..
+            } = other
+            {
+                return window_places(expr, width);
+            }
+            other.children_mut(&mut |e| window_places(e, width));
+        }
     }
 }
 

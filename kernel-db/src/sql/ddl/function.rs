@@ -41,7 +41,8 @@ impl Change {
         // function for servers that do not have it.
         if is_built_in(&def.name, &types) {
             let name = &def.name;
-            self.skip(format!("function \"{name}\" is built in, skipping"));
+            let message = format!("function \"{name}\" is built in, skipping");
+            self.skip("00000", message);
             return Ok(());
         }
         let existing = self
@@ -209,7 +210,7 @@ impl Change {
                     self.changed = true;
                 }
                 [] if drop.if_exists => {
-                    self.skip(format!("function {name} does not exist, skipping"))
+                    self.skip("00000", format!("function {name} does not exist, skipping"))
                 }
                 [] => {
                     return Err(Error::new(

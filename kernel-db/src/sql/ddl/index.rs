@@ -32,7 +32,7 @@ impl Change {
             }
         };
         if create.if_not_exists && self.check_free(&name).is_err() {
-            self.skip(format!("relation \"{name}\" already exists, skipping"));
+            self.skip_existing(&name);
             return Ok(());
         }
         self.check_free(&name)?;

@@ -14,9 +14,9 @@ use sqlparser::ast::{ObjectName, ObjectType, Statement};
 
 use super::bind::{object_name, parse};
 use super::catalog::{Catalog, Dropped, IndexState, Table};
+use super::exec::Outcome;
+use crate::error::{Error, Notice, Result};
 use sequence::largest_value;
-
-use crate::error::{Error, Result};
 
 /// True for statements that change the catalogue.
 pub fn is_ddl(statement: &Statement) -> bool {
@@ -37,8 +37,10 @@ pub fn is_ddl(statement: &Statement) -> bool {
 pub struct Change {
     catalog: Catalog,
     changed: bool,
-    tags: Vec<String>,
-    notices: Vec<String>,
+    /// What the statements so far are answered.
+    done: Vec<Outcome>,
+    /// Of the statement under way.
+    notices: Vec<Notice>,
     /// Tables made by this change: they are empty, so their indexes need no filling.
     fresh: Vec<u32>,
 }
@@ -48,18 +50,18 @@ impl Change {
         Self {
             catalog,
             changed: false,
-            tags: Vec::new(),
+            done: Vec::new(),
             notices: Vec::new(),
             fresh: Vec::new(),
         }
     }
 
-    /// The new catalogue (the old version if nothing changed), command tags, notices.
-    pub fn finish(mut self) -> Result<(Catalog, Vec<String>, Vec<String>)> {
+    /// The new catalogue (the old version if nothing changed), and what each statement is answered.
+    pub fn finish(mut self) -> Result<(Catalog, Vec<Outcome>)> {
         if self.changed {
             self.catalog.bump();
         }
-        Ok((self.catalog, self.tags, self.notices))
+        Ok((self.catalog, self.done))
     }
 
     /// The body of a DO, as a function. What of it PostgreSQL would only find when it runs is found there too.
@@ -72,15 +74,24 @@ impl Change {
         self.catalog
     }
 
-    /// Command tags of the statements applied so far.
-    pub fn tags(&self) -> &[String] {
-        &self.tags
+    /// What the statements applied so far are answered.
+    pub fn done(&self) -> &[Outcome] {
+        &self.done
     }
 
     pub fn apply(&mut self, text: &str) -> Result<()> {
         for (statement, _) in parse::parse_many(text)? {
-            let tag = self.statement(&statement)?;
-            self.tags.push(tag.to_string());
+            let tag = self.statement(&statement);
+            let notices = std::mem::take(&mut self.notices);
+            let tag = match tag {
+                Ok(tag) => tag.to_string(),
+                Err(error) => return Err(error.said(notices)),
+            };
+            self.done.push(Outcome {
+                tag,
+                notices,
+                ..Outcome::default()
+            });
         }
         Ok(())
     }
@@ -140,8 +151,23 @@ impl Change {
         Arc::new(self.catalog.clone())
     }
 
-    fn skip(&mut self, message: String) {
-        self.notices.push(message);
+    /// A statement that had nothing to do.
+    fn skip(&mut self, sqlstate: &str, message: String) {
+        self.notices.push(Notice {
+            severity: "NOTICE".to_string(),
+            sqlstate: sqlstate.to_string(),
+            message,
+            detail: None,
+            hint: None,
+        });
+    }
+
+    /// IF NOT EXISTS, and it does.
+    fn skip_existing(&mut self, name: &str) {
+        self.skip(
+            "42P07",
+            format!("relation \"{name}\" already exists, skipping"),
+        );
     }
 
     /// Schema `public` and the name; other schemas cannot be written to.
@@ -197,7 +223,10 @@ impl Change {
             };
             match (dropped, if_exists) {
                 (true, _) => self.changed = true,
-                (false, true) => self.skip(format!("{what} \"{name}\" does not exist, skipping")),
+                (false, true) => self.skip(
+                    "00000",
+                    format!("{what} \"{name}\" does not exist, skipping"),
+                ),
                 (false, false) => {
                     let code = if object_type == ObjectType::Index {
                         "42704"

@@ -19,7 +19,7 @@ impl Change {
     ) -> Result<()> {
         let name = Self::own_name(name)?;
         if if_not_exists && self.catalog.sequence(&name).is_some() {
-            self.skip(format!("relation \"{name}\" already exists, skipping"));
+            self.skip_existing(&name);
             return Ok(());
         }
         self.check_free(&name)?;

@@ -38,7 +38,7 @@ impl Change {
                 .hint("the first column of the primary key is the partition key"));
         }
         if create.if_not_exists && self.catalog.table(Some("public"), &name).is_some() {
-            self.skip(format!("relation \"{name}\" already exists, skipping"));
+            self.skip_existing(&name);
             return Ok(());
         }
         self.check_free(&name)?;

@@ -8,14 +8,18 @@ mod backfill;
 mod eval;
 pub(super) mod keys;
 mod query;
+mod recursive;
 pub(super) mod reply;
 mod routine;
 mod row_locks;
 mod scan;
 mod steps;
 mod truth;
+mod window;
 mod write;
 
+use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::catalog::Catalog;
@@ -23,6 +27,7 @@ pub use super::catalog::SystemTables;
 use super::functions::FnCtx;
 use super::plan::{Expr, Plan};
 use super::{DataType, Value};
+pub use crate::error::Notice;
 use crate::error::{Error, Result};
 use crate::partition::{Store, TxnEnv};
 pub use backfill::run as backfill;
@@ -31,17 +36,6 @@ pub use routine::compile_sql_function;
 
 /// Calls of functions within functions.
 pub const CALL_DEPTH_MAX: u32 = 64;
-
-/// A message to the client that is no error (RAISE NOTICE).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
-    /// NOTICE, WARNING, INFO, LOG or DEBUG.
-    pub severity: String,
-    pub sqlstate: String,
-    pub message: String,
-    pub detail: Option<String>,
-    pub hint: Option<String>,
-}
 
 /// What a statement gave.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -65,6 +59,8 @@ pub struct ExecCtx<'a> {
     depth: u32,
     /// Last values of sequences in this transaction, by sequence id.
     current: Vec<(u32, i64)>,
+    /// Rows of the last round of each recursive query under way.
+    working: HashMap<usize, Rc<Vec<Vec<Value>>>>,
 }
 
 impl<'a> ExecCtx<'a> {
@@ -82,6 +78,7 @@ impl<'a> ExecCtx<'a> {
             notices: Vec::new(),
             depth: 0,
             current: Vec::new(),
+            working: HashMap::new(),
         }
     }
 

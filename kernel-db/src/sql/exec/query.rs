@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use super::eval::{eval, eval_all};
 use super::truth::truth;
-use super::{ExecCtx, Frame, row_locks, steps};
+use super::{ExecCtx, Frame, recursive, row_locks, steps, window};
 use crate::error::{Error, Result};
 use crate::sql::Value;
 use crate::sql::aggregate::State;
@@ -41,7 +41,17 @@ pub fn run(
     }
     let width = query.columns.len();
     let mut seen: Option<HashSet<GroupKey>> = query.distinct.then(HashSet::new);
+    let mut firsts: HashSet<GroupKey> = HashSet::new();
     let mut last = |ctx: &mut ExecCtx<'_>, mut row: Vec<Value>| {
+        if !query.distinct_on.is_empty() {
+            if firsts.len() >= ROWS_MAX {
+                return Err(too_many("DISTINCT ON"));
+            }
+            let key = query.distinct_on.iter().map(|place| &row[*place]);
+            if !firsts.insert(GroupKey::new(key)) {
+                return Ok(true);
+            }
+        }
         if skip > 0 {
             skip -= 1;
             return Ok(true);
@@ -120,7 +130,7 @@ fn order(a: &[Value], b: &[Value], keys: &[SortKey]) -> Ordering {
     Ordering::Equal
 }
 
-fn compare_key(a: &Value, b: &Value, desc: bool, nulls_first: bool) -> Ordering {
+pub(super) fn compare_key(a: &Value, b: &Value, desc: bool, nulls_first: bool) -> Ordering {
     match (a.is_null(), b.is_null()) {
         (true, true) => Ordering::Equal,
         (true, false) if nulls_first => Ordering::Less,
@@ -156,13 +166,18 @@ fn body(
             kind,
             all,
         } => set_operation(left, right, *kind, *all, frame, ctx, sink),
+        QueryBody::Recursive(query) => recursive::run(query, frame, ctx, sink),
         QueryBody::Select {
             steps,
             filter,
             grouping,
+            windows,
             project,
             ..
         } => {
+            if !windows.is_empty() {
+                return windowed(query, frame, ctx, sink);
+            }
             if let Some(filter) = filter
                 && truth(filter, frame, ctx)? != Some(true)
             {
@@ -185,6 +200,55 @@ fn body(
             Ok(())
         }
     }
+}
+
+/// Rows of FROM, or of its groups, with the results of window functions behind them.
+fn windowed(
+    query: &Query,
+    frame: &Frame<'_>,
+    ctx: &mut ExecCtx<'_>,
+    sink: &mut Sink<'_>,
+) -> Result<()> {
+    let QueryBody::Select {
+        steps,
+        filter,
+        grouping,
+        windows,
+        project,
+        ..
+    } = &query.body
+    else {
+        return Err(Error::internal("windows outside of a SELECT"));
+    };
+    let mut rows: Vec<Vec<Value>> = Vec::new();
+    let mut keep = |row: Vec<Value>| {
+        if rows.len() >= ROWS_MAX {
+            return Err(too_many("a window function"));
+        }
+        rows.push(row);
+        Ok(true)
+    };
+    let nothing = match filter {
+        Some(filter) => truth(filter, frame, ctx)? != Some(true),
+        None => false,
+    };
+    if let Some(grouping) = grouping {
+        group_rows(steps, nothing, grouping, frame, ctx, &mut |_, row| {
+            keep(row)
+        })?;
+    } else if !nothing {
+        let _ = steps::run(steps, frame, ctx, &mut |_, row| {
+            keep(row.to_vec()).map(|_| ControlFlow::Continue(()))
+        })?;
+    }
+    window::extend(&mut rows, windows, frame, ctx)?;
+    for row in rows {
+        let made = eval_all(project, &frame.with_row(&row), ctx)?;
+        if !sink(ctx, made)? {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn set_operation(
@@ -322,6 +386,21 @@ fn grouped(
     ctx: &mut ExecCtx<'_>,
     sink: &mut Sink<'_>,
 ) -> Result<()> {
+    group_rows(steps, nothing, grouping, frame, ctx, &mut |ctx, row| {
+        let made = eval_all(project, &frame.with_row(&row), ctx)?;
+        sink(ctx, made)
+    })
+}
+
+/// Rows of the groups that HAVING lets through: keys, then aggregates.
+fn group_rows(
+    steps: &[crate::sql::plan::Step],
+    nothing: bool,
+    grouping: &Grouping,
+    frame: &Frame<'_>,
+    ctx: &mut ExecCtx<'_>,
+    sink: &mut Sink<'_>,
+) -> Result<()> {
     let mut places: HashMap<GroupKey, usize> = HashMap::new();
     let mut groups: Vec<Group> = Vec::new();
     if grouping.keys.is_empty() {
@@ -356,8 +435,7 @@ fn grouped(
         {
             continue;
         }
-        let made = eval_all(project, &frame, ctx)?;
-        if !sink(ctx, made)? {
+        if !sink(ctx, row)? {
             break;
         }
     }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::sql::cast::{self, CastContext};
 use crate::sql::catalog::{ArgMode, Catalog, FunctionDef, Procedure, Returned};
 use crate::sql::plan::Routing;
-use crate::sql::prepare::{Kind, ParamScope, Prepared, parse_many, prepare_ast};
+use crate::sql::prepare::{Kind, Name, ParamScope, Prepared, parse_many, prepare_ast};
 use crate::sql::{DataType, Value};
 
 #[derive(Debug)]
@@ -37,10 +37,10 @@ pub fn compile_sql_function(
         scope.types.push(Some(arg.data_type));
         scope.positional.push(slot);
         if !arg.name.is_empty() {
-            scope.names.insert(arg.name.clone(), slot);
+            scope.names.insert(arg.name.clone(), Name::Slot(slot));
             scope
                 .names
-                .insert(format!("{}.{}", def.name, arg.name), slot);
+                .insert(format!("{}.{}", def.name, arg.name), Name::Slot(slot));
         }
     }
     let mut statements = Vec::new();

@@ -293,6 +293,11 @@ fn source_rows(
             let rows = crate::sql::catalog::system_rows(ctx.catalog, ctx.system, table)?;
             each(rows, ctx, f)
         }
+        Source::Working { id, name } => {
+            let rows = ctx.working.get(id).cloned();
+            let rows = rows.ok_or_else(|| Error::internal(format!("{name} outside of itself")))?;
+            each(rows.to_vec(), ctx, f)
+        }
         Source::Query(query) => {
             let inner = Frame {
                 params: frame.params,

@@ -305,7 +305,7 @@ pub(super) fn chr(args: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {
 }
 
 fn matches(args: &[Value], ignore_case: bool) -> Result<bool> {
-    Ok(LikePattern::new(args.text(1)?, Some('\\'), ignore_case)?.matches(args.text(0)?))
+    LikePattern::new(args.text(1)?, Some('\\'), ignore_case).matches(args.text(0)?)
 }
 
 pub(super) fn like(args: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {

@@ -125,6 +125,7 @@ fn reads_prefix_only(expr: &Expr, offset: usize) -> bool {
                 | Expr::NextVal(_)
                 | Expr::CurrVal(_)
                 | Expr::Aggregate(_)
+                | Expr::Window(_)
         );
         if let Expr::Function { function, .. } = e {
             fine &= function.volatility != crate::sql::functions::Volatility::Volatile;

@@ -237,7 +237,7 @@ fn depends_on_prefix(step: &Step) -> bool {
         Source::Series(args) => args.iter().for_each(check),
         Source::Routine { call, .. } | Source::Unnest(call) => check(call),
         Source::Query(query) => query.outer_columns(1, &mut |_| depends = true),
-        Source::System { .. } => {}
+        Source::System { .. } | Source::Working { .. } => {}
     }
     depends
 }

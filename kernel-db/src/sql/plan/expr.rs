@@ -55,6 +55,8 @@ pub enum Expr {
     },
     /// Result of the n-th aggregate call; only while a query is being bound.
     Aggregate(usize),
+    /// Result of the n-th window call; only while a query is being bound.
+    Window(usize),
     Compare {
         op: CompareOp,
         left: Box<Expr>,
@@ -223,6 +225,7 @@ impl Expr {
             | Self::Column(_)
             | Self::Outer { .. }
             | Self::Aggregate(_)
+            | Self::Window(_)
             | Self::NextVal(_)
             | Self::CurrVal(_) => {}
             Self::Compare { left, right, .. }
@@ -285,6 +288,7 @@ impl Expr {
             | Self::Column(_)
             | Self::Outer { .. }
             | Self::Aggregate(_)
+            | Self::Window(_)
             | Self::NextVal(_)
             | Self::CurrVal(_) => {}
             Self::Compare { left, right, .. }
@@ -368,6 +372,7 @@ impl Expr {
             Self::Column(_)
             | Self::Outer { .. }
             | Self::Aggregate(_)
+            | Self::Window(_)
             | Self::Subquery { .. }
             | Self::Routine(_)
             | Self::NextVal(_)

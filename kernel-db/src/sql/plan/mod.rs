@@ -10,15 +10,17 @@ mod expr;
 mod query;
 mod route;
 pub mod sites;
+mod window;
 mod write;
 
 pub use access::{Access, Bound, KeyPart, RangeAccess};
 pub use expr::{AggregateCall, AnyOf, CompareOp, Expr, InList, RoutineCall, SubqueryKind};
 pub use query::{
-    Each, Grouping, HashKeys, JoinKind, Query, QueryBody, SetKind, SiteKeys, SortKey, Source, Step,
-    TableLock,
+    Each, Grouping, HashKeys, JoinKind, Query, QueryBody, Recursive, SetKind, SiteKeys, SortKey,
+    Source, Step, TableLock,
 };
 pub use route::{Routing, Site};
+pub use window::{FrameBound, WindowCall, WindowFrame, WindowFunction};
 pub use write::{
     Assignment, Conflict, ConflictAction, ConflictTarget, Delete, Insert, InsertSource, RowRules,
     Update,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::access::Access;
 use super::expr::{AggregateCall, Expr, SubqueryKind};
+use super::window::WindowCall;
 use crate::partition::RowLock;
 use crate::sql::DataType;
 use crate::sql::catalog::Table;
@@ -15,6 +16,8 @@ pub struct Query {
     /// What the caller sees; rows may carry hidden sort keys behind these while they are made.
     pub columns: Vec<Column>,
     pub distinct: bool,
+    /// DISTINCT ON: places of the projected row, of whose values only the first row is kept.
+    pub distinct_on: Vec<usize>,
     pub sort: Vec<SortKey>,
     pub limit: Option<Expr>,
     pub offset: Option<Expr>,
@@ -38,6 +41,8 @@ pub enum QueryBody {
         /// Conditions that read no row.
         filter: Option<Expr>,
         grouping: Option<Grouping>,
+        /// Their results stand behind the row of FROM, or the group's.
+        windows: Vec<WindowCall>,
         /// Visible columns, then hidden sort keys.
         project: Vec<Expr>,
         /// Places of the row that are always equal to an expression over constants, parameters and outer rows.
@@ -50,6 +55,20 @@ pub enum QueryBody {
         kind: SetKind,
         all: bool,
     },
+    Recursive(Box<Recursive>),
+}
+
+/// A query of WITH RECURSIVE that refers to itself.
+#[derive(Clone, Debug)]
+pub struct Recursive {
+    /// Of its rows in `Source::Working`; unique in the statement.
+    pub id: usize,
+    pub name: String,
+    pub base: Query,
+    /// Reads the rows of the round before.
+    pub step: Query,
+    /// UNION ALL: rows that were there before come again.
+    pub all: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +188,11 @@ pub enum Source {
         table: Arc<Table>,
     },
     Query(Box<Query>),
+    /// Rows of the last round of a recursive query, inside of it.
+    Working {
+        id: usize,
+        name: String,
+    },
     /// generate_series(from, to [, step]).
     Series(Vec<Expr>),
     /// unnest(array).
@@ -183,11 +207,16 @@ pub enum Source {
 impl Query {
     /// Calls `f` on every expression evaluated in this query's own row context.
     pub fn expressions(&self, f: &mut dyn FnMut(&Expr)) {
+        self.expressions_below(f);
+        self.expressions_above(f);
+    }
+
+    /// Those that see the row of FROM even if there is a grouping.
+    pub fn expressions_below(&self, f: &mut dyn FnMut(&Expr)) {
         if let QueryBody::Select {
             steps,
             filter,
             grouping,
-            project,
             ..
         } = &self.body
         {
@@ -200,8 +229,22 @@ impl Query {
                     call.filter.iter().for_each(&mut *f);
                     call.order.iter().for_each(|(e, ..)| f(e));
                 }
-                g.having.iter().for_each(&mut *f);
             }
+        }
+    }
+
+    /// Those that see the group's row if there is a grouping.
+    pub fn expressions_above(&self, f: &mut dyn FnMut(&Expr)) {
+        if let QueryBody::Select {
+            grouping,
+            windows,
+            project,
+            ..
+        } = &self.body
+        {
+            let having = grouping.iter().flat_map(|g| &g.having);
+            having.for_each(&mut *f);
+            windows.iter().for_each(|w| w.expressions(f));
             project.iter().for_each(&mut *f);
         }
         if let QueryBody::Values(rows) = &self.body {
@@ -209,6 +252,39 @@ impl Query {
         }
         self.limit.iter().for_each(&mut *f);
         self.offset.iter().for_each(&mut *f);
+    }
+
+    /// What is known of the places of the row of FROM.
+    pub fn known_below(&self) -> Vec<(usize, Expr)> {
+        match &self.body {
+            QueryBody::Select { known, .. } => known.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What is known of the places that the select list sees: those of a group are its keys.
+    pub fn known_above(&self) -> Vec<(usize, Expr)> {
+        let QueryBody::Select {
+            known,
+            grouping: Some(grouping),
+            ..
+        } = &self.body
+        else {
+            return self.known_below();
+        };
+        let of_key = |(place, key): (usize, &Expr)| match key {
+            Expr::Column(c) => {
+                let found = known.iter().find(|(k, _)| k == c);
+                found.map(|(_, value)| (place, value.clone()))
+            }
+            _ => None,
+        };
+        grouping
+            .keys
+            .iter()
+            .enumerate()
+            .filter_map(of_key)
+            .collect()
     }
 
     /// Queries evaluated inside this one's row context: subqueries of expressions and derived tables.
@@ -245,6 +321,10 @@ impl Query {
             left.outer_columns(depth, f);
             right.outer_columns(depth, f);
         }
+        if let QueryBody::Recursive(recursive) = &self.body {
+            recursive.base.outer_columns(depth, f);
+            recursive.step.outer_columns(depth, f);
+        }
     }
 
     /// Rewrites what it reads of the row `depth` queries further out.
@@ -252,6 +332,10 @@ impl Query {
         if let QueryBody::SetOperation { left, right, .. } = &mut self.body {
             left.map_outer(depth, f);
             right.map_outer(depth, f);
+        }
+        if let QueryBody::Recursive(recursive) = &mut self.body {
+            recursive.base.map_outer(depth, f);
+            recursive.step.map_outer(depth, f);
         }
         if let QueryBody::Select { steps, .. } = &mut self.body {
             for step in steps {
@@ -268,6 +352,7 @@ impl Query {
             steps,
             filter,
             grouping,
+            windows,
             project,
             ..
         } = &mut self.body
@@ -283,6 +368,7 @@ impl Query {
                 }
                 g.having.iter_mut().for_each(&mut *f);
             }
+            windows.iter_mut().for_each(|w| w.expressions_mut(f));
             project.iter_mut().for_each(&mut *f);
         }
         if let QueryBody::Values(rows) = &mut self.body {
@@ -314,7 +400,7 @@ impl Step {
             Source::Table { access, .. } => access.expressions(f),
             Source::Series(args) => args.iter().for_each(&mut *f),
             Source::Routine { call, .. } | Source::Unnest(call) => f(call),
-            Source::System { .. } | Source::Query(_) => {}
+            Source::System { .. } | Source::Query(_) | Source::Working { .. } => {}
         }
         self.each.iter().for_each(|each| each.expressions(f));
         self.on.iter().for_each(&mut *f);
@@ -329,7 +415,7 @@ impl Step {
             Source::Table { access, .. } => access.expressions_mut(f),
             Source::Series(args) => args.iter_mut().for_each(&mut *f),
             Source::Routine { call, .. } | Source::Unnest(call) => f(call),
-            Source::System { .. } | Source::Query(_) => {}
+            Source::System { .. } | Source::Query(_) | Source::Working { .. } => {}
         }
         self.each
             .iter_mut()

@@ -83,16 +83,19 @@ impl<'a> Found<'a> {
                 self.query(left);
                 self.query(right);
             }
+            QueryBody::Recursive(recursive) => {
+                self.query(&recursive.base);
+                self.query(&recursive.step);
+            }
             body => {
-                let known = match body {
-                    QueryBody::Select { known, .. } => known.clone(),
-                    _ => Vec::new(),
-                };
-                self.levels.push(known);
+                self.levels.push(query.known_below());
                 if let QueryBody::Select { steps, .. } = body {
                     self.step_sites(steps);
                 }
-                query.expressions(&mut |e| self.expr(e));
+                query.expressions_below(&mut |e| self.expr(e));
+                self.levels.pop();
+                self.levels.push(query.known_above());
+                query.expressions_above(&mut |e| self.expr(e));
                 self.levels.pop();
             }
         }
@@ -114,6 +117,7 @@ impl<'a> Found<'a> {
                 }
                 Source::Query(query) => self.query(query),
                 Source::System { .. }
+                | Source::Working { .. }
                 | Source::Series(_)
                 | Source::Unnest(_)
                 | Source::Routine { .. } => {}
@@ -181,12 +185,12 @@ impl<'a> Found<'a> {
 
     /// The partition key of INSERT ... SELECT: what the query's column is known to be.
     fn selected_key(&mut self, query: &Query, column: &Expr) {
-        let QueryBody::Select { project, known, .. } = &query.body else {
+        let QueryBody::Select { project, .. } = &query.body else {
             return self.sites.push(Site::Unknown);
         };
         match strip(column) {
             Expr::Column(c) => {
-                self.levels.push(known.clone());
+                self.levels.push(query.known_above());
                 let selected = project.get(*c).cloned();
                 match selected {
                     Some(selected) => self.key_site(&selected),

@@ -55,6 +55,11 @@ pub struct Place {
 pub enum Code {
     Block(Box<BlockCode>),
     Assign(Place, Value1),
+    /// The first row of the query to the fields of a record; NULLs if there is no row, or no query.
+    AssignRow {
+        query: Option<Prepared>,
+        into: Vec<Place>,
+    },
     If {
         arms: Vec<(PreparedExpr, Vec<Code>)>,
         otherwise: Vec<Code>,

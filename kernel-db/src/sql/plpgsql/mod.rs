@@ -6,7 +6,7 @@
 //!
 //! What differs from PostgreSQL on purpose: a record variable has the fields of the textually latest statement that
 //! filled it, known when the procedure is compiled, and a field keeps one type throughout. Left out until asked for:
-//! EXECUTE, cursors, arrays, FOREACH, transaction control, assignments of whole records.
+//! EXECUTE, cursors, arrays, FOREACH, transaction control.
 
 mod ast;
 mod code;

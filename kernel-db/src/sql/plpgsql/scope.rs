@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::ast::Name;
 use crate::error::{Error, Result};
 use crate::sql::DataType;
-use crate::sql::prepare::{Column, ParamScope};
+use crate::sql::prepare::{self, Column, ParamScope};
 
 /// Most slots of a frame.
 const SLOTS_MAX: usize = 10_000;
@@ -154,6 +154,12 @@ impl Scopes {
         Err(Error::unsupported(what).hint("use another record variable"))
     }
 
+    /// Names of a record's fields as they are now.
+    pub fn fields(&self, record: usize) -> Vec<String> {
+        let shape = self.records[record].shape.iter();
+        shape.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Slots of a record's fields as they are now.
     pub fn record_slots(&self, record: usize) -> Vec<usize> {
         self.records[record].shape.iter().map(|(_, s)| *s).collect()
@@ -234,21 +240,27 @@ impl Scopes {
         }
     }
 
-    fn insert_names(&self, names: &mut HashMap<String, usize>, prefix: String, variable: Variable) {
+    fn insert_names(
+        &self,
+        names: &mut HashMap<String, prepare::Name>,
+        prefix: String,
+        variable: Variable,
+    ) {
         match variable {
             Variable::Scalar(slot) => {
                 // An inner variable hides a record of the same name with all its fields.
                 let fields = format!("{prefix}.");
                 names.retain(|n, _| !n.starts_with(&fields));
-                names.insert(prefix, slot);
+                names.insert(prefix, prepare::Name::Slot(slot));
             }
             Variable::Record(record) => {
-                names.remove(&prefix);
                 let fields = format!("{prefix}.");
                 names.retain(|n, _| !n.starts_with(&fields));
                 for (field, slot) in &self.records[record].shape {
-                    names.insert(format!("{prefix}.{field}"), *slot);
+                    let name = format!("{prefix}.{field}");
+                    names.insert(name, prepare::Name::Slot(*slot));
                 }
+                names.insert(prefix, prepare::Name::Row(self.record_slots(record)));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Errors on the wire: class, SQLSTATE and all fields arrive as they left.
 
-use super::proto::Failure;
-use crate::error::{Class, Error};
+use super::proto::{Failure, Notice as Said};
+use crate::error::{Class, Error, Notice};
 
 pub fn to_failure(error: &Error) -> Failure {
     Failure {
@@ -16,6 +16,27 @@ pub fn to_failure(error: &Error) -> Failure {
         hint: error.get_hint().map(str::to_string),
         position: error.position(),
         before: error.before().cloned(),
+        notices: error.notices().iter().map(to_said).collect(),
+    }
+}
+
+fn to_said(notice: &Notice) -> Said {
+    Said {
+        severity: notice.severity.clone(),
+        sqlstate: notice.sqlstate.clone(),
+        message: notice.message.clone(),
+        detail: notice.detail.clone(),
+        hint: notice.hint.clone(),
+    }
+}
+
+fn from_said(said: Said) -> Notice {
+    Notice {
+        severity: said.severity,
+        sqlstate: said.sqlstate,
+        message: said.message,
+        detail: said.detail,
+        hint: said.hint,
     }
 }
 
@@ -39,7 +60,7 @@ pub fn from_failure(failure: Failure) -> Error {
     if let Some(before) = failure.before {
         error = error.after(before);
     }
-    error
+    error.said(failure.notices.into_iter().map(from_said).collect())
 }
 
 #[cfg(test)]
@@ -53,6 +74,13 @@ mod tests {
             Error::retry("DB002", "not leader").detail("3"),
             Error::unknown("lost"),
             Error::new("22012", "division by zero").after(bytes::Bytes::from_static(b"before")),
+            Error::new("P0001", "no").said(vec![Notice {
+                severity: "WARNING".to_string(),
+                sqlstate: "01000".to_string(),
+                message: "before it".to_string(),
+                detail: Some("d".to_string()),
+                hint: None,
+            }]),
         ] {
             assert_eq!(from_failure(to_failure(&error)), error);
         }

@@ -18,6 +18,7 @@ use std::sync::atomic::AtomicBool;
 
 use futures::future::LocalBoxFuture;
 
+pub use crate::error::Notice;
 use crate::error::{Error, Result};
 use crate::sql::{DataType, Value};
 
@@ -44,8 +45,8 @@ pub enum Effect {
 pub struct Statement {
     /// Types of $1, $2, ...
     pub params: Vec<DataType>,
-    /// Result columns; empty if the statement returns no rows.
-    pub columns: Vec<Column>,
+    /// Result columns; none if the statement returns no rows.
+    pub columns: Option<Vec<Column>>,
     pub effect: Effect,
     /// A transaction with this statement takes the next number of the client's session (I11).
     pub numbered: bool,
@@ -58,17 +59,6 @@ pub struct Statement {
 pub struct Bound {
     pub statement: Rc<Statement>,
     pub params: Vec<Value>,
-}
-
-/// Message for the client beside the result (RAISE NOTICE, "table exists, skipping").
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
-    /// NOTICE, WARNING, INFO, LOG or DEBUG.
-    pub severity: String,
-    pub sqlstate: String,
-    pub message: String,
-    pub detail: Option<String>,
-    pub hint: Option<String>,
 }
 
 /// What one statement of a committed transaction did.

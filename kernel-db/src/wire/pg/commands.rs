@@ -123,7 +123,7 @@ impl Reader {
             SEEN => self.backend.seen().to_string(),
             "transaction_isolation" => self.isolation().to_owned(),
             "transaction_read_only" if self.read_only() => "on".to_owned(),
-            name => self.settings.get(name)?.to_owned(),
+            name => self.settings.shown(name)?,
         };
         Ok(Value::Text(value.into()))
     }
@@ -151,7 +151,7 @@ impl Reader {
         let text = |text: &str| Value::Text(text.into());
         self.settings
             .all(false)
-            .map(|(name, value)| vec![text(name), text(value), text("")])
+            .map(|(name, value)| vec![text(name), text(&value), text("")])
             .collect()
     }
 

@@ -82,13 +82,13 @@ pub enum Reply {
     ParameterDescription(Rc<[DataType]>),
     /// RowDescription, or NoData if there are none.
     Rows {
-        columns: Rc<[Column]>,
+        columns: Columns,
         formats: Formats,
     },
     /// Rows and completion of an Execute. `describe`: with RowDescription before, as in simple queries.
     Result {
         cursor: Rc<Cursor>,
-        columns: Rc<[Column]>,
+        columns: Columns,
         formats: Formats,
         max_rows: usize,
         describe: bool,
@@ -315,7 +315,7 @@ impl Queue {
             Reply::CloseComplete => reply::put(out, &CloseComplete::new()),
             Reply::EmptyQuery => reply::put(out, &EmptyQueryResponse::new()),
             Reply::ParameterDescription(params) => reply::parameter_description(out, &params),
-            Reply::Rows { columns, formats } => reply::rows(out, &columns, &formats),
+            Reply::Rows { columns, formats } => reply::rows(out, columns.as_deref(), &formats),
             Reply::Result {
                 cursor,
                 columns,
@@ -323,13 +323,19 @@ impl Queue {
                 max_rows,
                 describe,
             } => {
-                if describe && !columns.is_empty() {
-                    reply::row_description(out, &columns, &formats)?;
+                let columns = columns.as_deref();
+                if describe && let Some(columns) = columns {
+                    reply::row_description(out, columns, &formats)?;
                 }
-                self.result(&cursor, &columns, &formats, max_rows, out)
+                self.result(&cursor, columns, &formats, max_rows, out)
             }
             Reply::ParameterStatus { name, value } => reply::parameter_status(out, name, &value),
-            Reply::Error(error) => reply::error(out, &error, false),
+            Reply::Error(error) => {
+                for notice in error.notices() {
+                    self.notice(notice, out)?;
+                }
+                reply::error(out, &error, false)
+            }
             Reply::Fatal(error) => reply::error(out, &error, true),
             Reply::Ready(status) => reply::ready(out, status),
         }
@@ -346,7 +352,7 @@ impl Queue {
     fn result(
         &self,
         cursor: &Cursor,
-        columns: &[Column],
+        columns: Option<&[Column]>,
         formats: &Formats,
         max_rows: usize,
         out: &mut BytesMut,
@@ -364,7 +370,7 @@ impl Queue {
         let mut sent = 0usize;
         // A value that cannot be encoded must not leave half a row behind.
         let before = out.len();
-        if !columns.is_empty() {
+        if let Some(columns) = columns {
             for row in rows
                 .by_ref()
                 .take(if whole { usize::MAX } else { max_rows })
@@ -391,14 +397,17 @@ impl Queue {
 #[derive(Default)]
 pub struct Shape {
     pub params: Rc<[DataType]>,
-    pub columns: Rc<[Column]>,
+    pub columns: Columns,
 }
+
+/// Columns of a result; none for a statement that returns no rows.
+pub type Columns = Option<Rc<[Column]>>;
 
 impl Shape {
     pub fn of(statement: &Statement) -> Self {
         Self {
             params: statement.params.as_slice().into(),
-            columns: statement.columns.as_slice().into(),
+            columns: statement.columns.as_deref().map(Rc::from),
         }
     }
 }

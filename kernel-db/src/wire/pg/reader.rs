@@ -198,7 +198,7 @@ impl Reader {
         if let Some(command) = command {
             let shape = Shape {
                 params: Rc::default(),
-                columns: command.columns().into(),
+                columns: command.columns().map(Rc::from),
             };
             return Ok(Prepared {
                 plan: Plan::Session(command),
@@ -253,7 +253,7 @@ impl Reader {
                 None => Value::Null,
             });
         }
-        let columns = prepared.shape.columns.len();
+        let columns = prepared.shape.columns.as_deref().map_or(0, <[_]>::len);
         let formats =
             Formats::from_codes(&bind.result_column_format_codes, columns, "result column")?;
         self.portals.insert(
@@ -304,7 +304,7 @@ impl Reader {
         let prepared = portal.prepared.clone();
         let formats = portal.formats.clone();
         if let Some(cursor) = portal.cursor.clone() {
-            if prepared.shape.columns.is_empty() {
+            if prepared.shape.columns.is_none() {
                 return Err(Error::new(
                     "55000",
                     format!("portal \"{name}\" cannot be run"),

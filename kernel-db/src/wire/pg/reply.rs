@@ -114,11 +114,10 @@ pub fn row_description(out: &mut BytesMut, columns: &[Column], formats: &Formats
 }
 
 /// What Describe says about results: their columns, or that there are none.
-pub fn rows(out: &mut BytesMut, columns: &[Column], formats: &Formats) -> Result<()> {
-    if columns.is_empty() {
-        put(out, &NoData::new())
-    } else {
-        row_description(out, columns, formats)
+pub fn rows(out: &mut BytesMut, columns: Option<&[Column]>, formats: &Formats) -> Result<()> {
+    match columns {
+        None => put(out, &NoData::new()),
+        Some(columns) => row_description(out, columns, formats),
     }
 }
 

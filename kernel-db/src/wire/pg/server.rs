@@ -192,7 +192,7 @@ fn greeting(hello: &Hello, key: BackendKeyData) -> Result<BytesMut> {
     }
     reply::put(&mut out, &Authentication::Ok)?;
     for (name, value) in hello.settings.all(true) {
-        reply::parameter_status(&mut out, name, value)?;
+        reply::parameter_status(&mut out, name, &value)?;
     }
     reply::parameter_status(&mut out, "session_authorization", &hello.user)?;
     reply::put(&mut out, &key)?;

@@ -50,15 +50,15 @@ pub enum Command {
 
 impl Command {
     /// Result columns, as Describe shows them.
-    pub fn columns(&self) -> Vec<Column> {
+    pub fn columns(&self) -> Option<Vec<Column>> {
         let text = |name: &str| Column {
             name: name.to_owned(),
             data_type: DataType::Text,
         };
         match self {
-            Command::Show { name } => vec![text(Settings::shown_name(name).unwrap_or(name))],
-            Command::ShowAll => vec![text("name"), text("setting"), text("description")],
-            _ => Vec::new(),
+            Command::Show { name } => Some(vec![text(Settings::shown_name(name).unwrap_or(name))]),
+            Command::ShowAll => Some(vec![text("name"), text("setting"), text("description")]),
+            _ => None,
         }
     }
 

@@ -22,6 +22,38 @@ struct Definition {
     check: Option<Check>,
 }
 
+impl Definition {
+    fn shown(&self, value: &str) -> String {
+        match value.parse() {
+            Ok(ms) if TIMES.contains(&self.name) => in_units(ms),
+            _ => value.to_owned(),
+        }
+    }
+}
+
+/// Settings that are times, kept in milliseconds.
+const TIMES: [&str; 3] = [
+    "idle_in_transaction_session_timeout",
+    "lock_timeout",
+    "statement_timeout",
+];
+
+/// PostgreSQL's units of time, in milliseconds, largest first.
+const UNITS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("min", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
+
+fn in_units(ms: u64) -> String {
+    match UNITS.iter().find(|(_, unit)| ms.is_multiple_of(*unit)) {
+        Some((name, unit)) if ms > 0 => format!("{}{name}", ms / unit),
+        _ => ms.to_string(),
+    }
+}
+
 const fn fixed(name: &'static str, default: &'static str, reported: bool) -> Definition {
     Definition {
         name,
@@ -224,15 +256,22 @@ impl Settings {
             .map_or(definition.default, String::as_str))
     }
 
+    /// The value as SHOW prints it: a time in the largest unit that it is a whole number of.
+    pub fn shown(&self, name: &str) -> Result<String> {
+        let definition = definition(name)?;
+        self.get(name).map(|value| definition.shown(value))
+    }
+
     /// The setting's name as it is shown.
     pub fn shown_name(name: &str) -> Result<&'static str> {
         definition(name).map(|d| d.name)
     }
 
-    /// All names and values; `reported`: only those told to the client at start.
-    pub fn all(&self, reported: bool) -> impl Iterator<Item = (&'static str, &str)> {
-        let value =
-            |d: &'static Definition| self.values.get(d.name).map_or(d.default, String::as_str);
+    /// All names and values as SHOW prints them; `reported`: only those told to the client at start.
+    pub fn all(&self, reported: bool) -> impl Iterator<Item = (&'static str, String)> {
+        let value = |d: &'static Definition| {
+            d.shown(self.values.get(d.name).map_or(d.default, String::as_str))
+        };
         DEFINITIONS
             .iter()
             .filter(move |d| d.reported || !reported)
@@ -383,22 +422,19 @@ fn search_path(value: &str) -> Result<String> {
 fn milliseconds(value: &str) -> Result<String> {
     let value = value.trim();
     let digits = value.bytes().take_while(u8::is_ascii_digit).count();
-    let unit: u64 = match value[digits..].trim() {
-        "" | "ms" => 1,
-        "s" => 1000,
-        "min" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => {
-            return Err(bad(
-                "valid units are \"ms\", \"s\", \"min\", \"h\" and \"d\"",
-            ));
-        }
+    let given = match value[digits..].trim() {
+        "" => "ms",
+        given => given,
+    };
+    let Some((_, unit)) = UNITS.iter().find(|(name, _)| *name == given) else {
+        return Err(bad(
+            "valid units are \"ms\", \"s\", \"min\", \"h\" and \"d\"",
+        ));
     };
     let number = value[..digits]
         .parse::<u64>()
         .ok()
-        .and_then(|n| n.checked_mul(unit));
+        .and_then(|n| n.checked_mul(*unit));
     match number {
         // PostgreSQL's bound: an int4 of milliseconds.
         Some(n) if n <= i32::MAX as u64 => Ok(n.to_string()),
@@ -419,6 +455,18 @@ mod tests {
         settings.set("Statement_Timeout", Some("2 min")).unwrap();
         settings.set("APPLICATION_NAME", Some("x")).unwrap();
         assert_eq!(settings.get("statement_timeout").unwrap(), "120000");
+        assert_eq!(settings.shown("statement_timeout").unwrap(), "2min");
+        for (given, shown) in [
+            ("30s", "30s"),
+            ("1500", "1500ms"),
+            ("0", "0"),
+            ("3600s", "1h"),
+            ("48h", "2d"),
+            ("90min", "90min"),
+        ] {
+            settings.set("statement_timeout", Some(given)).unwrap();
+            assert_eq!(settings.shown("statement_timeout").unwrap(), shown);
+        }
         let changed: Vec<_> = settings.reset().into_iter().map(|c| c.name).collect();
         assert_eq!(changed, ["application_name", "statement_timeout"]);
         assert_eq!(settings.get("application_name").unwrap(), "psql");

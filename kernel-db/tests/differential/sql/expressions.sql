@@ -38,7 +38,6 @@ SELECT 1 IN (1, 2), 3 IN (1, 2), 3 NOT IN (1, 2), 3 IN (1, NULL), 1 IN (1, NULL)
 SELECT 'a' IN ('a', 'b'), 'c' IN ('a', 'b');
 SELECT 'abc' LIKE 'a%', 'abc' LIKE 'a_c', 'abc' LIKE 'b%', 'abc' NOT LIKE 'a%', 'ABC' ILIKE 'a%', 'abc' LIKE 'abc', '' LIKE '%', NULL LIKE 'a';
 SELECT 'a%c' LIKE 'a\%c', 'abc' LIKE 'a\%c', 'a_c' LIKE 'a#_c' ESCAPE '#', 'xyz' LIKE '%y%', 'aXbXc' LIKE 'a%X%c';
--- differs: a pattern is checked whole before it is used
 SELECT 'abc' LIKE 'abc\';
 SELECT CASE WHEN 1 = 1 THEN 'yes' ELSE 'no' END, CASE WHEN NULL THEN 1 END, CASE 2 WHEN 1 THEN 'one' WHEN 2 THEN 'two' END;
 SELECT CASE WHEN true THEN 1 ELSE 2.5 END;

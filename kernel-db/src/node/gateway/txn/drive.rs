@@ -65,11 +65,8 @@ impl Job {
             let system = self.system.as_deref().map(|s| s as _);
             let mut ctx = ExecCtx::new(&mut store, &mut env, first.catalog(), system);
             self.statements.iter().try_for_each(|(statement, params)| {
-                let mut outcome = statement
-                    .run(&mut ctx, params)
-                    .map_err(|error| Outcomes::before(&outcomes, error))?;
-                outcome.notices = std::mem::take(&mut ctx.notices);
-                outcomes.push(outcome);
+                let outcome = statement.run_alone(&mut ctx, params);
+                outcomes.push(outcome.map_err(|error| Outcomes::before(&outcomes, error))?);
                 Ok(())
             })
         });

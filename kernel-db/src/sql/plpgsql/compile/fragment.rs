@@ -89,7 +89,7 @@ impl Compiler<'_> {
     }
 
     /// As `error`, with its position moved from the fragment to the body.
-    fn locate(&self, error: Error, fragment: &Fragment) -> Error {
+    pub(super) fn locate(&self, error: Error, fragment: &Fragment) -> Error {
         let Some(position) = error.position() else {
             return error;
         };
@@ -105,7 +105,7 @@ impl Compiler<'_> {
 }
 
 /// An expression alone, or what may follow SELECT: `count(*) FROM t`.
-fn parse_expression(text: &str) -> Result<ast::Expr> {
+pub(super) fn parse_expression(text: &str) -> Result<ast::Expr> {
     let error = match parse::parse_expression(text) {
         Ok(expr) => return Ok(expr),
         Err(error) => error,

@@ -3,6 +3,7 @@
 mod block;
 mod control;
 mod fragment;
+mod record;
 mod results;
 
 use std::sync::Arc;

@@ -12,10 +12,9 @@ use crate::sql::prepare::{Column, Kind};
 
 impl Compiler<'_> {
     pub(super) fn assign(&mut self, target: &Name, value: &Fragment) -> Result<Code> {
-        let Variable::Scalar(slot) = self.scopes.target(target)? else {
-            return Err(
-                Error::unsupported("assignment of a whole record").hint("use SELECT ... INTO")
-            );
+        let slot = match self.scopes.target(target)? {
+            Variable::Scalar(slot) => slot,
+            Variable::Record(record) => return self.assign_record(record, value),
         };
         let data_type = self.scopes.slots[slot].data_type;
         let value = self.value(value, data_type)?;
@@ -56,7 +55,7 @@ impl Compiler<'_> {
     pub(super) fn sql(&mut self, text: &Fragment, into: Option<&Into>) -> Result<Code> {
         let statement = self.prepare(text)?;
         let Some(into) = into else {
-            if !statement.columns.is_empty() {
+            if statement.returns_rows() {
                 self.deferred = true;
                 let error = self.syntax_error(text.at, "query has no destination for result data");
                 return Err(error
@@ -67,7 +66,7 @@ impl Compiler<'_> {
                 into: None,
             });
         };
-        if statement.columns.is_empty() {
+        if !statement.returns_rows() {
             self.deferred = true;
             return Err(
                 self.syntax_error(text.at, "INTO used with a command that cannot return data")

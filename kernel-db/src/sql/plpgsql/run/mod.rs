@@ -115,6 +115,11 @@ impl Run<'_> {
                 let value = self.value(ctx, value)?;
                 self.store(place, value)?;
             }
+            Code::AssignRow { query, into } => {
+                let query = query.as_ref().map(|q| q.run_quiet(ctx, &self.frame));
+                let rows = query.transpose()?.map_or_else(Vec::new, |done| done.rows);
+                self.store_row(into, rows.into_iter().next().unwrap_or_default())?;
+            }
             Code::If { arms, otherwise } => {
                 for (condition, body) in arms {
                     if self.test(ctx, condition)? {
