@@ -1,17 +1,20 @@
 //! A chart as SVG: medians with their spread, the papers' values as dashed grey lines and crosses.
-//!
-//! Powers of ten are drawn on a linear axis of exponents, so one kind of chart serves all.
 
-use plotters::coord::types::RangedCoordf64;
+mod axis;
+mod legend;
+
 use plotters::prelude::*;
 
-use crate::experiments::{AxisKind, Chart, Experiment, PublishedShape, number};
+use axis::{Axis, Marked};
+use legend::{Legend, Sign};
+
+use crate::experiments::{AxisKind, Chart, Experiment, PublishedShape};
 use crate::record::{Metric, Results, Status};
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
-type Context<'a, 'b> =
-    ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+type Context<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Marked, Marked>>;
 
+/// Pixels, without the legend.
 const SIZE: (u32, u32) = (820, 440);
 const COLORS: [RGBColor; 10] = [
     RGBColor(31, 119, 180),
@@ -26,8 +29,6 @@ const COLORS: [RGBColor; 10] = [
     RGBColor(80, 80, 80),
 ];
 const THEIRS: RGBColor = RGBColor(110, 110, 110);
-/// The least value on an axis of powers of ten.
-const LOG_MIN: f64 = 1e-6;
 /// Width of a bar, of one category's.
 const BARS: f64 = 0.7;
 
@@ -35,26 +36,6 @@ const BARS: f64 = 0.7;
 struct Line {
     name: String,
     points: Vec<[f64; 4]>,
-}
-
-struct Scaled {
-    log: bool,
-}
-
-impl Scaled {
-    fn to(&self, value: f64) -> f64 {
-        match self.log {
-            true => value.max(LOG_MIN).log10(),
-            false => value,
-        }
-    }
-
-    fn label(&self, at: f64) -> String {
-        match self.log {
-            true => number(10f64.powf(at)),
-            false => number(at),
-        }
-    }
 }
 
 /// The name of a chart's file.
@@ -74,7 +55,8 @@ pub fn y_label(experiment: &Experiment, chart: &Chart) -> String {
 /// The chart's SVG text.
 pub fn svg(experiment: &Experiment, chart: &Chart, results: &Results) -> anyhow::Result<String> {
     let mut text = String::new();
-    let area = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
+    let area =
+        SVGBackend::with_string(&mut text, (SIZE.0 + legend::WIDTH, SIZE.1)).into_drawing_area();
     draw(&area, experiment, chart, results)
         .map_err(|error| anyhow::anyhow!("{}: {error}", file_name(experiment, chart)))?;
     area.present()?;
@@ -89,16 +71,27 @@ fn draw<'a>(
     results: &Results,
 ) -> anyhow::Result<()> {
     area.fill(&WHITE)?;
+    let (area, beside) = area.split_horizontally(SIZE.0);
+    let mut legend = Legend::default();
     let (x_axis, y_axis) = (
-        Scaled {
+        Axis {
             log: experiment.x.kind == AxisKind::Log,
         },
-        Scaled { log: chart.log },
+        Axis { log: chart.log },
     );
     let lines = lines(experiment, chart, results);
     let (x_range, y_range) = ranges(experiment, chart, &lines, &x_axis, &y_axis);
     let labels: Vec<(f64, String)> = categories(experiment);
-    let mut context = ChartBuilder::on(area)
+    let x_marks = match experiment.x.kind {
+        AxisKind::Category => labels.iter().map(|(x, _)| *x).collect(),
+        AxisKind::Log => {
+            let points = experiment.points.iter().map(|point| point.x);
+            x_axis.marks_at(points, x_range.0, x_range.1)
+        }
+        AxisKind::Linear => x_axis.marks(x_range.0, x_range.1),
+    };
+    let y_marks = y_axis.marks(y_range.0, y_range.1);
+    let mut context = ChartBuilder::on(&area)
         .margin(8)
         .caption(
             format!("{}: {}", experiment.title, y_label(experiment, chart)),
@@ -106,7 +99,7 @@ fn draw<'a>(
         )
         .x_label_area_size(46)
         .y_label_area_size(76)
-        .build_cartesian_2d(x_range.0..x_range.1, y_range.0..y_range.1)?;
+        .build_cartesian_2d(Marked::new(x_range, x_marks), Marked::new(y_range, y_marks))?;
     let x_label = |at: &f64| match experiment.x.kind {
         AxisKind::Category => {
             let near = labels.iter().find(|(x, _)| (x - at).abs() < 0.01);
@@ -114,14 +107,9 @@ fn draw<'a>(
         }
         _ => x_axis.label(*at),
     };
-    let x_labels = match experiment.x.kind {
-        AxisKind::Category => labels.len() * 2 + 3,
-        _ => 10,
-    };
     context
         .configure_mesh()
         .light_line_style(RGBColor(245, 245, 245))
-        .x_labels(x_labels)
         .x_desc(experiment.x.label)
         .x_label_formatter(&x_label)
         .y_label_formatter(&|at| y_axis.label(*at))
@@ -129,25 +117,34 @@ fn draw<'a>(
     for (number, line) in lines.iter().enumerate() {
         let color = COLORS[number % COLORS.len()];
         match experiment.x.kind {
-            AxisKind::Category => bars(&mut context, line, color, &y_axis, y_range.0)?,
-            _ => curve(
-                &mut context,
-                line,
-                color,
-                (&x_axis, &y_axis),
-                chart.each_repeat,
-            )?,
+            AxisKind::Category => {
+                bars(&mut context, line, color, &y_axis, y_range.0)?;
+                legend.add(Sign::Bar(color), &line.name);
+            }
+            _ => {
+                let style =
+                    ShapeStyle::from(color).stroke_width(if chart.each_repeat { 1 } else { 2 });
+                curve(
+                    &mut context,
+                    line,
+                    style,
+                    (&x_axis, &y_axis),
+                    chart.each_repeat,
+                )?;
+                legend.add(Sign::Line(style), &line.name);
+            }
         }
     }
-    theirs(&mut context, chart, results, (&x_axis, &y_axis), x_range)?;
+    theirs(
+        &mut context,
+        &mut legend,
+        chart,
+        results,
+        (&x_axis, &y_axis),
+        x_range,
+    )?;
     events(&mut context, chart, y_range)?;
-    context
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.75))
-        .border_style(RGBColor(200, 200, 200))
-        .draw()?;
-    Ok(())
+    legend.draw(&beside)
 }
 
 /// Labels of a category axis, once each.
@@ -210,8 +207,8 @@ fn ranges(
     experiment: &Experiment,
     chart: &Chart,
     lines: &[Line],
-    x_axis: &Scaled,
-    y_axis: &Scaled,
+    x_axis: &Axis,
+    y_axis: &Axis,
 ) -> ((f64, f64), (f64, f64)) {
     let points = || lines.iter().flat_map(|line| &line.points);
     let mut xs: Vec<f64> = points().map(|p| x_axis.to(p[0])).collect();
@@ -246,38 +243,39 @@ fn ranges(
     };
     let y_margin = ((y.1 - y.0) * 0.08).max(0.05);
     let bottom = if y_axis.log { y.0 - y_margin } else { 0.0 };
-    // Room for the legend.
+    // Room for what happened.
+    let above = if chart.events.is_empty() { 1.0 } else { 3.0 };
     (
         (x.0 - x_margin, x.1 + x_margin),
-        (bottom, y.1 + 4.0 * y_margin),
+        (bottom, y.1 + above * y_margin),
     )
 }
 
 fn curve(
     context: &mut Context<'_, '_>,
     line: &Line,
-    color: RGBColor,
-    (x_axis, y_axis): (&Scaled, &Scaled),
+    style: ShapeStyle,
+    (x_axis, y_axis): (&Axis, &Axis),
     thin: bool,
 ) -> anyhow::Result<()> {
     let place = |x: f64, y: f64| (x_axis.to(x), y_axis.to(y));
-    let style = ShapeStyle::from(color).stroke_width(if thin { 1 } else { 2 });
     let points = line.points.iter().map(|p| place(p[0], p[1]));
-    context
-        .draw_series(LineSeries::new(points, style))?
-        .label(&line.name)
-        .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], style));
+    context.draw_series(LineSeries::new(points, style))?;
     if thin {
         return Ok(());
     }
     let dots = line
         .points
         .iter()
-        .map(|p| Circle::new(place(p[0], p[1]), 3, color.filled()));
+        .map(|p| Circle::new(place(p[0], p[1]), 3, style.filled()));
     context.draw_series(dots)?;
     let spreads = line.points.iter();
-    let spreads =
-        spreads.map(|p| PathElement::new(vec![place(p[0], p[2]), place(p[0], p[3])], color));
+    let spreads = spreads.map(|p| {
+        PathElement::new(
+            vec![place(p[0], p[2]), place(p[0], p[3])],
+            style.stroke_width(1),
+        )
+    });
     context.draw_series(spreads)?;
     Ok(())
 }
@@ -286,7 +284,7 @@ fn bars(
     context: &mut Context<'_, '_>,
     line: &Line,
     color: RGBColor,
-    y_axis: &Scaled,
+    y_axis: &Axis,
     bottom: f64,
 ) -> anyhow::Result<()> {
     let half = 0.06;
@@ -296,10 +294,7 @@ fn bars(
             color.mix(0.8).filled(),
         )
     };
-    context
-        .draw_series(line.points.iter().map(bar))?
-        .label(&line.name)
-        .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 14, y + 5)], color.filled()));
+    context.draw_series(line.points.iter().map(bar))?;
     let spread = |p: &[f64; 4]| {
         PathElement::new(
             vec![(p[0], y_axis.to(p[2])), (p[0], y_axis.to(p[3]))],
@@ -312,30 +307,26 @@ fn bars(
 
 fn theirs(
     context: &mut Context<'_, '_>,
+    legend: &mut Legend,
     chart: &Chart,
     results: &Results,
-    (x_axis, y_axis): (&Scaled, &Scaled),
+    (x_axis, y_axis): (&Axis, &Axis),
     (left, right): (f64, f64),
 ) -> anyhow::Result<()> {
     let dashes = ShapeStyle::from(THEIRS).stroke_width(1);
     for published in &chart.published {
         let label = published.label;
         let line = |points: Vec<(f64, f64)>| DashedLineSeries::new(points, 7, 5, dashes);
-        let key = move |(x, y): (i32, i32)| PathElement::new(vec![(x, y), (x + 6, y)], dashes);
         match &published.shape {
             PublishedShape::Level(y) => {
                 let y = y_axis.to(*y);
-                context
-                    .draw_series(line(vec![(left, y), (right, y)]))?
-                    .label(label)
-                    .legend(key);
+                context.draw_series(line(vec![(left, y), (right, y)]))?;
+                legend.add(Sign::Dashes, label);
             }
             PublishedShape::At(x, y) => {
                 let cross = Cross::new((x_axis.to(*x), y_axis.to(*y)), 6, dashes.stroke_width(2));
-                context
-                    .draw_series(std::iter::once(cross))?
-                    .label(label)
-                    .legend(move |(x, y)| Cross::new((x + 8, y), 5, dashes));
+                context.draw_series(std::iter::once(cross))?;
+                legend.add(Sign::Cross, label);
             }
             PublishedShape::TimesOf(series, from, to) => {
                 let medians = results.spreads(series, chart.metric);
@@ -345,10 +336,8 @@ fn theirs(
                         .map(|(x, s)| (x_axis.to(*x), y_axis.to(s.median * times)));
                     scaled.collect()
                 };
-                context
-                    .draw_series(line(scaled(*from)))?
-                    .label(label)
-                    .legend(key);
+                context.draw_series(line(scaled(*from)))?;
+                legend.add(Sign::Dashes, label);
                 if from != to {
                     context.draw_series(line(scaled(*to)))?;
                 }
