@@ -118,8 +118,9 @@ settings! {
     /// Bytes of log of one partition. Past half of it the log is cut although a replica still needs it, which then gets a
     /// checkpoint; past all of it, when the disk does not keep up with flushing, requests get 53100.
     log_bytes_max: u64 = 1 << 30;
-    /// Bytes of log files that are filled with zeroes when a node starts for the first time (and half as much again), so that
-    /// no commit waits for a file that grows. 0: none; files grow until there are enough to be used again. Only with `fsync`.
+    /// Bytes of log files (of 32 MiB; half as many again) that are filled with zeroes when a node starts and has not so many to use
+    /// again, so that no commit waits for a file that grows. Less than a file: none, and files grow until enough of them can be used again.
+    /// Only with `fsync`.
     log_prefill_bytes: u64 = 64 << 20;
     /// Bytes of log written since the state was last flushed after which it is flushed, so that the log can be cut.
     flush_log_bytes: u64 = 64 << 20;

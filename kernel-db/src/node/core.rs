@@ -176,6 +176,11 @@ impl Core {
         self.group(group).map(|g| g.role.get())
     }
 
+    /// Which member of `group` its replica here is.
+    pub fn member(&self, group: u32) -> Option<u64> {
+        self.group(group).map(|g| g.replica.borrow().member())
+    }
+
     /// False for a message to a replica of `group` that was here before.
     pub fn is_for(&self, group: u32, message: &raft::eraftpb::Message) -> bool {
         let group = self.group(group);

@@ -134,7 +134,7 @@ impl Driver {
     }
 
     /// A message from another member. `silent`: this voter just booted, and takes no part in elections.
-    pub fn receive(&mut self, message: Message, silent: bool) {
+    pub fn receive(&mut self, mut message: Message, silent: bool) {
         if !self.is_for(&message) {
             return;
         }
@@ -149,6 +149,8 @@ impl Driver {
                 return;
             }
             MessageType::MsgTimeoutNow if self.has_left() => return,
+            // It holds nothing that could be committed.
+            MessageType::MsgHeartbeat if self.is_blank() => message.commit = 0,
             // I1: proposals come from this node's executor only; transfers from its shell only.
             MessageType::MsgPropose
             | MessageType::MsgTransferLeader

@@ -80,11 +80,20 @@ impl LogView {
         let (first, last, hard_state) = follow_checkpoint(group, &*log, end)?;
         let conf = decode_members(&end.members)?
             .unwrap_or_else(|| ConfState::from((voters.to_vec(), Vec::new())));
-        // A checkpoint that was installed may tell of it before the log does.
-        let told = member_of(&conf, node).unwrap_or(node);
+        let kept = log.member(group)?.unwrap_or(node);
+        // A checkpoint that was installed may tell of it before the log does, which must know when the state is dropped.
+        let member = member_of(&conf, node).unwrap_or(node).max(kept);
+        if member > kept {
+            let write = LogWrite {
+                group,
+                member: Some(member),
+                ..LogWrite::default()
+            };
+            log.append(vec![write], true)?;
+        }
         let mut view = Self {
             group,
-            member: log.member(group)?.unwrap_or(node).max(told),
+            member,
             log,
             conf,
             hard_state,
@@ -485,7 +494,8 @@ impl Storage for LogView {
         let fits = |snapshot: &&Snapshot| {
             let metadata = snapshot.get_metadata();
             let conf = metadata.get_conf_state();
-            let everybody = [&conf.voters, &conf.learners, &conf.learners_next];
+            let voters = [&conf.voters, &conf.voters_outgoing];
+            let everybody = [voters, [&conf.learners, &conf.learners_next]].concat();
             metadata.index >= self.boundary.0.max(request_index)
                 && everybody.iter().any(|members| members.contains(&to))
         };

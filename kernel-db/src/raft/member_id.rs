@@ -26,6 +26,7 @@ pub fn index_of(member: u64) -> u64 {
 
 /// The member that the entry at `index` adds at `node`.
 pub fn member_at(index: u64, node: u64) -> u64 {
+    debug_assert!(index >> (u64::BITS - NODE_BITS) == 0, "index {index}");
     index << NODE_BITS | node
 }
 

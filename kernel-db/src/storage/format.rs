@@ -9,8 +9,11 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Version of everything that this program writes below a stamp.
-const FORMAT_VERSION: u32 = 1;
+/// Version of everything that this program writes below a stamp. 2: members of groups are numbered, so that a program that does not
+/// know that must not open it.
+const FORMAT_VERSION: u32 = 2;
+/// The oldest that it reads; what is opened gets the new stamp.
+const FORMAT_OLDEST: u32 = 1;
 const FILE: &str = "FORMAT";
 
 /// Whose data a directory holds.
@@ -26,7 +29,14 @@ pub fn open_directory(dir: &Path, kind: &str, identity: Identity) -> Result<()> 
     fs::create_dir_all(dir).map_err(|error| io_error("create", dir, &error))?;
     let path = dir.join(FILE);
     match fs::read_to_string(&path) {
-        Ok(text) => check(dir, &text, kind, identity),
+        Ok(text) => {
+            check(dir, &text, kind, identity)?;
+            let own = render(kind, FORMAT_VERSION, identity);
+            if text != own {
+                stamp(dir, &own).map_err(|error| io_error("write", &path, &error))?;
+            }
+            Ok(())
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let mut files = fs::read_dir(dir).map_err(|error| io_error("read", dir, &error))?;
             if files.next().is_some() {
@@ -36,22 +46,24 @@ pub fn open_directory(dir: &Path, kind: &str, identity: Identity) -> Result<()> 
                 )
                 .hint("use an empty directory, or restore its FORMAT file"));
             }
-            stamp(dir, &render(kind, identity)).map_err(|error| io_error("write", &path, &error))
+            stamp(dir, &render(kind, FORMAT_VERSION, identity))
+                .map_err(|error| io_error("write", &path, &error))
         }
         Err(error) => Err(io_error("read", &path, &error)),
     }
 }
 
-fn render(kind: &str, identity: Identity) -> String {
+fn render(kind: &str, version: u32, identity: Identity) -> String {
     let Identity { cluster, number } = identity;
-    format!("dbos-{kind} {FORMAT_VERSION}\ncluster {cluster:032x}\nnumber {number}\n")
+    format!("dbos-{kind} {version}\ncluster {cluster:032x}\nnumber {number}\n")
 }
 
 fn check(dir: &Path, text: &str, kind: &str, identity: Identity) -> Result<()> {
-    let wanted = render(kind, identity);
-    if text == wanted {
+    let mut readable = FORMAT_OLDEST..=FORMAT_VERSION;
+    if readable.any(|version| text == render(kind, version, identity)) {
         return Ok(());
     }
+    let wanted = render(kind, FORMAT_VERSION, identity);
     let shown = dir.display();
     let (found, expected): (Vec<&str>, Vec<&str>) =
         (text.lines().collect(), wanted.lines().collect());
@@ -64,8 +76,9 @@ fn check(dir: &Path, text: &str, kind: &str, identity: Identity) -> Result<()> {
             format!("directory {shown} has format {version}, this program knows formats up to {FORMAT_VERSION}"),
         )
         .hint("start the program that wrote it, or a newer one")),
-        Some(FORMAT_VERSION) if found.len() == expected.len() => {
-            let differing = found.iter().zip(&expected).find(|(found, expected)| found != expected);
+        Some(FORMAT_OLDEST..=FORMAT_VERSION) if found.len() == expected.len() => {
+            let mut lines = found.iter().zip(&expected).skip(1);
+            let differing = lines.find(|(found, expected)| found != expected);
             let (found, expected) = differing.unwrap_or((&"", &""));
             Err(Error::new("F0000", format!("directory {shown} belongs to {found}, not to {expected}"))
                 .hint("start the node with its own data directory, or with an empty one"))
@@ -149,13 +162,13 @@ mod tests {
     fn a_newer_format_and_foreign_files_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         open_directory(dir.path(), "log", OWN).unwrap();
-        let newer = render("log", OWN).replace("dbos-log 1", "dbos-log 2");
+        let newer = render("log", FORMAT_VERSION + 1, OWN);
         fs::write(dir.path().join(FILE), newer + "something new\n").unwrap();
         assert!(
             open_directory(dir.path(), "log", OWN)
                 .unwrap_err()
                 .message()
-                .contains("format 2")
+                .contains("format 3")
         );
         fs::remove_file(dir.path().join(FILE)).unwrap();
         fs::write(dir.path().join("letter.txt"), "not ours").unwrap();
@@ -174,5 +187,18 @@ mod tests {
             "53100"
         );
         assert_eq!(storage_error("IO error: whatever").sqlstate(), "58030");
+    }
+
+    #[test]
+    fn an_older_directory_opens_and_gets_the_new_stamp() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(FILE);
+        fs::write(&file, render("state", FORMAT_OLDEST, OWN)).unwrap();
+        let other = Identity { number: 3, ..OWN };
+        let error = open_directory(dir.path(), "state", other).unwrap_err();
+        assert!(error.message().contains("belongs to number 2"), "{error}");
+        open_directory(dir.path(), "state", OWN).unwrap();
+        let stamp = fs::read_to_string(&file).unwrap();
+        assert_eq!(stamp, render("state", FORMAT_VERSION, OWN));
     }
 }

@@ -293,6 +293,14 @@ fn what_a_group_is_routed_by_are_its_keys() {
             "SELECT a, (SELECT n FROM t WHERE k = a) FROM s WHERE a = 5 GROUP BY a",
             "one, of key 5",
         ),
+        (
+            "SELECT b, (SELECT n FROM t WHERE k = b) FROM s WHERE a = 5 GROUP BY b, a",
+            "all",
+        ),
+        (
+            "SELECT 1 UNION ALL SELECT 2 LIMIT (SELECT n FROM t WHERE k = 12)",
+            "one, of key 12",
+        ),
     ] {
         let plan = db.explain(sql);
         assert!(

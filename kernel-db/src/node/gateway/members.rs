@@ -151,7 +151,9 @@ impl Gateway {
     /// Follows the row, drops replicas that are members no more, and, on the system group's leader, moves what is to move.
     pub(super) async fn keep_topology(self: Rc<Self>) {
         loop {
-            let here: Vec<u32> = self.core.groups().keys().copied().collect();
+            let groups: Vec<u32> = self.core.groups().keys().copied().collect();
+            let member = |group: &u32| Some((*group, self.core.member(*group)?));
+            let here = groups.iter().filter_map(member).collect::<Vec<_>>();
             match self.read_topology().await {
                 Ok(topology) => {
                     self.adopt_topology(topology);
@@ -173,15 +175,17 @@ impl Gateway {
         }
     }
 
-    /// `here` were there before the topology was read.
-    fn drop_replicas(&self, here: &[u32]) {
+    /// `here` were there before the topology was read, as these members: one that has become a later member since is not what the
+    /// row was about.
+    fn drop_replicas(&self, here: &[(u32, u64)]) {
         let topology = self.placement.topology();
         if topology.version == 0 {
             return;
         }
-        for &group in here {
+        for &(group, member) in here {
             let leads = self.core.role(group).is_some_and(|r| r.is_leader);
-            if !leads && !topology.concerns(group, self.config.node_id) {
+            let same = self.core.member(group) == Some(member);
+            if same && !leads && !topology.concerns(group, self.config.node_id) {
                 self.core.leave(group);
             }
         }

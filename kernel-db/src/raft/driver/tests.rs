@@ -341,3 +341,17 @@ fn entries_bring_along_what_was_known_to_be_committed_before_them() {
     }
     assert_eq!(written, [(2, Some(0)), (1, Some(2))]);
 }
+
+#[test]
+fn a_number_that_only_an_installed_checkpoint_tells_is_kept_in_the_log() {
+    let member = member_at(7, 3);
+    let end = StateEnd {
+        applied: (9, 2),
+        origin: (9, 2),
+        members: encode_members(&ConfState::from((vec![1, member], Vec::new()))),
+    };
+    let log: Arc<dyn LogStore> = Arc::new(MemLog::new());
+    let view = LogView::open(3, 1, &[], Arc::clone(&log), &end, false).unwrap();
+    assert_eq!(view.member(), member);
+    assert_eq!(log.member(1).unwrap(), Some(member));
+}

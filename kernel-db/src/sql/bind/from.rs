@@ -331,12 +331,17 @@ impl Binder<'_> {
             return Ok(factor);
         }
         let hidden = self.ctes.split_off(position);
+        self.hide(&hidden);
         let made = match &hidden[0].of {
-            CteOf::Query { cte, recursive } => self.derived_by(false, Some(&cte.alias), |binder| {
-                binder.with_query(cte, *recursive)
-            }),
+            CteOf::Query { cte, recursive, .. } => {
+                self.derived_by(false, Some(&cte.alias), |binder| {
+                    binder.with_query(cte, *recursive)
+                })
+            }
+            CteOf::Hidden(error) => Err((**error).clone()),
             CteOf::Working { .. } => Err(Error::internal("a query inside of itself")),
         };
+        self.ctes.truncate(position);
         self.ctes.extend(hidden);
         let mut factor = made?;
         rename(&mut factor, alias)?;

@@ -20,7 +20,11 @@ pub enum CteOf {
     Query {
         cte: Box<ast::Cte>,
         recursive: bool,
+        /// Place of the first query of the same WITH.
+        first: usize,
     },
+    /// A query that a WITH RECURSIVE names and that is not to be used: with the error of its use.
+    Hidden(Box<Error>),
     /// The query that is being bound, inside of itself: the rows of its last round.
     Working {
         id: usize,
@@ -39,6 +43,7 @@ impl Binder<'_> {
         let Some(with) = &query.with else {
             return Ok(());
         };
+        let first = self.ctes.len();
         for cte in &with.cte_tables {
             if !matches!(
                 cte.query.body.as_ref(),
@@ -54,10 +59,34 @@ impl Binder<'_> {
                 of: CteOf::Query {
                     cte: Box::new(cte.clone()),
                     recursive: with.recursive,
+                    first,
                 },
             });
         }
         Ok(())
+    }
+
+    /// While the first of `hidden` is bound: names of the same WITH RECURSIVE, itself and those after it, are no tables.
+    pub(super) fn hide(&mut self, hidden: &[Cte]) {
+        let Some(CteOf::Query {
+            recursive: true,
+            first,
+            ..
+        }) = hidden.first().map(|cte| &cte.of)
+        else {
+            return;
+        };
+        let same = |cte: &&Cte| matches!(&cte.of, CteOf::Query { first: f, .. } if f == first);
+        for (place, cte) in hidden.iter().take_while(same).enumerate() {
+            let error = match place {
+                0 => refused(&cte.name, "within its non-recursive term"),
+                _ => Error::unsupported("a query of WITH RECURSIVE that is used before it"),
+            };
+            self.ctes.push(Cte {
+                name: cte.name.clone(),
+                of: CteOf::Hidden(Box::new(error)),
+            });
+        }
     }
 
     /// The query of a WITH; those after it are hidden.
@@ -123,7 +152,7 @@ impl Binder<'_> {
         let step = self.set_side(right)?;
         let uses = match &self.ctes[place].of {
             CteOf::Working { uses, .. } => *uses,
-            CteOf::Query { .. } => 0,
+            CteOf::Query { .. } | CteOf::Hidden(_) => 0,
         };
         if uses == 0 {
             return Ok(None);

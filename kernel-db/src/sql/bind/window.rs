@@ -66,8 +66,14 @@ impl Binder<'_> {
         let data_type = made.data_type;
         let level = self.aggregates.last_mut();
         let level = level.ok_or_else(|| Error::internal("no query level"))?;
-        level.windows.push(made);
-        Ok(Typed::new(Expr::Window(level.windows.len() - 1), data_type))
+        // The same call twice is computed once.
+        let shown = format!("{made:?}");
+        let position = level.windows.iter().position(|c| format!("{c:?}") == shown);
+        let position = position.unwrap_or_else(|| {
+            level.windows.push(made);
+            level.windows.len() - 1
+        });
+        Ok(Typed::new(Expr::Window(position), data_type))
     }
 
     fn check_window_place(&self) -> Result<()> {

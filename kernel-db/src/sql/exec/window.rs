@@ -1,7 +1,8 @@
 //! Window functions over rows that were kept: each call sorts them by partition and order, and adds one value to each.
 //!
 //! A frame that begins with its partition is carried on from row to row; one whose start moves is read anew for each row,
-//! every row read being a step of the budget. Rows leave in the order of the last call's window.
+//! every row read being a step of the budget. Rows leave in the order of the last call's window; until then they stand as they
+//! came, so that equal windows have equal rows in the same order.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -47,6 +48,7 @@ pub fn extend(
     frame: &Frame<'_>,
     ctx: &mut ExecCtx<'_>,
 ) -> Result<()> {
+    let mut order: Vec<usize> = Vec::new();
     for call in calls {
         let bounds = bounds(call, frame, ctx)?;
         let mut entries = Vec::with_capacity(rows.len());
@@ -64,14 +66,14 @@ pub fn extend(
             partition.values(&bounds, ctx, &mut values)?;
             from += length;
         }
-        let mut made = Vec::with_capacity(rows.len());
         for (entry, value) in entries.iter().zip(values) {
-            let mut row = std::mem::take(&mut rows[entry.at]);
-            row.push(value);
-            made.push(row);
+            rows[entry.at].push(value);
         }
-        *rows = made;
+        order = entries.iter().map(|entry| entry.at).collect();
     }
+    let mut take = |at: usize| std::mem::take(&mut rows[at]);
+    let ordered = order.into_iter().map(&mut take).collect();
+    *rows = ordered;
     Ok(())
 }
 

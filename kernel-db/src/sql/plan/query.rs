@@ -337,11 +337,21 @@ impl Query {
             recursive.base.map_outer(depth, f);
             recursive.step.map_outer(depth, f);
         }
-        if let QueryBody::Select { steps, .. } = &mut self.body {
+        if let QueryBody::Select { steps, known, .. } = &mut self.body {
             for step in steps {
                 if let Source::Query(query) = &mut step.source {
                     query.map_outer(depth + 1, f);
                 }
+                match &mut step.site {
+                    Some(SiteKeys::AnyOf(keys)) => {
+                        keys.iter_mut().for_each(|key| map_outer(key, depth, f));
+                    }
+                    Some(SiteKeys::Elements(array)) => map_outer(array, depth, f),
+                    None => {}
+                }
+            }
+            for (_, value) in known {
+                map_outer(value, depth, f);
             }
         }
         self.expressions_mut(&mut |e| map_outer(e, depth, f));

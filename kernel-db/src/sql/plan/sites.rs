@@ -82,10 +82,12 @@ impl<'a> Found<'a> {
             QueryBody::SetOperation { left, right, .. } => {
                 self.query(left);
                 self.query(right);
+                self.limits(query);
             }
             QueryBody::Recursive(recursive) => {
                 self.query(&recursive.base);
                 self.query(&recursive.step);
+                self.limits(query);
             }
             body => {
                 self.levels.push(query.known_below());
@@ -99,6 +101,13 @@ impl<'a> Found<'a> {
                 self.levels.pop();
             }
         }
+    }
+
+    /// LIMIT and OFFSET behind more than one select list.
+    fn limits(&mut self, query: &Query) {
+        self.levels.push(Vec::new());
+        query.expressions_above(&mut |e| self.expr(e));
+        self.levels.pop();
     }
 
     fn steps(&mut self, steps: &[Step]) {

@@ -97,3 +97,6 @@ CREATE FUNCTION add_row(in_k int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSER
 SELECT add_row(50) AS a, (SELECT count(*) FROM acc) AS n;
 SELECT (SELECT count(*) FROM acc) AS n, add_row(51) AS a;
 SELECT count(*) FROM acc;
+CREATE FUNCTION two() RETURNS TABLE (p int, q int) LANGUAGE sql AS $$ SELECT 1, 2 UNION ALL SELECT 3, 4 $$;
+CREATE FUNCTION take_two() RETURNS int LANGUAGE plpgsql AS $$ DECLARE r record; BEGIN r := two(); RETURN r.p; END $$;
+SELECT take_two();

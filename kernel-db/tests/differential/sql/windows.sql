@@ -110,6 +110,11 @@ SELECT b, n_of(b) FROM s WHERE a = 5 AND b > 10 GROUP BY b ORDER BY b;
 SELECT b, (SELECT n FROM t WHERE k = b) AS x FROM s WHERE a = 5 AND b > 10 GROUP BY b ORDER BY b;
 SELECT a, (SELECT n FROM t WHERE k = a) AS x, count(*) FROM s WHERE a = 5 GROUP BY b, a ORDER BY count(*), a;
 SELECT a, row_number() OVER (ORDER BY b), n_of(b) FROM s WHERE a = 5 AND b > 10 ORDER BY b;
+SELECT b, (SELECT n FROM t WHERE k = b) AS x FROM s WHERE a = 5 AND b > 10 GROUP BY b, a ORDER BY b;
+SELECT 1 AS x UNION ALL SELECT 2 UNION ALL SELECT 3 ORDER BY x LIMIT (SELECT 1 FROM t WHERE k = 12);
+SELECT DISTINCT row_number() OVER (ORDER BY k) AS r FROM t ORDER BY row_number() OVER (ORDER BY k);
+-- Equal windows have equal rows in the same order.
+SELECT count(*) FROM (SELECT row_number() OVER (ORDER BY a) AS r, row_number() OVER (ORDER BY b DESC, a) AS other, count(*) OVER (ORDER BY a ROWS UNBOUNDED PRECEDING) AS n FROM s) q WHERE r = n;
 INSERT INTO t SELECT 20 + a, count(*) FROM s WHERE a = 6 GROUP BY a;
 SELECT n FROM t WHERE k = 26;
 INSERT INTO t SELECT 30 + row_number() OVER (ORDER BY b), 1 FROM s WHERE a = 5;

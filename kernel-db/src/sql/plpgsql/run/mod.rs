@@ -118,6 +118,9 @@ impl Run<'_> {
             Code::AssignRow { query, into } => {
                 let query = query.as_ref().map(|q| q.run_quiet(ctx, &self.frame));
                 let rows = query.transpose()?.map_or_else(Vec::new, |done| done.rows);
+                if rows.len() > 1 {
+                    return Err(Error::new("21000", "query returned more than one row"));
+                }
                 self.store_row(into, rows.into_iter().next().unwrap_or_default())?;
             }
             Code::If { arms, otherwise } => {
