@@ -81,15 +81,8 @@ fn draw<'a>(
     );
     let lines = lines(experiment, chart, results);
     let (x_range, y_range) = ranges(experiment, chart, &lines, &x_axis, &y_axis);
-    let labels: Vec<(f64, String)> = categories(experiment);
-    let x_marks = match experiment.x.kind {
-        AxisKind::Category => labels.iter().map(|(x, _)| *x).collect(),
-        AxisKind::Log => {
-            let points = experiment.points.iter().map(|point| point.x);
-            x_axis.marks_at(points, x_range.0, x_range.1)
-        }
-        AxisKind::Linear => x_axis.marks(x_range.0, x_range.1),
-    };
+    let labels = categories(experiment);
+    let x_marks = x_marks(experiment, &labels, &x_axis, x_range);
     let y_marks = y_axis.marks(y_range.0, y_range.1);
     let mut context = ChartBuilder::on(&area)
         .margin(8)
@@ -114,27 +107,15 @@ fn draw<'a>(
         .x_label_formatter(&x_label)
         .y_label_formatter(&|at| y_axis.label(*at))
         .draw()?;
-    for (number, line) in lines.iter().enumerate() {
-        let color = COLORS[number % COLORS.len()];
-        match experiment.x.kind {
-            AxisKind::Category => {
-                bars(&mut context, line, color, &y_axis, y_range.0)?;
-                legend.add(Sign::Bar(color), &line.name);
-            }
-            _ => {
-                let style =
-                    ShapeStyle::from(color).stroke_width(if chart.each_repeat { 1 } else { 2 });
-                curve(
-                    &mut context,
-                    line,
-                    style,
-                    (&x_axis, &y_axis),
-                    chart.each_repeat,
-                )?;
-                legend.add(Sign::Line(style), &line.name);
-            }
-        }
-    }
+    series(
+        &mut context,
+        &mut legend,
+        &lines,
+        experiment,
+        chart,
+        (&x_axis, &y_axis),
+        y_range.0,
+    )?;
     theirs(
         &mut context,
         &mut legend,
@@ -145,6 +126,46 @@ fn draw<'a>(
     )?;
     events(&mut context, chart, y_range)?;
     legend.draw(&beside)
+}
+
+fn x_marks(
+    experiment: &Experiment,
+    labels: &[(f64, String)],
+    axis: &Axis,
+    (low, high): (f64, f64),
+) -> Vec<f64> {
+    match experiment.x.kind {
+        AxisKind::Category => labels.iter().map(|(x, _)| *x).collect(),
+        AxisKind::Log => axis.marks_at(experiment.points.iter().map(|point| point.x), low, high),
+        AxisKind::Linear => axis.marks(low, high),
+    }
+}
+
+fn series(
+    context: &mut Context<'_, '_>,
+    legend: &mut Legend,
+    lines: &[Line],
+    experiment: &Experiment,
+    chart: &Chart,
+    axes: (&Axis, &Axis),
+    bottom: f64,
+) -> anyhow::Result<()> {
+    for (number, line) in lines.iter().enumerate() {
+        let color = COLORS[number % COLORS.len()];
+        match experiment.x.kind {
+            AxisKind::Category => {
+                bars(context, line, color, axes.1, bottom)?;
+                legend.add(Sign::Bar(color), &line.name);
+            }
+            _ => {
+                let width = if chart.each_repeat { 1 } else { 2 };
+                let style = ShapeStyle::from(color).stroke_width(width);
+                curve(context, line, style, axes, chart.each_repeat)?;
+                legend.add(Sign::Line(style), &line.name);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Labels of a category axis, once each.

@@ -115,14 +115,7 @@ impl Run<'_> {
                 let value = self.value(ctx, value)?;
                 self.store(place, value)?;
             }
-            Code::AssignRow { query, into } => {
-                let query = query.as_ref().map(|q| q.run_quiet(ctx, &self.frame));
-                let rows = query.transpose()?.map_or_else(Vec::new, |done| done.rows);
-                if rows.len() > 1 {
-                    return Err(Error::new("21000", "query returned more than one row"));
-                }
-                self.store_row(into, rows.into_iter().next().unwrap_or_default())?;
-            }
+            Code::AssignRow { query, into } => self.assign_row(ctx, query.as_ref(), into)?,
             Code::If { arms, otherwise } => {
                 for (condition, body) in arms {
                     if self.test(ctx, condition)? {
@@ -213,6 +206,21 @@ impl Run<'_> {
     }
 
     /// Stores a row: its first values in `places`, NULL in those left over.
+    /// One row, or none for NULLs, into the places of a record.
+    fn assign_row(
+        &mut self,
+        ctx: &mut ExecCtx<'_>,
+        query: Option<&Prepared>,
+        into: &[Place],
+    ) -> Result<()> {
+        let query = query.map(|q| q.run_quiet(ctx, &self.frame));
+        let rows = query.transpose()?.map_or_else(Vec::new, |done| done.rows);
+        if rows.len() > 1 {
+            return Err(Error::new("21000", "query returned more than one row"));
+        }
+        self.store_row(into, rows.into_iter().next().unwrap_or_default())
+    }
+
     fn store_row(&mut self, places: &[Place], row: Vec<Value>) -> Result<()> {
         let mut values = row.into_iter();
         for place in places {
