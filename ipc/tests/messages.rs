@@ -290,7 +290,8 @@ async fn a_full_mailbox_refuses_until_there_is_room() {
         let engine = engine.unwrap();
         let messages = messages(&engine).await;
         let options = dbos_client::Options {
-            deadline: SHORT,
+            // It is waited for where a message is refused, and must not end where the disk stands still for a moment.
+            deadline: 5 * SHORT,
             ..dbos_client::Options::default()
         };
         let hasty = Messages::new(Client::connect_with(&engine.target, options).await.unwrap());

@@ -220,6 +220,8 @@ impl ClusterSpec {
             partitions: self.partitions,
             replicas: self.replicas,
             durability: self.durability,
+            // Its nodes share a disk and start at once.
+            log_prefill_bytes: 32 << 20,
             ..NodeConfig::default()
         }
     }
