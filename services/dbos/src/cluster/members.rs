@@ -44,7 +44,7 @@ pub async fn add(mut spec: ClusterSpec, node: Option<u16>) -> Result<()> {
     spec.save_description()?;
     process::start(&spec, node)?;
     let added = with(&spec, asked, async |a| {
-        a.add(&spec.node_address(node)).await
+        settle("42710", async || a.add(&spec.node_address(node)).await).await
     })
     .await;
     if let Err(failure) = added {
@@ -68,7 +68,10 @@ pub async fn remove(mut spec: ClusterSpec, node: u16) -> Result<()> {
     // Asking another one lets the node be away.
     let others: Vec<u16> = spec.ids().into_iter().filter(|n| *n != node).collect();
     let asked = first_running(&spec, &others)?;
-    with(&spec, asked, async |a| a.remove(node.into()).await).await?;
+    with(&spec, asked, async |a| {
+        settle("42704", async || a.remove(node.into()).await).await
+    })
+    .await?;
     let what = format!("removing node {node}");
     watch(&spec, asked, &what, |p| !p.nodes.contains(&node.into())).await?;
     process::stop(&spec, [node].into_iter())?;
@@ -184,6 +187,23 @@ async fn watch(
     }
 }
 
+/// Asks again while the outcome is unknown, as a leader may go while it writes; `done` is then the answer to what was done before.
+async fn settle(
+    done: &str,
+    ask: impl AsyncFn() -> kernel_db::error::Result<()>,
+) -> kernel_db::error::Result<()> {
+    let until = Instant::now() + HAND_OVER;
+    let mut unknown = false;
+    loop {
+        match ask().await {
+            Err(error) if error.sqlstate() == "08007" && Instant::now() < until => unknown = true,
+            Err(error) if unknown && error.sqlstate() == done => return Ok(()),
+            result => return result,
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// Asks node `asked`, or another that runs if it is away.
 pub(super) async fn with<T>(
     spec: &ClusterSpec,
@@ -224,4 +244,32 @@ fn first_running(spec: &ClusterSpec, nodes: &[u16]) -> Result<u16> {
             spec.name
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use kernel_db::error::Error;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_unknown_outcome_is_asked_for_again() {
+        for (answers, ends_well) in [
+            (vec!["08007", ""], true),
+            (vec!["08007", "42704"], true),
+            (vec!["42704"], false),
+            (vec!["08007", "55000"], false),
+        ] {
+            let left = RefCell::new(answers.clone());
+            let ask = async || match left.borrow_mut().remove(0) {
+                "" => Ok(()),
+                code => Err(Error::new(code, "no")),
+            };
+            let result = settle("42704", ask).await;
+            assert_eq!(result.is_ok(), ends_well, "{answers:?}");
+            assert!(left.borrow().is_empty(), "{answers:?}");
+        }
+    }
 }
