@@ -29,6 +29,7 @@ impl Node {
             nodes: vec![NodeAddress { id: 1, sql, peer }],
             data_dir: dir.path().join("data"),
             log_file: dir.path().join("log"),
+            log_prefill_bytes: 0,
             ..NodeConfig::default()
         };
         let (stop, stopped) = oneshot::channel::<()>();

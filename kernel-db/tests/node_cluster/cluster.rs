@@ -78,6 +78,7 @@ impl Cluster {
                 partitions,
                 replicas,
                 durability,
+                log_prefill_bytes: 0,
                 ..NodeConfig::default()
             };
             std::fs::write(cluster.config_path(node.id), config.to_toml()).unwrap();

@@ -221,7 +221,7 @@ impl ClusterSpec {
             replicas: self.replicas,
             durability: self.durability,
             // Its nodes share a disk and start at once.
-            log_prefill_bytes: 32 << 20,
+            log_prefill_bytes: 0,
             ..NodeConfig::default()
         }
     }

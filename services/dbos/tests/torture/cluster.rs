@@ -49,6 +49,7 @@ impl Cluster {
                 partitions: PARTITIONS,
                 replicas: 3,
                 durability: Durability::Fsync,
+                log_prefill_bytes: 0,
                 ..NodeConfig::default()
             };
             std::fs::write(dir.path().join(format!("{node}.toml")), config.to_toml()).unwrap();
