@@ -31,7 +31,7 @@ pub(crate) struct Etcd {
 impl Etcd {
     pub fn start(members: usize) -> anyhow::Result<Self> {
         let binary = program("etcd")?;
-        let addresses = free_addresses(2 * members)?;
+        let addresses = free_addresses(2 * members as u16);
         let (clients, peers) = addresses.split_at(members);
         let all: Vec<String> = peers
             .iter()

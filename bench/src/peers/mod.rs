@@ -18,7 +18,7 @@ pub(crate) mod tree_walk;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -148,15 +148,12 @@ pub(crate) fn server_folder(name: &str) -> anyhow::Result<tempfile::TempDir> {
     Ok(tempfile::Builder::new().prefix(&prefix).tempdir()?)
 }
 
-/// Loopback addresses that were free a moment ago.
-pub(crate) fn free_addresses(count: usize) -> anyhow::Result<Vec<SocketAddr>> {
-    let bound: Result<Vec<_>, _> = (0..count)
-        .map(|_| TcpListener::bind("127.0.0.1:0"))
-        .collect();
-    Ok(bound?
-        .iter()
-        .map(TcpListener::local_addr)
-        .collect::<Result<_, _>>()?)
+/// Loopback addresses that are free and given to nobody else.
+pub(crate) fn free_addresses(count: u16) -> Vec<SocketAddr> {
+    let first = dbos_client::ports::free(count);
+    (first..first + count)
+        .map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
+        .collect()
 }
 
 /// The first line that a program prints about its version.

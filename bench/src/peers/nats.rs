@@ -23,7 +23,7 @@ pub(crate) struct Nats {
 impl Nats {
     pub fn start() -> anyhow::Result<Self> {
         let binary = program("nats-server")?;
-        let address = free_addresses(1)?[0];
+        let address = free_addresses(1)[0];
         let folder = server_folder("nats")?;
         let mut start = command(&binary);
         start.args(["-a", "127.0.0.1", "-p"]);

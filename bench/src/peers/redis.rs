@@ -27,7 +27,7 @@ pub(crate) struct Redis {
 impl Redis {
     pub fn start() -> anyhow::Result<Self> {
         let binary = program("redis-server")?;
-        let address = free_addresses(1)?[0];
+        let address = free_addresses(1)[0];
         let folder = server_folder("redis")?;
         let mut start = command(&binary);
         start.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);

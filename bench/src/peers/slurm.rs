@@ -135,7 +135,7 @@ fn start_munge(munged: &Path, folder: &Path, socket: &Path) -> anyhow::Result<Se
 /// One node with as many slots as a benchmark may fill; accounting and limits off.
 fn configuration(folder: &Path, socket: &Path, controller: &Path) -> anyhow::Result<String> {
     let user = std::env::var("USER").unwrap_or_else(|_| "root".into());
-    let addresses = free_addresses(2)?;
+    let addresses = free_addresses(2);
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname")?;
     let folder = folder.display();
     let mut text = String::new();

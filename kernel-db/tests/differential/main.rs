@@ -11,6 +11,8 @@ mod kernel;
 mod outcome;
 #[path = "../support/partition.rs"]
 mod partition;
+#[path = "../../../services/client/src/ports.rs"]
+mod ports;
 mod postgres;
 mod random;
 mod script;

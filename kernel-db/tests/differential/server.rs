@@ -3,7 +3,7 @@
 //! The node is this test binary run once more: the ignored test `node_process` runs the node whose configuration the
 //! environment names.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::Side;
 use crate::outcome::Outcome;
+use crate::ports::free;
 use crate::postgres::outcome_of;
 
 const CONFIG: &str = "KERNEL_DB_NODE_CONFIG";
@@ -85,8 +86,7 @@ impl Side for Server {
 }
 
 fn address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address")
+    SocketAddr::from(([127, 0, 0, 1], free(1)))
 }
 
 async fn start(partitions: u32) -> Node {

@@ -8,6 +8,8 @@
 mod bank;
 mod implicit;
 mod play;
+#[path = "../../../services/client/src/ports.rs"]
+mod ports;
 // Some of it is used by the protocol's own tests only.
 #[allow(dead_code)]
 #[path = "../wire_pg/raw.rs"]

@@ -1,6 +1,6 @@
 //! The two systems: a node in this process, and a private PostgreSQL.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use kernel_db::node::{NodeAddress, NodeConfig};
 use tokio::sync::oneshot;
 use tokio_postgres::{Client, NoTls};
+
+use crate::ports::free;
 
 /// A node with four partitions; stopped when dropped.
 pub struct Node {
@@ -20,10 +22,7 @@ pub struct Node {
 impl Node {
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let address = || {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            listener.local_addr().unwrap()
-        };
+        let address = || SocketAddr::from(([127, 0, 0, 1], free(1)));
         let (sql, peer): (SocketAddr, SocketAddr) = (address(), address());
         let config = NodeConfig {
             nodes: vec![NodeAddress { id: 1, sql, peer }],
@@ -124,9 +123,7 @@ impl Postgres {
             .tempdir()
             .unwrap();
         run(Command::new("chmod").arg("777").arg(folder.path()));
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
+        let port = free(1);
         let postgres = Self { bin, folder, port };
         let data = postgres.folder.path().join("data");
         run(postgres

@@ -3,7 +3,7 @@
 //! A node is this test binary run once more: the ignored test `node_process` runs the node whose configuration the
 //! environment names.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use kernel_db::storage::engine::{EngineLog, EngineLogOptions};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::disk::BreakableDisk;
+use crate::ports::free;
 
 const CONFIG: &str = "KERNEL_DB_NODE_CONFIG";
 
@@ -227,24 +228,17 @@ impl Drop for Cluster {
     }
 }
 
-/// Below the ports that the system deals out, so that a node that is down finds its own free again.
 fn free_addresses(nodes: usize) -> Vec<NodeAddress> {
-    loop {
-        let base = 10_000 + rand::random::<u16>() % 20_000;
-        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let ports: Vec<u16> = (base..).take(2 * nodes).collect();
-        if ports
-            .iter()
-            .all(|port| TcpListener::bind(address(*port)).is_ok())
-        {
-            let node = |pair: &[u16]| NodeAddress {
-                id: u64::from(pair[0] - base) / 2 + 1,
-                sql: address(pair[0]),
-                peer: address(pair[1]),
-            };
-            return ports.chunks(2).map(node).collect();
-        }
-    }
+    let nodes = nodes as u16;
+    let base = free(2 * nodes);
+    let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    (0..nodes)
+        .map(|node| NodeAddress {
+            id: u64::from(node) + 1,
+            sql: address(base + 2 * node),
+            peer: address(base + 2 * node + 1),
+        })
+        .collect()
 }
 
 pub fn first(messages: &[SimpleQueryMessage]) -> String {

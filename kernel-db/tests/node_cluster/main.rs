@@ -7,6 +7,8 @@ mod faults;
 mod life;
 mod numbers;
 mod past;
+#[path = "../../../services/client/src/ports.rs"]
+mod ports;
 mod rollback;
 mod schema;
 mod strangers;

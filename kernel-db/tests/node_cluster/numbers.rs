@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 
 use kernel_db::node::Durability;
 
@@ -36,9 +36,7 @@ fn scrape(port: u16) -> BTreeMap<String, f64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn numbers_move_with_the_work() {
     let mut cluster = Cluster::prepare(1, 2, 1, Durability::Fsync);
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
+    let port = crate::ports::free(1);
     let path = cluster.dir().join("1.toml");
     let config = std::fs::read_to_string(&path).unwrap();
     let asked = config.replace("metrics_port = 0", &format!("metrics_port = {port}"));

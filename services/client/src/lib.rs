@@ -24,6 +24,7 @@ mod key;
 mod lane;
 pub mod local_postgres;
 mod numbers;
+pub mod ports;
 mod recalls;
 mod retry;
 mod rows;

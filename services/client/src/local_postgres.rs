@@ -9,7 +9,6 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -115,7 +114,7 @@ impl LocalPostgres {
             "--no-sync",
         ]);
         run(initdb, "initdb")?;
-        let port = free_port()?;
+        let port = crate::ports::free(1);
         let log =
             File::create(dir.join("log")).map_err(|e| failed("creating the server's log", e))?;
         let errors = log
@@ -299,15 +298,6 @@ fn unprivileged_user(dir: &Path) -> Result<Option<Owner>> {
             )
             .hint("create one of these users, or run as another user")
         })
-}
-
-fn free_port() -> Result<u16> {
-    let listener =
-        TcpListener::bind("127.0.0.1:0").map_err(|e| failed("looking for a free port", e))?;
-    Ok(listener
-        .local_addr()
-        .map_err(|e| failed("looking for a free port", e))?
-        .port())
 }
 
 fn command(program: &Path, dir: &Path, owner: Option<Owner>) -> Command {

@@ -65,6 +65,9 @@ pub struct LocalCluster {
     nodes: u16,
 }
 
+/// As many as a cluster takes from its `--port` on: for SQL, for nodes and for metrics.
+const PORTS: u16 = 160;
+
 impl LocalCluster {
     /// `flags` are those of `dbos cluster up`. The binary is the one built beside the running test.
     pub fn start(flags: &[&str]) -> Result<Self> {
@@ -74,8 +77,8 @@ impl LocalCluster {
             .unwrap_or(3);
         let mut last = None;
         for _ in 0..5 {
-            // Tests run side by side, each in a home of its own, so ports are drawn.
-            let port = 20_000 + rand::random::<u16>() % 100 * 200 + rand::random::<u16>() % 9 * 10;
+            // Tests run side by side, each in a home and on ports of its own.
+            let port = crate::ports::free(PORTS);
             let home =
                 std::env::temp_dir().join(format!("dbos-test-{}-{port}", std::process::id()));
             let cluster = Self {

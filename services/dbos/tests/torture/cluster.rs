@@ -1,7 +1,7 @@
 //! Node processes of the `dbos` binary with a proxy between each two of them.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -173,24 +173,11 @@ pub async fn connect(url: &str) -> Option<Client> {
 
 type Addresses = BTreeMap<u64, SocketAddr>;
 
-/// SQL and peer addresses, below the ports that the system deals out: a node that is down must find its own free again.
+/// SQL and peer addresses.
 fn free_addresses(nodes: u64) -> (Addresses, Addresses) {
-    loop {
-        let base = 10_000 + rand_below(9_000) as u16;
-        let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let ports: Vec<u16> = (base..base + 2 * nodes as u16).collect();
-        if ports
-            .iter()
-            .all(|port| TcpListener::bind(at(*port)).is_ok())
-        {
-            let address = |offset: u64| {
-                (1..=nodes).map(move |node| (node, at(base + (node - 1 + offset) as u16)))
-            };
-            return (address(0).collect(), address(nodes).collect());
-        }
-    }
-}
-
-fn rand_below(bound: u64) -> u64 {
-    uuid::Uuid::new_v4().as_u64_pair().0 % bound
+    let base = dbos_client::ports::free(2 * nodes as u16);
+    let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    let address =
+        |offset: u64| (1..=nodes).map(move |node| (node, at(base + (node - 1 + offset) as u16)));
+    (address(0).collect(), address(nodes).collect())
 }
