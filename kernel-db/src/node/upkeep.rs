@@ -4,7 +4,7 @@
 //! here it is only given the chance). Leadership drifts back to the preferred node once that is up and has caught up, so
 //! that after a failure the leaders are spread again.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -42,8 +42,6 @@ pub struct Upkeep {
     placement: Placement,
     /// When each group was flushed last.
     flushed: RefCell<BTreeMap<u32, Instant>>,
-    /// A flush is under way.
-    flushing: Cell<bool>,
     /// Since when each group is led from here.
     leading: RefCell<BTreeMap<u32, Instant>>,
     /// Since when each group has offered a checkpoint that no member fetches.
@@ -58,7 +56,6 @@ impl Upkeep {
             core,
             peers,
             flushed: RefCell::default(),
-            flushing: Cell::new(false),
             leading: RefCell::default(),
             offered: RefCell::default(),
         })
@@ -79,6 +76,10 @@ impl Upkeep {
     /// Everything else, for ever.
     pub async fn run(self: Rc<Self>) {
         self.bootstrap().await;
+        futures::future::join(self.look(), self.flush()).await;
+    }
+
+    async fn look(&self) {
         let mut interval = tokio::time::interval(LOOK);
         interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let history_every = Duration::from_secs(self.config.history_window_s) / HISTORY_STEPS;
@@ -86,9 +87,6 @@ impl Upkeep {
         loop {
             interval.tick().await;
             self.drift();
-            if !self.flushing.replace(true) {
-                tokio::task::spawn_local(Rc::clone(&self).flush());
-            }
             self.withdraw();
             if Instant::now() >= history_at {
                 history_at = Instant::now() + history_every;
@@ -159,30 +157,38 @@ impl Upkeep {
 
     /// Flushes the groups that are due, one after another with pauses: all at once they would take the processors and the disk
     /// from the clients.
-    async fn flush(self: Rc<Self>) {
-        for number in self.due() {
-            let Some(group) = self.core.group(number) else {
-                continue;
-            };
-            self.flushed.borrow_mut().insert(number, Instant::now());
-            if group.store.meta().applied_index <= group.store.durable_index() {
-                continue;
+    async fn flush(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            for number in self.due() {
+                let started = Instant::now();
+                self.flush_group(number).await;
+                tokio::time::sleep(started.elapsed()).await;
             }
-            group.unflushed_bytes.set(0);
-            let started = Instant::now();
-            let (store, work) = (Arc::clone(&group.store), Arc::clone(&group.store));
-            match tokio::task::spawn_blocking(move || work.flush()).await {
-                Ok(Ok(())) => self
-                    .core
-                    .send(number, Input::Applied(flush_report(&*store))),
-                // A replica that was dropped meanwhile has nothing to keep.
-                Ok(Err(_)) if self.core.group(number).is_none() => {}
-                Ok(Err(error)) => super::core::fatal(&error),
-                Err(error) => tracing::error!(group = number, "flush: {error}"),
-            }
-            tokio::time::sleep(started.elapsed()).await;
         }
-        self.flushing.set(false);
+    }
+
+    async fn flush_group(&self, number: u32) {
+        let Some(group) = self.core.group(number) else {
+            return;
+        };
+        self.flushed.borrow_mut().insert(number, Instant::now());
+        let (store, work) = (Arc::clone(&group.store), Arc::clone(&group.store));
+        if store.meta().applied_index <= store.durable_index() {
+            return;
+        }
+        group.unflushed_bytes.set(0);
+        // A replica that is dropped meanwhile is to go.
+        drop(group);
+        match tokio::task::spawn_blocking(move || work.flush()).await {
+            Ok(Ok(())) => self
+                .core
+                .send(number, Input::Applied(flush_report(&*store))),
+            // A replica that was dropped meanwhile has nothing to keep.
+            Ok(Err(_)) if self.core.group(number).is_none() => {}
+            Ok(Err(error)) => super::core::fatal(&error),
+            Err(error) => tracing::error!(group = number, "flush: {error}"),
+        }
     }
 
     /// Groups that pin much log, those with most of it first, and groups that were not flushed for long.

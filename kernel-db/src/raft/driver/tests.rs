@@ -6,6 +6,10 @@ use crate::storage::memory::MemLog;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, HardState};
 
 fn driver(node: u64, voters: &[u64]) -> Driver {
+    driver_on(Arc::new(MemLog::new()), node, voters)
+}
+
+fn driver_on(log: Arc<MemLog>, node: u64, voters: &[u64]) -> Driver {
     let config = DriverConfig {
         node,
         group: 1,
@@ -17,7 +21,7 @@ fn driver(node: u64, voters: &[u64]) -> Driver {
         seed: 1,
         planted: crate::planted::Planted::default(),
     };
-    Driver::new(config, Arc::new(MemLog::new()), &StateEnd::default()).unwrap()
+    Driver::new(config, log, &StateEnd::default()).unwrap()
 }
 
 /// Writes are done at once.
@@ -85,18 +89,7 @@ fn i1_proposals_of_others_are_dropped() {
 
 /// A replica of node 1 on a log that outlived the one before it.
 fn successor(log: &Arc<MemLog>) -> Driver {
-    let config = DriverConfig {
-        node: 1,
-        group: 1,
-        voters: Vec::new(),
-        election_ticks: 10,
-        heartbeat_ticks: 2,
-        sync: true,
-        tail_lost: false,
-        seed: 1,
-        planted: crate::planted::Planted::default(),
-    };
-    Driver::new(config, log.clone(), &StateEnd::default()).unwrap()
+    driver_on(log.clone(), 1, &[])
 }
 
 /// The replica that member 1 was is dropped.

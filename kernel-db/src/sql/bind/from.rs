@@ -91,19 +91,8 @@ impl Binder<'_> {
             visible: factor.visible,
             offset,
         });
-        from.steps.push(Step {
-            source: factor.source,
-            kind,
-            offset,
-            width,
-            on: None,
-            after: None,
-            hash: None,
-            keep: false,
-            site: None,
-            each: None,
-            early: Vec::new(),
-        });
+        from.steps
+            .push(Step::new(factor.source, kind, offset, width));
         Ok(())
     }
 

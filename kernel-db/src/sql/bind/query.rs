@@ -257,19 +257,8 @@ pub(super) fn plain(body: QueryBody, columns: Vec<Column>) -> Query {
 fn around(query: Query, types: &[DataType]) -> Query {
     let columns = query.columns.clone();
     let width = columns.len();
-    let step = Step {
-        source: Source::Query(Box::new(query)),
-        kind: JoinKind::Inner,
-        offset: 0,
-        width,
-        on: None,
-        after: None,
-        hash: None,
-        keep: false,
-        site: None,
-        each: None,
-        early: Vec::new(),
-    };
+    let source = Source::Query(Box::new(query));
+    let step = Step::new(source, JoinKind::Inner, 0, width);
     let body = QueryBody::Select {
         steps: vec![step],
         filter: None,

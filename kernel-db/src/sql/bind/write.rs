@@ -379,19 +379,7 @@ impl Binder<'_> {
             types: table.types(),
             access: Access::full(),
         };
-        let first = Step {
-            source,
-            kind: JoinKind::Inner,
-            offset: 0,
-            width,
-            on: None,
-            after: None,
-            hash: None,
-            keep: false,
-            site: None,
-            each: None,
-            early: Vec::new(),
-        };
+        let first = Step::new(source, JoinKind::Inner, 0, width);
         let rest = self.from(others)?;
         let mut from = From {
             steps: vec![first],

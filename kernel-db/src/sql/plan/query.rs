@@ -405,6 +405,23 @@ fn map_outer(expr: &mut Expr, depth: usize, f: &mut dyn FnMut(&mut Expr)) {
 }
 
 impl Step {
+    /// Every row of `source`, with nothing known of it yet.
+    pub fn new(source: Source, kind: JoinKind, offset: usize, width: usize) -> Self {
+        Self {
+            source,
+            kind,
+            offset,
+            width,
+            on: None,
+            after: None,
+            hash: None,
+            keep: false,
+            site: None,
+            each: None,
+            early: Vec::new(),
+        }
+    }
+
     pub fn expressions(&self, f: &mut dyn FnMut(&Expr)) {
         match &self.source {
             Source::Table { access, .. } => access.expressions(f),
