@@ -18,8 +18,8 @@ fi
 missing=()
 command -v g++ >/dev/null || missing+=(g++)
 command -v ar >/dev/null || missing+=(binutils)
-ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib64/libclang*.so* >/dev/null 2>&1 ||
-  [ -n "${LIBCLANG_PATH:-}" ] || missing+=(libclang-dev)
+compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || compgen -G '/usr/lib/*/libclang*.so*' >/dev/null ||
+  compgen -G '/usr/lib64/libclang*.so*' >/dev/null || [ -n "${LIBCLANG_PATH:-}" ] || missing+=(libclang-dev)
 if [ "$goal" = test ]; then
   ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || missing+=(postgresql)
 fi
