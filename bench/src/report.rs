@@ -5,6 +5,8 @@ use std::fmt;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::processors::Processors;
+
 /// Fields in the order in which they are printed; null where a field does not apply.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -30,6 +32,8 @@ pub struct Report {
     pub retries: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
+    /// Null if the system does not tell.
+    pub processors: Option<Processors>,
     pub nodes: Option<u32>,
     pub replicas: Option<u32>,
     pub partitions: Option<u32>,
@@ -129,6 +133,13 @@ impl fmt::Display for Report {
             (self.fdatasync_p50_us.before, self.fdatasync_p50_us.after)
         {
             write!(f, "; fdatasync p50 {before} before, {after} after")?;
+        }
+        if let Some(processors) = &self.processors {
+            let busy = processors.busy * 100.0;
+            write!(
+                f,
+                "\n  processors {busy:.0} % busy; µs of them per operation: {processors}"
+            )?;
         }
         if let Some(cache) = &self.cache {
             write!(

@@ -13,6 +13,7 @@ use hdrhistogram::Histogram;
 use crate::load::{self, Load, Measured};
 use crate::peers::Background;
 use crate::peers::{etcd, ext4, slurm};
+use crate::processors::Watch;
 use crate::report::{BeforeAfter, Cache, Latency, Report};
 use crate::target::Peer;
 use crate::target::Target;
@@ -176,6 +177,7 @@ pub async fn measure(
     let retries = client.as_ref().map(|client| client.stats().retries);
     let cache = client.as_ref().and_then(Client::cache_stats);
     let operation = prepared.operation.clone();
+    let watch = Watch::start(load.warm_up, load.duration);
     let measured = load::run(
         load,
         move |n| operation(n),
@@ -187,8 +189,10 @@ pub async fn measure(
         },
     )
     .await;
+    let processors = watch.end(measured.completed);
     drop(prepared.responders);
     let mut report = report(target, options, &load, &measured);
+    report.processors = processors;
     report.fdatasync_p50_us = BeforeAfter {
         before,
         after: target.fdatasync_p50_us(),
@@ -325,8 +329,10 @@ fn measure_threads(
         load.warm_up = Duration::ZERO;
     }
     let before = target.fdatasync_p50_us();
+    let watch = Watch::start(load.warm_up, load.duration);
     let measured = load::run_threads(load, std::mem::take(&mut prepared.operations));
     let mut report = report(target, options, &load, &measured);
+    report.processors = watch.end(measured.completed);
     report.target_version = target.own_version();
     report.fdatasync_p50_us = BeforeAfter {
         before,
@@ -383,6 +389,7 @@ fn report(target: &Target, options: &Options, load: &Load, measured: &Measured) 
         errors: measured.errors,
         retries: None,
         cache: None,
+        processors: None,
         nodes: target.nodes,
         replicas: target.replicas,
         partitions: target.partitions,

@@ -6,7 +6,7 @@ use crate::experiments::Experiment;
 use crate::record::{Results, Status};
 
 const HEADER: &str = "series,x,label,repeat,status,count,errors,value,unit,p50_us,p95_us,p99_us,p999_us,max_us,\
-                      fdatasync_before_us,fdatasync_after_us,version";
+                      fdatasync_before_us,fdatasync_after_us,processors_busy,processors_us_per_operation,version";
 
 /// One line per run, or per moment of a time line.
 pub fn text(experiment: &Experiment, results: &Results) -> String {
@@ -24,9 +24,12 @@ pub fn text(experiment: &Experiment, results: &Results) -> String {
             let fdatasync = row.fdatasync.map_or(",".to_string(), |(before, after)| {
                 format!("{before},{after}")
             });
+            let processors = row.processors.as_ref().map_or(",".to_string(), |p| {
+                format!("{:.2},{}", p.busy, quoted(&p.to_string()))
+            });
             let _ = writeln!(
                 text,
-                "{},{},{},{},{},{},{},{:.3},{},{latency},{fdatasync},{}",
+                "{},{},{},{},{},{},{},{:.3},{},{latency},{fdatasync},{processors},{}",
                 quoted(&record.series),
                 row.x,
                 quoted(&record.label),

@@ -25,7 +25,7 @@ fn action(system: System, work: Work) -> Action {
                 errors: done.error_count,
                 value: done.finished_s.len() as f64 / last.max(work.duration.as_secs_f64()),
                 latency: Some(latency(&done.latency)),
-                fdatasync: None,
+                ..Row::default()
             }],
             version: "dbos worker".into(),
             latency: Some(done.latency),
