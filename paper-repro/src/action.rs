@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bench::{Kind, Options, Run};
 use hdrhistogram::Histogram;
 
-use crate::record::{Latency, Row};
+use crate::record::{Cache, Latency, Row, Timed};
 use crate::systems::{System, Systems};
 
 /// Beyond its measured time and this, a run has hung: filling tables takes part of it.
@@ -109,6 +109,18 @@ fn row_of(run: &Run) -> Row {
             Some("fsync") => fdatasync.before.zip(fdatasync.after),
             _ => None,
         },
+        cache: report.cache.map(|cache| Cache {
+            hits: cache.hit.map(timed),
+            misses: cache.miss.map(timed),
+        }),
+    }
+}
+
+fn timed(operations: bench::Timed) -> Timed {
+    Timed {
+        count: operations.operations,
+        p50_ns: operations.latency_ns.p50,
+        p99_ns: operations.latency_ns.p99,
     }
 }
 

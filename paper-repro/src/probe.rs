@@ -88,6 +88,7 @@ fn outcome(x: f64, chunks: u64, elapsed: Duration, version: &str) -> Outcome {
             value: chunks as f64 / elapsed.as_secs_f64(),
             latency: None,
             fdatasync: None,
+            cache: None,
         }],
         version: version.into(),
         latency: None,

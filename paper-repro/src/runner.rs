@@ -130,6 +130,7 @@ fn run_point(
                 value: 0.0,
                 latency: None,
                 fdatasync: None,
+                cache: None,
             }],
         )
     };

@@ -55,6 +55,7 @@ fn counted(x: f64, lines: usize) -> Action {
                 value: lines as f64,
                 latency: None,
                 fdatasync: None,
+                cache: None,
             }],
             version: "counted".into(),
             latency: None,

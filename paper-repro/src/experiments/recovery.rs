@@ -88,6 +88,7 @@ fn action(length: Duration) -> Action {
             value: *count as f64 / step,
             latency: None,
             fdatasync: None,
+            cache: None,
         });
         Ok(Outcome {
             rows: rows.collect(),
@@ -190,6 +191,7 @@ mod tests {
             value: 0.0,
             latency: None,
             fdatasync: None,
+            cache: None,
         };
         let rows: Vec<Row> = [3, 0, 0, 5, 0, 0, 0, 1].map(row).into();
         assert!((longest_gap(&rows) - 0.3).abs() < 1e-9);

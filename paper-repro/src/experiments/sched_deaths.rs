@@ -77,6 +77,7 @@ fn action(work: Work) -> Action {
             value: *count as f64 / STEP_S,
             latency: None,
             fdatasync: None,
+            cache: None,
         });
         Ok(Outcome {
             rows: rows.collect(),

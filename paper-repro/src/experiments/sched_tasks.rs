@@ -26,6 +26,7 @@ fn action(system: System, work: Work) -> Action {
                 value: done.finished_s.len() as f64 / last.max(work.duration.as_secs_f64()),
                 latency: Some(latency(&done.latency)),
                 fdatasync: None,
+                cache: None,
             }],
             version: "dbos worker".into(),
             latency: Some(done.latency),
