@@ -76,6 +76,8 @@ pub(super) struct Binder<'a> {
     text: Option<&'a str>,
     params: Vec<Option<DataType>>,
     names: &'a HashMap<String, Name>,
+    /// Over `names`.
+    columns_win: bool,
     positional: Vec<usize>,
     /// `$n` beyond the known ones makes a new parameter.
     growable: bool,
@@ -139,6 +141,7 @@ pub fn prepare_statement(
         &scope.names,
         scope.positional.clone(),
     );
+    binder.columns_win = scope.columns_win;
     binder.statement(statement, &statement.to_string())
 }
 
@@ -208,6 +211,7 @@ impl<'a> Binder<'a> {
             text: None,
             params,
             names,
+            columns_win: false,
             positional,
             growable: false,
             scopes: Vec::new(),

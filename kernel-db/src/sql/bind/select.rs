@@ -357,7 +357,8 @@ impl Binder<'_> {
                 "42P01",
                 format!("missing FROM-clause entry for table \"{name}\""),
             )),
-            _ => Ok(selected),
+            Some(name) => self.check_is_no_record(name).map(|()| selected),
+            None => Ok(selected),
         }
     }
 
