@@ -12,6 +12,7 @@ mod do_block;
 mod expr;
 mod from;
 mod group;
+mod named_windows;
 mod names;
 pub mod parse;
 mod query;
@@ -39,6 +40,7 @@ use super::prepare::{Column, Kind, Name, ParamScope, Prepared, PreparedExpr};
 use super::{DataType, explain};
 use crate::error::{Error, Result};
 pub use as_of::{moment, stamp};
+use named_windows::NamedWindows;
 use recursive::Cte;
 use scope::Scope;
 
@@ -67,8 +69,9 @@ struct Aggregates {
     windows: Vec<WindowCall>,
     /// Where window functions are not allowed but aggregates are, the message that says so.
     no_windows: Option<&'static str>,
-    /// The WINDOW clause.
-    named_windows: Vec<ast::NamedWindowDefinition>,
+    named_windows: NamedWindows,
+    /// What the windows of the WINDOW clause are made of.
+    defined: Vec<Expr>,
 }
 
 pub(super) struct Binder<'a> {
@@ -135,7 +138,7 @@ pub fn prepare_statement(
     statement: &Statement,
     scope: &ParamScope,
 ) -> Result<Prepared> {
-    let binder = Binder::new(
+    let mut binder = Binder::new(
         catalog,
         scope.types.clone(),
         &scope.names,
