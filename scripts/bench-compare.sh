@@ -16,8 +16,8 @@ git -C "$here" worktree add --quiet --detach "$other/tree" "$commit"
 
 # Those that criterion drives.
 benches() {
-  for file in "$1"/kernel-db/benches/*.rs; do
-    if grep -q criterion_main "$file"; then printf -- '--bench %s ' "$(basename "$file" .rs)"; fi
+  for file in "$1"/kernel-db/benches/*.rs "$1"/services/client/benches/*.rs; do
+    if grep -qs criterion_main "$file"; then printf -- '--bench %s ' "$(basename "$file" .rs)"; fi
   done
 }
 measure() { # folder, criterion's flags
@@ -25,7 +25,7 @@ measure() { # folder, criterion's flags
   shift
   read -ra chosen <<<"$(benches "$folder")"
   [ ${#chosen[@]} -gt 0 ] || { echo "bench-compare: no criterion benchmarks in $folder" >&2; exit 1; }
-  (cd "$folder" && cargo bench --locked -p kernel-db "${chosen[@]}" -- "$@" ${filter:+"$filter"})
+  (cd "$folder" && cargo bench --locked -p kernel-db -p dbos-client "${chosen[@]}" -- "$@" ${filter:+"$filter"})
 }
 echo "bench-compare: $base ($commit)" >&2
 measure "$other/tree" --save-baseline compared

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use dbfs::{FileSystem, Kind, NewUser, Tree};
 use dbos_client::Client;
 use futures::future::try_join_all;
+use futures::stream::{self, TryStreamExt};
 use rand::Rng;
 use rand::seq::index::sample;
 
+use crate::load::{BySource, Source};
 use crate::run::{Operation, Prepared, expect_equal};
 
 /// Most bytes of a block.
@@ -133,6 +135,28 @@ pub(crate) fn place(shape: Shape, layout: &Layout) -> Vec<(u64, u64)> {
     }
 }
 
+/// Operations that have every block of a user, and each some block that none before had.
+fn every_place(shape: Shape, layout: &Layout) -> impl Iterator<Item = Vec<(u64, u64)>> {
+    let Layout { files, blocks, .. } = *layout;
+    let mix = MIX as u64;
+    // What goes together, and how often: the last ones begin earlier where it does not come out even.
+    let (of, others) = match shape {
+        Shape::Read20x1 => (files, blocks),
+        _ => (blocks, files),
+    };
+    let together = if shape == Shape::Read { 1 } else { mix.min(of) };
+    (0..others).flat_map(move |other| {
+        (0..of.div_ceil(together)).map(move |part| {
+            let first = (part * together).min(of - together);
+            let place = |n| match shape {
+                Shape::Read20x1 => (n, other),
+                _ => (other, n),
+            };
+            (first..first + together).map(place).collect()
+        })
+    })
+}
+
 /// Size of the `n`-th file of the tree for `aggregate`: 0 to 9,999 bytes.
 pub(crate) fn aggregate_size(n: u64) -> u64 {
     n * 7919 % 10_000
@@ -151,7 +175,7 @@ pub(crate) fn aggregate_sum(files: u64) -> u64 {
 struct Run {
     client: Client,
     pattern: String,
-    trees: Vec<Tree>,
+    trees: Vec<Rc<Tree>>,
     layout: Layout,
 }
 
@@ -169,7 +193,7 @@ impl Run {
                 block_size: i32::try_from(layout.block)?,
             })
             .await?;
-            trees.push(fs.tree(&user_name).await?);
+            trees.push(Rc::new(fs.tree(&user_name).await?));
         }
         Ok(Self {
             client,
@@ -179,7 +203,7 @@ impl Run {
         })
     }
 
-    fn tree(&self, n: u64) -> Tree {
+    fn tree(&self, n: u64) -> Rc<Tree> {
         self.trees[(n % self.layout.users) as usize].clone()
     }
 
@@ -200,6 +224,9 @@ pub(crate) async fn prepare(
 ) -> anyhow::Result<Prepared> {
     dbfs::install(&client).await?;
     let run = Run::new(client, Layout::of(shape, size)).await?;
+    if shape.reads() {
+        return prepare_reads(run, shape, in_flight).await;
+    }
     let mut operations_max = None;
     let operation: Operation = match shape {
         Shape::Create => create(run.clone()),
@@ -214,7 +241,7 @@ pub(crate) async fn prepare(
         }
         _ => {
             fill(&run).await?;
-            blocks(run.clone(), shape)
+            writes(run.clone(), shape)
         }
     };
     let before = u64::try_from(run.count().await?)?;
@@ -229,6 +256,39 @@ pub(crate) async fn prepare(
     let mut prepared = Prepared::new(operation, check);
     prepared.operations_max = operations_max;
     Ok(prepared)
+}
+
+/// A cache is filled before, as the page cache has what was just written.
+async fn prepare_reads(run: Run, shape: Shape, in_flight: u32) -> anyhow::Result<Prepared> {
+    fill(&run).await?;
+    let filling = match run.client.caches() {
+        true => fill_cache(&run, shape, in_flight).await?,
+        false => BySource::default(),
+    };
+    let before = u64::try_from(run.count().await?)?;
+    let counted = run.clone();
+    let check = move |_| async move { expect_equal("files", counted.count().await?, before) };
+    Ok(Prepared::reading(reads(run, shape), filling, check))
+}
+
+/// Reads every block, in operations of the shape.
+async fn fill_cache(run: &Run, shape: Shape, in_flight: u32) -> anyhow::Result<BySource> {
+    let operations = (0..run.layout.users)
+        .flat_map(|user| every_place(shape, &run.layout).map(move |places| (user, places)));
+    let timed = RefCell::new(BySource::default());
+    stream::iter(operations.map(Ok::<_, String>))
+        .try_for_each_concurrent(in_flight as usize, |(user, places)| {
+            let timed = &timed;
+            async move {
+                let began = Instant::now();
+                let source = read_blocks(run.tree(user), run.layout, places).await?;
+                timed.borrow_mut().add(source, began.elapsed());
+                Ok(())
+            }
+        })
+        .await
+        .map_err(anyhow::Error::msg)?;
+    Ok(timed.into_inner())
 }
 
 /// Makes the files whose blocks are written or read.
@@ -313,7 +373,7 @@ async fn create_for(run: &Run, in_flight: u32, time: Duration) -> anyhow::Result
     Ok(made)
 }
 
-fn blocks(run: Run, shape: Shape) -> Operation {
+fn writes(run: Run, shape: Shape) -> Operation {
     Rc::new(move |n| {
         let (tree, layout) = (run.tree(n), run.layout);
         Box::pin(async move {
@@ -321,10 +381,7 @@ fn blocks(run: Run, shape: Shape) -> Operation {
                 let tree = &tree;
                 async move {
                     let (path, at) = (format!("/{file}"), (block as usize * layout.block) as i64);
-                    match shape.reads() {
-                        true => read_block(tree, &path, at, layout.block).await,
-                        false => text(tree.write(&path, at, &vec![n as u8; layout.block]).await),
-                    }
+                    text(tree.write(&path, at, &vec![n as u8; layout.block]).await)
                 }
             };
             try_join_all(place(shape, &layout).into_iter().map(one))
@@ -334,11 +391,54 @@ fn blocks(run: Run, shape: Shape) -> Operation {
     })
 }
 
+fn reads(run: Run, shape: Shape) -> Operation<Option<Source>> {
+    Rc::new(move |n| {
+        let (tree, layout) = (run.tree(n), run.layout);
+        Box::pin(async move {
+            read_blocks(tree, layout, place(shape, &layout))
+                .await
+                .map(Some)
+        })
+    })
+}
+
+/// Those that are not in memory are asked for together.
+async fn read_blocks(
+    tree: Rc<Tree>,
+    layout: Layout,
+    places: Vec<(u64, u64)>,
+) -> Result<Source, String> {
+    let size = layout.block as i64;
+    let mut asked = Vec::new();
+    for (file, block) in places {
+        let (path, at) = (format!("/{file}"), block as i64 * size);
+        match tree.read_kept(&path, at, size) {
+            Ok(Some(data)) => check_size(&data, layout.block)?,
+            Ok(None) => asked.push((path, at)),
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    if asked.is_empty() {
+        return Ok(Source::Memory);
+    }
+    let asked = asked
+        .iter()
+        .map(|(path, at)| read_block(&tree, path, *at, layout.block));
+    try_join_all(asked).await?;
+    Ok(Source::Target)
+}
+
 async fn read_block(tree: &Tree, path: &str, at: i64, size: usize) -> Result<(), String> {
     match tree.read(path, at, size as i64).await {
-        Ok(data) if data.len() == size => Ok(()),
-        Ok(data) => Err(format!("{} bytes instead of {size}", data.len())),
+        Ok(data) => check_size(&data, size),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+fn check_size(data: &[u8], size: usize) -> Result<(), String> {
+    match data.len() == size {
+        true => Ok(()),
+        false => Err(format!("{} bytes instead of {size}", data.len())),
     }
 }
 
@@ -396,3 +496,27 @@ fn aggregate(run: Run) -> Operation {
 pub const AGGREGATE: &str = include_str!("../sql/aggregate.sql");
 /// Its opponent on a file system: the source of a walk over the tree.
 pub const TREE_WALK: &str = include_str!("peers/tree_walk.rs");
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_cache_is_filled_with_every_block_and_each_operation_adds_some() {
+        for shape in [Shape::Read, Shape::Read1x20, Shape::Read20x1] {
+            let layout = Layout::of(shape, None);
+            let mut read = BTreeSet::new();
+            for places in every_place(shape, &layout) {
+                assert_eq!(places.len(), place(shape, &layout).len());
+                let before = read.len();
+                read.extend(places);
+                assert!(read.len() > before, "{shape:?}");
+            }
+            assert_eq!(read.len() as u64, layout.files * layout.blocks);
+            let last = (layout.files - 1, layout.blocks - 1);
+            assert_eq!(read.last(), Some(&last), "{shape:?}");
+        }
+    }
+}

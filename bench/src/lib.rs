@@ -16,7 +16,7 @@ mod target;
 mod transfers;
 
 pub use processors::{Processors, Thread};
-pub use report::{BeforeAfter, Latency, Report};
+pub use report::{BeforeAfter, Cache, Latency, Report, Timed};
 pub use run::{IN_FLIGHT_TRIED, Kind, Options, Progress, Run, measure, run};
 pub use target::{PEERS, Target};
 

@@ -38,6 +38,47 @@ pub struct Load {
 /// them to each latency.
 const PACE: Duration = Duration::from_micros(200);
 
+/// Where the answer of an operation that reads through a cache came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From memory, all of it: nothing was sent.
+    Memory,
+    Target,
+}
+
+/// Nanoseconds of operations that read through a cache: those answered from memory, and the others.
+#[derive(Clone, Debug)]
+pub struct BySource {
+    pub hits: Histogram<u64>,
+    pub misses: Histogram<u64>,
+}
+
+impl Default for BySource {
+    fn default() -> Self {
+        let empty =
+            || Histogram::new_with_max(LATENCY_US_MAX * 1000, 3).expect("bounds are constants");
+        Self {
+            hits: empty(),
+            misses: empty(),
+        }
+    }
+}
+
+impl BySource {
+    pub(crate) fn add(&mut self, source: Source, took: Duration) {
+        let of_it = match source {
+            Source::Memory => &mut self.hits,
+            Source::Target => &mut self.misses,
+        };
+        of_it.saturating_record((took.as_nanos() as u64).max(1));
+    }
+
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.hits += &other.hits;
+        self.misses += &other.misses;
+    }
+}
+
 /// One operation, on the thread that runs it.
 pub(crate) type ThreadOperation = Box<dyn FnMut(u64) -> Result<(), String> + Send>;
 
@@ -77,6 +118,8 @@ pub struct Measured {
     /// Microseconds of successful operations: in the closed loop of those that ended within the measured time, in the open
     /// loop of those meant to start in it, whenever they ended.
     pub latency: Histogram<u64>,
+    /// The same operations, of those that say where their answers came from.
+    pub by_source: BySource,
     /// Successful operations that ended within the measured time.
     pub completed: u64,
     pub elapsed: Duration,
@@ -109,6 +152,7 @@ impl Measured {
 /// What one task or thread saw.
 struct Record {
     latency: Histogram<u64>,
+    by_source: BySource,
     completed: u64,
     acknowledged: u64,
     errors: u64,
@@ -121,6 +165,7 @@ impl Record {
     fn new() -> Self {
         Self {
             latency: Histogram::new_with_max(LATENCY_US_MAX, 3).expect("bounds are constants"),
+            by_source: BySource::default(),
             completed: 0,
             acknowledged: 0,
             errors: 0,
@@ -131,10 +176,16 @@ impl Record {
     }
 
     /// An operation of `load`; both times count from the start of the run.
-    fn add(&mut self, load: &Load, result: Result<(), String>, began: Duration, ended: Duration) {
+    fn add(
+        &mut self,
+        load: &Load,
+        result: Result<Option<Source>, String>,
+        began: Duration,
+        ended: Duration,
+    ) {
         let measured = load.warm_up..load.warm_up + load.duration;
         match result {
-            Ok(()) => {
+            Ok(source) => {
                 self.acknowledged += 1;
                 self.last = ended;
                 let step = (ended.as_millis() / TIMELINE_STEP.as_millis()) as usize;
@@ -149,9 +200,12 @@ impl Record {
                     Some(_) => measured.contains(&began),
                 };
                 if counts {
-                    let us =
-                        (ended.saturating_sub(began).as_micros() as u64).clamp(1, LATENCY_US_MAX);
+                    let took = ended.saturating_sub(began);
+                    let us = (took.as_micros() as u64).clamp(1, LATENCY_US_MAX);
                     self.latency.saturating_record(us);
+                    if let Some(source) = source {
+                        self.by_source.add(source, took);
+                    }
                 }
             }
             Err(error) => {
@@ -165,6 +219,7 @@ impl Record {
 
     fn merge(&mut self, other: Self) {
         self.latency += other.latency;
+        self.by_source.merge(&other.by_source);
         self.completed += other.completed;
         self.acknowledged += other.acknowledged;
         self.errors += other.errors;
@@ -190,6 +245,7 @@ impl Record {
                 false => load.duration,
             },
             latency: self.latency,
+            by_source: self.by_source,
             completed: self.completed,
             acknowledged: self.acknowledged,
             errors: self.errors,
@@ -211,7 +267,7 @@ struct Shared {
 pub async fn run<Op, Fut>(load: Load, operation: Op, progress: impl Fn(Duration, u64)) -> Measured
 where
     Op: Fn(u64) -> Fut + 'static,
-    Fut: Future<Output = Result<(), String>> + 'static,
+    Fut: Future<Output = Result<Option<Source>, String>> + 'static,
 {
     let shared = Rc::new(Shared {
         record: RefCell::new(Record::new()),
@@ -285,7 +341,7 @@ fn on_thread(
             return record;
         }
         std::thread::sleep(began.saturating_duration_since(Instant::now()));
-        let result = operation(number);
+        let result = operation(number).map(|()| None);
         record.add(&load, result, began - start, start.elapsed());
     }
 }
@@ -293,7 +349,7 @@ fn on_thread(
 async fn one_in_flight<Op, Fut>(load: Load, start: Instant, shared: Rc<Shared>, operation: Rc<Op>)
 where
     Op: Fn(u64) -> Fut,
-    Fut: Future<Output = Result<(), String>>,
+    Fut: Future<Output = Result<Option<Source>, String>>,
 {
     loop {
         if load.rate.is_some() {
@@ -351,7 +407,7 @@ mod tests {
         assert_eq!(measured.acknowledged, 10);
         assert_eq!(measured.timeline.iter().sum::<u64>(), 10);
         assert!(measured.elapsed < limited.duration, "as long as it took");
-        let measured = block_on(run(limited, |_| async { Ok(()) }, |_, _| ()));
+        let measured = block_on(run(limited, |_| async { Ok(None) }, |_, _| ()));
         assert_eq!(measured.acknowledged, 10);
     }
 
@@ -376,7 +432,7 @@ mod tests {
                 if first {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
-                Ok(())
+                Ok(None)
             }
         };
         let measured = block_on(run(load(1, Some(100.0)), operation, |_, _| ()));
@@ -394,12 +450,52 @@ mod tests {
             if n == 25 {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
-            Ok(())
+            Ok(None)
         };
         let measured = block_on(run(load(1, Some(100.0)), operation, |_, _| ()));
         assert_eq!(measured.latency.len(), 30);
         assert!(measured.latency.max() >= 200_000);
         assert!(measured.completed < 30, "not all ended in time");
+    }
+
+    #[test]
+    fn hits_and_misses_are_timed_apart_after_the_warm_up() {
+        let mixed = Load {
+            warm_up: Duration::from_millis(100),
+            // It ends with the operations.
+            duration: Duration::from_secs(600),
+            operations_max: Some(9),
+            ..load(1, None)
+        };
+        let operation = |n| async move {
+            let source = match n % 3 {
+                0 => Source::Target,
+                _ => Source::Memory,
+            };
+            let ms = match (n, source) {
+                (0, _) => 110,
+                (_, Source::Target) => 20,
+                (_, Source::Memory) => return Ok(Some(source)),
+            };
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            Ok(Some(source))
+        };
+        let measured = block_on(run(mixed, operation, |_, _| ()));
+        let BySource { hits, misses } = &measured.by_source;
+        assert_eq!((hits.len(), misses.len()), (6, 3));
+        assert_eq!(hits.len() + misses.len(), measured.latency.len());
+        assert!(hits.min() < 20_000_000 && misses.min() >= 20_000_000);
+
+        let early = Load {
+            warm_up: Duration::from_secs(600),
+            ..mixed
+        };
+        let operation = |_| async { Ok(Some(Source::Memory)) };
+        let measured = block_on(run(early, operation, |_, _| ()));
+        assert_eq!(
+            (measured.acknowledged, measured.by_source.hits.len()),
+            (9, 0)
+        );
     }
 
     #[test]
@@ -410,7 +506,7 @@ mod tests {
                 if n % 2 == 0 {
                     Err(format!("no {n}"))
                 } else {
-                    Ok(())
+                    Ok(None)
                 }
             },
             |_, _| (),

@@ -41,14 +41,36 @@ pub struct Report {
     pub fdatasync_p50_us: BeforeAfter,
 }
 
-/// The client's read cache, from before the warm-up to the end. One operation may be several reads.
+/// The client's read cache. One operation may be several reads.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Cache {
+    /// Reads, from before the cache was filled to the end.
     pub hits: u64,
     pub misses: u64,
     pub recalls: u64,
     /// Held at the end.
     pub bytes: u64,
+    /// Operations that were answered from memory, within the measured time.
+    pub hit: Option<Timed>,
+    /// Operations that asked the cluster for something, within the measured time and while the cache was filled.
+    pub miss: Option<Timed>,
+}
+
+/// So many operations.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Timed {
+    pub operations: u64,
+    pub latency_ns: Latency,
+}
+
+impl Timed {
+    /// Of a histogram of nanoseconds; `None` if it is empty.
+    pub fn of(histogram: &Histogram<u64>) -> Option<Self> {
+        (!histogram.is_empty()).then(|| Self {
+            operations: histogram.len(),
+            latency_ns: histogram.into(),
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -147,6 +169,21 @@ impl fmt::Display for Report {
                 "\n  cache: {} hits, {} misses, {} given back, {} bytes",
                 cache.hits, cache.misses, cache.recalls, cache.bytes
             )?;
+            for (what, timed) in [("hits", cache.hit), ("misses", cache.miss)] {
+                let Some(timed) = timed else { continue };
+                let us = |ns: u64| ns as f64 / 1000.0;
+                let l = &timed.latency_ns;
+                write!(
+                    f,
+                    "\n  {} operations on {what}, µs: p50 {:.1}, p95 {:.1}, p99 {:.1}, p99.9 {:.1}, max {:.1}",
+                    timed.operations,
+                    us(l.p50),
+                    us(l.p95),
+                    us(l.p99),
+                    us(l.p999),
+                    us(l.max)
+                )?;
+            }
         }
         Ok(())
     }

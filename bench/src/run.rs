@@ -10,11 +10,11 @@ use dbos_client::Client;
 
 use hdrhistogram::Histogram;
 
-use crate::load::{self, Load, Measured};
+use crate::load::{self, BySource, Load, Measured, Source};
 use crate::peers::Background;
 use crate::peers::{etcd, ext4, slurm};
 use crate::processors::Watch;
-use crate::report::{BeforeAfter, Cache, Latency, Report};
+use crate::report::{BeforeAfter, Cache, Latency, Report, Timed};
 use crate::target::Peer;
 use crate::target::Target;
 use crate::{files, messages, sched, transfers};
@@ -72,11 +72,13 @@ pub type Progress<'a> = &'a dyn Fn(String);
 type Task<T> = Pin<Box<dyn Future<Output = T>>>;
 
 /// One operation; `n` counts from 0 within a run.
-pub(crate) type Operation = Rc<dyn Fn(u64) -> Task<Result<(), String>>>;
+pub(crate) type Operation<T = ()> = Rc<dyn Fn(u64) -> Task<Result<T, String>>>;
 
 /// A benchmark that is set up on its target.
 pub(crate) struct Prepared {
-    pub operation: Operation,
+    pub operation: Operation<Option<Source>>,
+    /// Of what filled a cache.
+    pub filling: BySource,
     /// Compares the target's tables with the number of acknowledged operations.
     pub check: Box<dyn FnOnce(u64) -> Task<anyhow::Result<()>>>,
     /// Operations after which there is nothing left to do.
@@ -90,8 +92,25 @@ impl Prepared {
     where
         F: Future<Output = anyhow::Result<()>> + 'static,
     {
+        let operation = move |n| -> Task<Result<Option<Source>, String>> {
+            let result = operation(n);
+            Box::pin(async move { result.await.map(|()| None) })
+        };
+        Self::reading(Rc::new(operation), BySource::default(), check)
+    }
+
+    /// As [`Prepared::new`], of operations that say where their answers come from.
+    pub fn reading<F>(
+        operation: Operation<Option<Source>>,
+        filling: BySource,
+        check: impl FnOnce(u64) -> F + 'static,
+    ) -> Self
+    where
+        F: Future<Output = anyhow::Result<()>> + 'static,
+    {
         Self {
             operation,
+            filling,
             check: Box::new(move |acknowledged| Box::pin(check(acknowledged))),
             operations_max: None,
             responders: None,
@@ -163,6 +182,8 @@ pub async fn measure(
         return measure_threads(target, folder, options, load);
     }
     let client = connect(target, options).await?;
+    // What fills the cache counts.
+    let cache = client.as_ref().and_then(Client::cache_stats);
     let prepared = prepare(target, options, &load, client.clone())
         .await
         .context("setting up the benchmark")?;
@@ -175,10 +196,9 @@ pub async fn measure(
     let version = target.version().await?;
     let before = target.fdatasync_p50_us();
     let retries = client.as_ref().map(|client| client.stats().retries);
-    let cache = client.as_ref().and_then(Client::cache_stats);
     let operation = prepared.operation.clone();
     let watch = Watch::start(load.warm_up, load.duration);
-    let measured = load::run(
+    let mut measured = load::run(
         load,
         move |n| operation(n),
         |passed, done| {
@@ -199,11 +219,15 @@ pub async fn measure(
     };
     report.target_version = version;
     let cache_after = client.as_ref().and_then(Client::cache_stats);
+    measured.by_source.merge(&prepared.filling);
+    let BySource { hits, misses } = &measured.by_source;
     report.cache = cache.zip(cache_after).map(|(before, after)| Cache {
         hits: after.hits - before.hits,
         misses: after.misses - before.misses,
         recalls: after.recalls - before.recalls,
         bytes: after.bytes,
+        hit: Timed::of(hits),
+        miss: Timed::of(misses),
     });
     report.retries = retries
         .zip(client)

@@ -46,7 +46,11 @@ fn run(target: &Target, kind: Kind, in_flight: u32) {
     };
     match run.report.cache {
         Some(cache) => assert!(
-            cache.hits > 0 && cache.misses > 0 && (1..=cache_bytes).contains(&cache.bytes),
+            cache.hits > 0
+                && cache.misses > 0
+                && cache.hit.is_some_and(|timed| timed.operations > 0)
+                && cache.miss.is_some_and(|timed| timed.operations > 0)
+                && (1..=cache_bytes).contains(&cache.bytes),
             "{cache:?}"
         ),
         None => assert_eq!(cache_bytes, 0),
@@ -116,7 +120,7 @@ fn every_benchmark(target: &Target) {
         );
     }
     if target.name != "local-postgres" {
-        let cache_bytes = 1 << 20;
+        let cache_bytes = 64 << 20;
         let shape = files::Shape::Read20x1;
         let size = None;
         run(

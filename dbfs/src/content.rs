@@ -1,5 +1,6 @@
 //! Content of files: reading, writing, cutting. Every change is one transaction.
 
+use bytes::Bytes;
 use dbos_client::{Error, Result, Row, field, first_field};
 
 use crate::path::Place;
@@ -63,7 +64,7 @@ impl Tree {
         }
     }
 
-    async fn write_parallel(&self, place: &Place, at: At, data: &[u8]) -> Result<i64> {
+    async fn write_parallel(&self, place: &Place<'_>, at: At, data: &[u8]) -> Result<i64> {
         let Place { parent, name, .. } = place;
         let offset = match at {
             At::Offset(offset) => Some(offset),
@@ -76,7 +77,7 @@ impl Tree {
         first_field(&rows)
     }
 
-    async fn write_localized(&self, place: &Place, at: At, data: &[u8]) -> Result<i64> {
+    async fn write_localized(&self, place: &Place<'_>, at: At, data: &[u8]) -> Result<i64> {
         let Place { parent, name, .. } = place;
         let rows = match at {
             At::Offset(offset) => {
@@ -94,17 +95,35 @@ impl Tree {
     }
 
     /// Reads up to `length` bytes from `offset`; fewer at the end of the file. All of one version of the file.
-    pub async fn read(&self, path: &str, offset: i64, length: i64) -> Result<Vec<u8>> {
+    ///
+    /// One whole block that the client's cache has is not copied: then the bytes are the cache's, too.
+    pub async fn read(&self, path: &str, offset: i64, length: i64) -> Result<Bytes> {
+        if let Some(data) = self.read_kept(path, offset, length)? {
+            // Nothing else would let others run.
+            tokio::task::coop::consume_budget().await;
+            return Ok(data);
+        }
+        // In a box: futures of hits stay small.
+        Box::pin(self.read_asking(path, offset, length)).await
+    }
+
+    /// What [`Tree::read`] would give, if the client's cache has all of it: nothing is sent, and nobody waits. `None`: use
+    /// that. A task that only ever gets hits must let others run by itself.
+    pub fn read_kept(&self, path: &str, offset: i64, length: i64) -> Result<Option<Bytes>> {
         if offset < 0 || length < 0 || offset.checked_add(length).is_none() {
             return Err(range("offset and length must be a range of bytes"));
         }
+        self.find(&Place::parse(path)?, offset, length)
+    }
+
+    async fn read_asking(&self, path: &str, offset: i64, length: i64) -> Result<Bytes> {
         let place = Place::parse(path)?;
-        if let Some(data) = self.read_kept(&place, offset, length).await? {
+        if let Some(data) = self.read_and_keep(&place, offset, length).await? {
             return Ok(data);
         }
         for _ in 0..READ_ATTEMPTS {
             if let Some(data) = self.try_read(&place, offset, length).await? {
-                return Ok(data);
+                return Ok(data.into());
             }
         }
         Err(
@@ -114,12 +133,17 @@ impl Tree {
     }
 
     /// Reads a whole file.
-    pub async fn read_all(&self, path: &str) -> Result<Vec<u8>> {
+    pub async fn read_all(&self, path: &str) -> Result<Bytes> {
         self.read(path, 0, i64::MAX).await
     }
 
     /// `None`: the file changed between two pieces.
-    async fn try_read(&self, place: &Place, offset: i64, length: i64) -> Result<Option<Vec<u8>>> {
+    async fn try_read(
+        &self,
+        place: &Place<'_>,
+        offset: i64,
+        length: i64,
+    ) -> Result<Option<Vec<u8>>> {
         let first = self
             .read_piece(place, offset, length.min(READ_PIECE))
             .await?;
@@ -141,7 +165,7 @@ impl Tree {
         }
     }
 
-    async fn read_piece(&self, place: &Place, offset: i64, length: i64) -> Result<Piece> {
+    async fn read_piece(&self, place: &Place<'_>, offset: i64, length: i64) -> Result<Piece> {
         let mut rows = self.read_rows("dbfs_read", place, offset, length).await?;
         if let Some(head) = rows.first()
             && kind_of(head, 0)? == Kind::Parallel
@@ -152,7 +176,7 @@ impl Tree {
         }
         let (head, blocks) = rows
             .split_first()
-            .ok_or_else(|| crate::tree::missing(&place.parent, &place.name))?;
+            .ok_or_else(|| crate::tree::missing(place.parent, place.name))?;
         let (size, block_size, version): (i64, i32, i64) =
             (field(head, 1)?, field(head, 2)?, field(head, 3)?);
         let end = (offset + length).min(size);
@@ -171,7 +195,7 @@ impl Tree {
     async fn read_rows(
         &self,
         procedure: &str,
-        place: &Place,
+        place: &Place<'_>,
         offset: i64,
         length: i64,
     ) -> Result<Vec<Row>> {
@@ -207,7 +231,7 @@ impl Tree {
         }
     }
 
-    pub(crate) async fn truncate_parallel(&self, place: &Place, size: i64) -> Result<()> {
+    pub(crate) async fn truncate_parallel(&self, place: &Place<'_>, size: i64) -> Result<()> {
         let sql = "SELECT dbfs_truncate_parallel($1, $2, $3, $4, $5)";
         let Place { parent, name, .. } = place;
         self.at_home(sql, &[&self.home, &self.user, parent, name, &size])

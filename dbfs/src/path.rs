@@ -23,29 +23,26 @@ pub fn is_hidden_name(name: &str) -> bool {
 }
 
 /// A file or directory other than the root: its directory and its name, and the same of its directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    pub parent: String,
-    pub name: String,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'a> {
+    pub parent: &'a str,
+    pub name: &'a str,
     /// Directory of the parent; empty, like `up_name`, if the parent is the root.
-    pub up_parent: String,
+    pub up_parent: &'a str,
     /// Name of the parent.
-    pub up_name: String,
+    pub up_name: &'a str,
 }
 
-impl Place {
+impl<'a> Place<'a> {
     /// The same directory, another name.
-    pub fn beside(&self, name: String) -> Self {
-        Self {
-            name,
-            ..self.clone()
-        }
+    pub fn beside(self, name: &'a str) -> Self {
+        Self { name, ..self }
     }
 
-    pub fn parse(path: &str) -> Result<Self> {
+    pub fn parse(path: &'a str) -> Result<Self> {
         check_path(path)?;
         let (parent, name) = split(path).ok_or_else(|| bad(path, "it is the root directory"))?;
-        let (up_parent, up_name) = split(&parent).unwrap_or_default();
+        let (up_parent, up_name) = split(parent).unwrap_or_default();
         Ok(Self {
             parent,
             name,
@@ -84,10 +81,10 @@ pub fn check_name(name: &str) -> Result<()> {
 }
 
 /// Directory and name; `None` for the root.
-fn split(path: &str) -> Option<(String, String)> {
+fn split(path: &str) -> Option<(&str, &str)> {
     let (parent, name) = path.rsplit_once('/').filter(|(_, name)| !name.is_empty())?;
     let parent = if parent.is_empty() { "/" } else { parent };
-    Some((parent.to_owned(), name.to_owned()))
+    Some((parent, name))
 }
 
 fn bad(path: &str, why: &str) -> Error {
@@ -100,7 +97,7 @@ fn bad(path: &str, why: &str) -> Error {
 mod tests {
     use super::*;
 
-    fn parts(path: &str) -> [String; 4] {
+    fn parts(path: &str) -> [&str; 4] {
         let place = Place::parse(path).unwrap();
         [place.up_parent, place.up_name, place.parent, place.name]
     }

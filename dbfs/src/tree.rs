@@ -75,6 +75,10 @@ impl Tree {
         self
     }
 
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Partition key of everything but the blocks of parallel files.
     pub fn home(&self) -> i64 {
         self.home
@@ -124,7 +128,7 @@ impl Tree {
         self.stat_place(&Place::parse(path)?).await
     }
 
-    pub(crate) async fn stat_place(&self, place: &Place) -> Result<Stat> {
+    pub(crate) async fn stat_place(&self, place: &Place<'_>) -> Result<Stat> {
         let sql = "SELECT kind, file_id, size, block_size, version, created_at, modified_at \
                    FROM dbfs_stat($1, $2, $3, $4)";
         let rows = self
@@ -132,7 +136,7 @@ impl Tree {
             .await?;
         let row = rows
             .first()
-            .ok_or_else(|| missing(&place.parent, &place.name))?;
+            .ok_or_else(|| missing(place.parent, place.name))?;
         Ok(Stat {
             kind: kind_of(row, 0)?,
             file_id: field(row, 1)?,
@@ -169,7 +173,7 @@ impl Tree {
             .await
     }
 
-    async fn rename_place(&self, from: &Place, to: &Place) -> Result<()> {
+    async fn rename_place(&self, from: &Place<'_>, to: &Place<'_>) -> Result<()> {
         let sql = "SELECT dbfs_rename($1, $2, $3, $4, $5, $6, $7, $8)";
         let params: Params<'_> = &[
             &self.home,
@@ -217,14 +221,15 @@ impl Tree {
     }
 
     /// A file of many blocks is hidden first, then cut piece by piece: one transaction does not grow with the file.
-    async fn delete_parallel(&self, mut place: Place) -> Result<()> {
+    async fn delete_parallel(&self, mut place: Place<'_>) -> Result<()> {
         let stat = self.stat_place(&place).await?;
         let piece = PARALLEL_BLOCKS_MAX * i64::from(stat.block_size);
         let mut left = stat.size;
+        let hidden = hidden_name(place.name);
         if left > piece {
-            let hidden = place.beside(hidden_name(&place.name));
-            self.rename_place(&place, &hidden).await?;
-            place = hidden;
+            let beside = place.beside(&hidden);
+            self.rename_place(&place, &beside).await?;
+            place = beside;
             while left > piece {
                 left -= piece;
                 self.truncate_parallel(&place, left).await?;

@@ -87,7 +87,7 @@ async fn seen(engine: &Engine, user: &str) -> Vec<(String, Vec<u8>)> {
     for entry in tree.list("/").await.unwrap() {
         let content = tree.read_all(&format!("/{}", entry.name)).await.unwrap();
         assert_eq!(entry.size, content.len() as i64);
-        seen.push((entry.name, content));
+        seen.push((entry.name, content.into()));
     }
     seen
 }

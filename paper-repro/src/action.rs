@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bench::{Kind, Options, Run};
 use hdrhistogram::Histogram;
 
-use crate::record::{Latency, Row};
+use crate::record::{Cache, Latency, Row, Timed};
 use crate::systems::{System, Systems};
 
 /// Beyond its measured time and this, a run has hung: filling tables takes part of it.
@@ -110,6 +110,18 @@ fn row_of(run: &Run) -> Row {
             _ => None,
         },
         processors: report.processors.clone(),
+        cache: report.cache.map(|cache| Cache {
+            hits: cache.hit.map(timed),
+            misses: cache.miss.map(timed),
+        }),
+    }
+}
+
+fn timed(operations: bench::Timed) -> Timed {
+    Timed {
+        count: operations.operations,
+        p50_ns: operations.latency_ns.p50,
+        p99_ns: operations.latency_ns.p99,
     }
 }
 

@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 
 use crate::experiments::Experiment;
-use crate::record::{Results, Status};
+use crate::record::{Results, Status, Timed};
 
 const HEADER: &str = "series,x,label,repeat,status,count,errors,value,unit,p50_us,p95_us,p99_us,p999_us,max_us,\
-                      fdatasync_before_us,fdatasync_after_us,processors_busy,processors_us_per_operation,version";
+                      fdatasync_before_us,fdatasync_after_us,hits,hit_p50_us,hit_p99_us,misses,miss_p50_us,miss_p99_us,\
+                      processors_busy,processors_us_per_operation,version";
 
 /// One line per run, or per moment of a time line.
 pub fn text(experiment: &Experiment, results: &Results) -> String {
@@ -24,12 +25,14 @@ pub fn text(experiment: &Experiment, results: &Results) -> String {
             let fdatasync = row.fdatasync.map_or(",".to_string(), |(before, after)| {
                 format!("{before},{after}")
             });
+            let cache = row.cache.unwrap_or_default();
+            let (hits, misses) = (timed(cache.hits), timed(cache.misses));
             let processors = row.processors.as_ref().map_or(",".to_string(), |p| {
                 format!("{:.2},{}", p.busy, quoted(&p.to_string()))
             });
             let _ = writeln!(
                 text,
-                "{},{},{},{},{},{},{},{:.3},{},{latency},{fdatasync},{processors},{}",
+                "{},{},{},{},{},{},{},{:.3},{},{latency},{fdatasync},{hits},{misses},{processors},{}",
                 quoted(&record.series),
                 row.x,
                 quoted(&record.label),
@@ -46,6 +49,13 @@ pub fn text(experiment: &Experiment, results: &Results) -> String {
     text
 }
 
+fn timed(operations: Option<Timed>) -> String {
+    operations.map_or(",,".to_string(), |of| {
+        let us = |ns: u64| ns as f64 / 1e3;
+        format!("{},{:.3},{:.3}", of.count, us(of.p50_ns), us(of.p99_ns))
+    })
+}
+
 fn quoted(text: &str) -> String {
     match text.contains([',', '"', '\n']) {
         true => format!("\"{}\"", text.replace('"', "\"\"").replace('\n', " ")),
@@ -55,7 +65,35 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::quoted;
+    use super::*;
+    use crate::record::Cache;
+    use crate::record::tests::record;
+    use crate::verify::tests::experiment;
+
+    #[test]
+    fn hits_and_misses_have_columns_of_their_own() {
+        let (plain, mut cached) = (record("a", 1.0, 1, 5.0, 1), record("a", 2.0, 1, 5.0, 1));
+        let hits = Timed {
+            count: 7,
+            p50_ns: 850,
+            p99_ns: 12_345,
+        };
+        cached.rows[0].cache = Some(Cache {
+            hits: Some(hits),
+            misses: None,
+        });
+        let records = vec![plain, cached];
+        let text = text(&experiment(), &Results { records });
+        let lines: Vec<Vec<&str>> = text.lines().map(|l| l.split(',').collect()).collect();
+        let column = |name| lines[0].iter().position(|n| *n == name).unwrap();
+        let of = |line: usize| {
+            let names = ["hits", "hit_p50_us", "hit_p99_us", "misses", "miss_p50_us"];
+            names.map(|name| lines[line][column(name)])
+        };
+        assert_eq!(of(1), [""; 5]);
+        assert_eq!(of(2), ["7", "0.850", "12.345", "", ""]);
+        assert!(lines.iter().all(|line| line.len() == lines[0].len()));
+    }
 
     #[test]
     fn fields_with_separators_are_quoted() {

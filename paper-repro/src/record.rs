@@ -35,6 +35,21 @@ pub struct Latency {
     pub max: u64,
 }
 
+/// Operations through a client's cache: so many, and nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Timed {
+    pub count: u64,
+    pub p50_ns: u64,
+    pub p99_ns: u64,
+}
+
+/// Operations answered from memory, and those that asked the cluster, also while the cache was filled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cache {
+    pub hits: Option<Timed>,
+    pub misses: Option<Timed>,
+}
+
 /// One line of a CSV file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Row {
@@ -50,6 +65,9 @@ pub struct Row {
     /// Of load generators.
     #[serde(default)]
     pub processors: Option<Processors>,
+    /// Of clients that have one.
+    #[serde(default)]
+    pub cache: Option<Cache>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -87,6 +105,9 @@ pub enum Metric {
     Value,
     P50,
     P99,
+    /// Median of the operations that a client's cache answered; of the others.
+    HitP50,
+    MissP50,
 }
 
 impl Metric {
@@ -95,6 +116,8 @@ impl Metric {
             Self::Value => Some(row.value),
             Self::P50 => row.latency.map(|l| l.p50 as f64),
             Self::P99 => row.latency.map(|l| l.p99 as f64),
+            Self::HitP50 => row.cache?.hits.map(|hits| hits.p50_ns as f64 / 1e3),
+            Self::MissP50 => row.cache?.misses.map(|misses| misses.p50_ns as f64 / 1e3),
         }
     }
 
@@ -103,6 +126,8 @@ impl Metric {
             Self::Value => "value",
             Self::P50 => "p50",
             Self::P99 => "p99",
+            Self::HitP50 => "hit-p50",
+            Self::MissP50 => "miss-p50",
         }
     }
 }

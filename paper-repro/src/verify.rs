@@ -43,12 +43,12 @@ pub fn faults(experiment: &Experiment, results: &Results) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::experiments::{Axis, AxisKind, Point};
     use crate::record::tests::record;
 
-    fn experiment() -> Experiment {
+    pub fn experiment() -> Experiment {
         let point = |x| Point::new("a", x, Box::new(|_| anyhow::bail!("not run here")));
         Experiment {
             name: "e",

@@ -10,33 +10,21 @@
 //!   (That clock stands still while a machine is suspended; clients that are to survive that must not cache.)
 //! * A lease is given back only when its entry is gone, and no entry comes to be under a lease that was given back: what was
 //!   asked for before an unknown lease was recalled is not kept.
-//! * Entries have at most `bytes_max` bytes; those not used for longest go first.
+//! * Entries have at most `bytes_max` bytes; those not used for longest go first, to within an eighth of them.
+//! * What several look-ups under one lock give is of one moment: that at which the clock is read, behind the lock.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
-use tokio_postgres::Row;
-use tokio_postgres::types::{FromSql, Type};
 
+use crate::answer::Rows;
 use crate::connection::lock;
-use crate::error::{Error, Result};
 use crate::key::{OwnedKey, PartitionKey};
 
 /// Beside its values, an entry has about so many bytes of maps and lists.
 const ENTRY_BYTES: usize = 256;
-
-/// Rows as a server gave them.
-pub struct Rows {
-    types: Box<[Type]>,
-    /// All values of all rows.
-    body: Box<[u8]>,
-    /// Where each value is in `body`, row by row; None: NULL.
-    cells: Box<[Option<(u32, u32)>]>,
-}
 
 /// What a cache did so far, and holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,17 +51,27 @@ struct Entry {
     until: Instant,
     lease: (u32, i64),
     bytes: usize,
+    /// Entries that had ever been made when this one came to the front of the list.
+    front: u64,
 }
 
 struct Entries {
+    /// Those used last in front, roughly: see [`Entries::find`].
     entries: LruCache<Arc<[u8]>, Entry>,
     /// The entry of each lease.
     leases: HashMap<(u32, i64), Arc<[u8]>>,
     bytes: usize,
+    /// Entries ever made.
+    made: u64,
     /// Recalls of leases that no entry has.
     surprises: u64,
     /// Partitions whose recalls are listened to.
     listening: HashMap<u32, Question>,
+    hits: u64,
+    misses: u64,
+    recalls: u64,
+    /// The key that is looked for: no look-up allocates.
+    key: Vec<u8>,
 }
 
 pub struct Cache {
@@ -82,9 +80,6 @@ pub struct Cache {
     pub lease: Duration,
     bytes_max: usize,
     entries: Mutex<Entries>,
-    hits: AtomicU64,
-    misses: AtomicU64,
-    recalls: AtomicU64,
 }
 
 /// A read that was not answered from memory, and is about to be sent.
@@ -94,32 +89,50 @@ pub struct Miss {
     surprises: u64,
 }
 
+/// What a client has in memory at one moment: all rows that are given are as a server would give them at that moment.
+pub struct Kept<'a> {
+    entries: &'a mut Entries,
+    now: Instant,
+    hits: u64,
+}
+
+impl Kept<'_> {
+    /// What the statement reads; `None` if a server must be asked.
+    pub fn rows(&mut self, sql: &str, params: &[PartitionKey<'_>]) -> Option<Arc<Rows>> {
+        let rows = self.entries.find(sql, params, self.now)?;
+        self.hits += 1;
+        Some(rows)
+    }
+}
+
 impl Cache {
     pub fn new(bytes_max: usize, lease: Duration) -> Self {
         let entries = Entries {
             entries: LruCache::unbounded(),
             leases: HashMap::new(),
             bytes: 0,
+            made: 0,
             surprises: 0,
             listening: HashMap::new(),
+            hits: 0,
+            misses: 0,
+            recalls: 0,
+            key: Vec::new(),
         };
         Self {
             holder: rand::random(),
             lease,
             bytes_max,
             entries: Mutex::new(entries),
-            hits: AtomicU64::new(0),
-            misses: AtomicU64::new(0),
-            recalls: AtomicU64::new(0),
         }
     }
 
     pub fn stats(&self) -> CacheStats {
         let entries = lock(&self.entries);
         CacheStats {
-            hits: self.hits.load(Ordering::Relaxed),
-            misses: self.misses.load(Ordering::Relaxed),
-            recalls: self.recalls.load(Ordering::Relaxed),
+            hits: entries.hits,
+            misses: entries.misses,
+            recalls: entries.recalls,
             entries: entries.entries.len() as u64,
             bytes: entries.bytes as u64,
         }
@@ -127,23 +140,34 @@ impl Cache {
 
     /// The rows, if they are certain not to have changed.
     pub fn look_up(&self, sql: &str, params: &[PartitionKey<'_>]) -> Result<Arc<Rows>, Miss> {
-        let key = key_of(sql, params);
         let mut entries = lock(&self.entries);
         let now = Instant::now();
-        match entries.entries.get(&key[..]) {
-            Some(entry) if now < entry.until => {
-                self.hits.fetch_add(1, Ordering::Relaxed);
-                Ok(entry.rows.clone())
-            }
-            _ => {
-                self.misses.fetch_add(1, Ordering::Relaxed);
-                Err(Miss {
-                    key: key.into(),
-                    sent: now,
-                    surprises: entries.surprises,
-                })
-            }
+        if let Some(rows) = entries.find(sql, params, now) {
+            entries.hits += 1;
+            return Ok(rows);
         }
+        entries.misses += 1;
+        Err(Miss {
+            key: entries.key.as_slice().into(),
+            sent: now,
+            surprises: entries.surprises,
+        })
+    }
+
+    /// Several look-ups at one moment. Those of a `look` that ends with `None` do not count: what it wanted is read otherwise.
+    pub fn kept<T>(&self, look: impl FnOnce(&mut Kept<'_>) -> Option<T>) -> Option<T> {
+        let mut entries = lock(&self.entries);
+        // Behind the lock: an entry that is there now, before the end of its lease, is as it is at the leader now.
+        let now = Instant::now();
+        let mut kept = Kept {
+            entries: &mut entries,
+            now,
+            hits: 0,
+        };
+        let found = look(&mut kept)?;
+        let hits = kept.hits;
+        entries.hits += hits;
+        Some(found)
     }
 
     /// Keeps what a miss was answered under a lease. True: nobody listens to the recalls of that partition yet.
@@ -154,7 +178,7 @@ impl Cache {
         lease: (u32, i64),
         question: &Question,
     ) -> bool {
-        let bytes = miss.key.len() + rows.bytes() + ENTRY_BYTES;
+        let bytes = miss.key.len() + rows.size() + ENTRY_BYTES;
         let until = miss.sent + self.lease;
         let mut entries = lock(&self.entries);
         // The lease may be the one that was given back without an entry.
@@ -162,11 +186,13 @@ impl Cache {
         {
             return false;
         }
+        entries.made += 1;
         let entry = Entry {
             rows: rows.clone(),
             until,
             lease,
             bytes,
+            front: entries.made,
         };
         entries.bytes += bytes;
         entries.leases.insert(lease, miss.key.clone());
@@ -188,8 +214,8 @@ impl Cache {
 
     /// A lease is wanted back: after this its entry is gone.
     pub fn recall(&self, lease: (u32, i64)) {
-        self.recalls.fetch_add(1, Ordering::Relaxed);
         let mut entries = lock(&self.entries);
+        entries.recalls += 1;
         let Some(key) = entries.leases.get(&lease).cloned() else {
             entries.surprises += 1;
             return;
@@ -218,6 +244,22 @@ impl Cache {
 }
 
 impl Entries {
+    /// Puts the key into `self.key`, and looks for it.
+    fn find(&mut self, sql: &str, params: &[PartitionKey<'_>], now: Instant) -> Option<Arc<Rows>> {
+        put_key(&mut self.key, sql, params);
+        let entry = self.entries.peek(self.key.as_slice())?;
+        if now >= entry.until {
+            return None;
+        }
+        // Moving an entry touches others all over the memory: those that came to the front lately stay where they are.
+        let rows = entry.rows.clone();
+        if self.made - entry.front > self.entries.len() as u64 / 8 {
+            let entry = self.entries.get_mut(self.key.as_slice())?;
+            entry.front = self.made;
+        }
+        Some(rows)
+    }
+
     /// `old` was taken out.
     fn dropped(&mut self, old: &Entry) {
         self.bytes -= old.bytes;
@@ -225,99 +267,13 @@ impl Entries {
     }
 }
 
-impl Rows {
-    /// All columns but the last `hidden` ones.
-    pub(crate) fn copy(rows: &[Row], hidden: usize) -> Result<Self> {
-        let columns = rows.first().map_or(&[][..], |row| row.columns());
-        let shown = columns.len().saturating_sub(hidden);
-        let (mut body, mut cells) = (Vec::new(), Vec::new());
-        for row in rows {
-            for column in 0..shown {
-                let Raw(value) = crate::rows::field(row, column)?;
-                let Some(value) = value else {
-                    cells.push(None);
-                    continue;
-                };
-                let from = body.len();
-                body.extend_from_slice(value);
-                let place = |at: usize| u32::try_from(at).map_err(|_| too_large());
-                cells.push(Some((place(from)?, place(body.len())?)));
-            }
-        }
-        Ok(Self {
-            types: columns[..shown].iter().map(|c| c.type_().clone()).collect(),
-            body: body.into(),
-            cells: cells.into(),
-        })
-    }
-
-    /// Number of rows.
-    pub fn len(&self) -> usize {
-        // Without a row there are no types.
-        self.cells.len().checked_div(self.types.len()).unwrap_or(0)
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// A value of a row, both from 0. An error if it is of another type, or there is no such row or column.
-    pub fn field<'a, T: FromSql<'a>>(&'a self, row: usize, column: usize) -> Result<T> {
-        let unexpected = |why: String| Error::request(format!("unexpected answer: {why}"));
-        let kind = self.types.get(column);
-        let cell = self.cells.get(row * self.types.len() + column);
-        let (Some(kind), Some(cell)) = (kind, cell) else {
-            return Err(unexpected("no such row or column".into()));
-        };
-        if !T::accepts(kind) {
-            return Err(unexpected(format!("a value of type {kind}")));
-        }
-        let value = cell.map(|(from, to)| &self.body[from as usize..to as usize]);
-        T::from_sql_nullable(kind, value).map_err(|error| unexpected(error.to_string()))
-    }
-
-    fn bytes(&self) -> usize {
-        let cell = std::mem::size_of::<Option<(u32, u32)>>();
-        let kind = std::mem::size_of::<Type>();
-        self.body.len() + self.cells.len() * cell + self.types.len() * kind
-    }
-}
-
-impl fmt::Debug for Rows {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} rows of {} columns", self.len(), self.types.len())
-    }
-}
-
-/// A value as it came.
-struct Raw<'a>(Option<&'a [u8]>);
-
-impl<'a> FromSql<'a> for Raw<'a> {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(Self(Some(raw)))
-    }
-
-    fn from_sql_null(_: &Type) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
-        Ok(Self(None))
-    }
-
-    fn accepts(_: &Type) -> bool {
-        true
-    }
-}
-
-fn key_of(sql: &str, params: &[PartitionKey<'_>]) -> Vec<u8> {
-    let mut key = Vec::with_capacity(sql.len() + 16 * params.len() + 8);
+fn put_key(key: &mut Vec<u8>, sql: &str, params: &[PartitionKey<'_>]) {
+    key.clear();
     key.extend_from_slice(sql.as_bytes());
     key.push(0);
     for param in params {
-        param.append_to(&mut key);
+        param.append_to(key);
     }
-    key
-}
-
-fn too_large() -> Error {
-    Error::request("an answer of more than 4 GiB").sqlstate_is("54000")
 }
 
 #[cfg(test)]
@@ -325,11 +281,13 @@ mod tests {
     use super::*;
 
     fn rows(bytes: usize) -> Arc<Rows> {
-        Arc::new(Rows {
-            types: [Type::BYTEA].into(),
-            body: vec![7; bytes].into(),
-            cells: [Some((0, bytes as u32))].into(),
-        })
+        Arc::new(Rows::of_bytes(&vec![7; bytes]).unwrap())
+    }
+
+    fn key_of(sql: &str, params: &[PartitionKey<'_>]) -> Vec<u8> {
+        let mut key = vec![99];
+        put_key(&mut key, sql, params);
+        key
     }
 
     fn question() -> Question {
@@ -416,6 +374,48 @@ mod tests {
         };
         cache.keep(miss, &rows(10_000), (3, 5000), &question());
         assert!(cache.look_up("large", &[]).is_err() && hit(&cache, 0));
+    }
+
+    #[test]
+    fn of_a_large_cache_too_what_was_used_last_stays() {
+        let bytes = |entries: usize| entries * (100 + ENTRY_BYTES + 100);
+        let cache = Cache::new(bytes(1000), Duration::from_secs(10));
+        // Those below 100 are read again, once each, while ten times as many others come as have room.
+        for n in 0..10_000 {
+            read(&cache, n, n + 1);
+            if n >= 100 {
+                assert!(hit(&cache, n % 100), "{n}");
+            }
+        }
+        let stats = cache.stats();
+        assert!(stats.entries >= 1000, "{stats:?}");
+        assert!(!hit(&cache, 5000));
+    }
+
+    #[test]
+    fn what_is_read_together_is_of_one_moment_and_counts_if_all_is_there() {
+        let cache = Cache::new(1 << 20, Duration::from_secs(10));
+        let together = |all: &[i64]| {
+            cache.kept(|kept| {
+                let mut row = |n: &i64| kept.rows("q", &[PartitionKey::Int(*n)]);
+                all.iter().map(&mut row).collect::<Option<Vec<_>>>()
+            })
+        };
+        read(&cache, 1, 11);
+        assert!(together(&[1, 2]).is_none());
+        read(&cache, 2, 12);
+        assert_eq!(together(&[1, 2]).unwrap().len(), 2);
+        let stats = cache.stats();
+        assert_eq!((stats.hits, stats.misses), (2, 2));
+        cache.recall((3, 11));
+        assert!(together(&[2, 1]).is_none() && together(&[2]).is_some());
+        assert_eq!(cache.stats().hits, 3);
+
+        let short = Cache::new(1 << 20, Duration::from_millis(1));
+        read(&short, 1, 11);
+        std::thread::sleep(Duration::from_millis(2));
+        let found = short.kept(|kept| kept.rows("q", &[PartitionKey::Int(1)]));
+        assert!(found.is_none());
     }
 
     #[test]

@@ -9,7 +9,8 @@ use tokio::sync::Semaphore;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use crate::cache::{Cache, CacheStats, Question, Rows};
+use crate::answer::Rows;
+use crate::cache::{Cache, CacheStats, Kept, Miss, Question};
 use crate::cluster::{Cluster, Place, ServerKind, Topology};
 use crate::connection::{Params, lock};
 use crate::error::{Class, Error, Result};
@@ -216,41 +217,46 @@ impl Client {
         let Some(key) = params.first() else {
             return Err(Error::request("a cached read needs a key").sqlstate_is("22023"));
         };
-        let mut all: Vec<&(dyn ToSql + Sync)> = Vec::with_capacity(params.len() + 2);
         let Some(cache) = &self.inner.cache else {
-            for param in params {
-                all.push(param);
-            }
-            let rows = self.read(*key, sql, &all).await?;
+            let rows = self.read(*key, sql, &of_keys(params)).await?;
             return Ok(Arc::new(Rows::copy(&rows, 0)?));
         };
-        let miss = match cache.look_up(sql, params) {
+        match cache.look_up(sql, params) {
             Ok(rows) => {
                 // Nothing else would let others run.
                 tokio::task::coop::consume_budget().await;
-                return Ok(rows);
+                Ok(rows)
             }
-            Err(miss) => miss,
-        };
+            // In a box: futures of hits stay small.
+            Err(miss) => Box::pin(self.read_leased(cache, miss, sql, params)).await,
+        }
+    }
+
+    /// Asks for rows together with the leave to keep them.
+    async fn read_leased(
+        &self,
+        cache: &Arc<Cache>,
+        miss: Miss,
+        sql: &str,
+        params: &[PartitionKey<'_>],
+    ) -> Result<Arc<Rows>> {
         let leased = format!(
             "SELECT q.*, lease_reads(${}, ${}) FROM ({sql}) q",
             params.len() + 1,
             params.len() + 2
         );
         let ms = i32::try_from(cache.lease.as_millis()).unwrap_or(i32::MAX);
-        for param in params {
-            all.push(param);
-        }
+        let mut all = of_keys(params);
         all.push(&cache.holder);
         all.push(&ms);
-        let found = self.read(*key, &leased, &all).await?;
+        let found = self.read(params[0], &leased, &all).await?;
         let rows = Arc::new(Rows::copy(&found, 1)?);
         let lease = match found.first() {
             Some(row) => crate::rows::field::<Option<i64>>(row, row.len() - 1)?,
             None => None,
         };
         if let Some(lease) = lease {
-            let partition = self.topology().partition_of(key.slot());
+            let partition = self.topology().partition_of(params[0].slot());
             let question = Question {
                 sql: sql.into(),
                 params: params.iter().map(|param| OwnedKey::from(*param)).collect(),
@@ -260,6 +266,16 @@ impl Client {
             }
         }
         Ok(rows)
+    }
+
+    /// What `look` finds in this client's memory of what [`Client::read_cached`] has read, all of it as of one moment: later
+    /// than every call acknowledged before. Nothing is sent, and nobody waits; `None` without a cache. Reads count as hits
+    /// if `look` ends with `Some`.
+    ///
+    /// Call nothing of the client within `look`: all its reads through the cache wait until it ends. A task that only ever
+    /// gets hits must let others run by itself.
+    pub fn kept<T>(&self, look: impl FnOnce(&mut Kept<'_>) -> Option<T>) -> Option<T> {
+        self.inner.cache.as_ref()?.kept(look)
     }
 
     /// True if [`Client::read_cached`] keeps rows.
@@ -343,6 +359,10 @@ impl fmt::Debug for Client {
             .field("stats", &self.stats())
             .finish()
     }
+}
+
+fn of_keys<'a>(keys: &'a [PartitionKey<'_>]) -> Vec<&'a (dyn ToSql + Sync)> {
+    keys.iter().map(|key| key as &(dyn ToSql + Sync)).collect()
 }
 
 /// None if none is wanted, or the server grants no leases.

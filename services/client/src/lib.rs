@@ -6,7 +6,8 @@
 //!   On a cluster a call goes straight to the leader of its key's partition and follows it when it moves; calls are
 //!   numbered within a session, so that one whose outcome is unknown is retried and runs at most once (I11).
 //! * [`Options`]: connections, calls in flight, deadline. [`Stats`]: retries and reconnects so far, for benchmarks.
-//! * [`Client::read_cached`]: rows read by their whole primary keys stay in memory until somebody changes them.
+//! * [`Client::read_cached`]: rows read by their whole primary keys stay in memory until somebody changes them;
+//!   [`Client::kept`] takes them from there at once.
 //! * [`Error`] says which class it is: wrong request, try again (retries exhausted), outcome unknown.
 //! * [`local_postgres::LocalPostgres`]: a private PostgreSQL for tests and benchmarks.
 //!
@@ -15,6 +16,7 @@
 //!
 //! Left out: transaction blocks, COPY, notifications, TLS.
 
+mod answer;
 mod cache;
 mod client;
 mod cluster;
@@ -31,7 +33,8 @@ mod rows;
 mod target;
 pub mod testing;
 
-pub use cache::{CacheStats, Rows};
+pub use answer::Rows;
+pub use cache::{CacheStats, Kept};
 pub use client::{Client, Options, Stats};
 pub use cluster::{Node, ServerKind, Topology};
 pub use connection::Params;

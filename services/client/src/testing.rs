@@ -3,9 +3,14 @@
 use std::any::Any;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
+use crate::answer::Rows;
+use crate::cache::{Cache, Kept, Question};
 use crate::client::{Client, Options};
 use crate::error::{Error, Result};
+use crate::key::PartitionKey;
 use crate::local_postgres::{LocalPostgres, Settings};
 use crate::target::Target;
 
@@ -63,6 +68,36 @@ pub struct LocalCluster {
     home: PathBuf,
     port: u16,
     nodes: u16,
+}
+
+/// A client's read cache without a client, for the benchmark of its hits.
+pub struct FullCache(Cache);
+
+impl FullCache {
+    /// Answers of one row with one value of `bytes` bytes, to `sql` with each of the keys. They stay for an hour.
+    pub fn new<'a>(
+        sql: &str,
+        keys: impl Iterator<Item = [PartitionKey<'a>; 3]>,
+        bytes: usize,
+    ) -> Result<Self> {
+        let cache = Cache::new(usize::MAX, Duration::from_secs(3600));
+        let question = Question {
+            sql: sql.into(),
+            params: Arc::new([]),
+        };
+        for (lease, key) in (0..).zip(keys) {
+            if let Err(miss) = cache.look_up(sql, &key) {
+                let rows = Arc::new(Rows::of_bytes(&vec![7; bytes])?);
+                cache.keep(miss, &rows, (0, lease), &question);
+            }
+        }
+        Ok(Self(cache))
+    }
+
+    /// As [`Client::kept`].
+    pub fn kept<T>(&self, look: impl FnOnce(&mut Kept<'_>) -> Option<T>) -> Option<T> {
+        self.0.kept(look)
+    }
 }
 
 /// As many as a cluster takes from its `--port` on: for SQL, for nodes and for metrics.

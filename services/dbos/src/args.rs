@@ -421,7 +421,8 @@ pub struct BenchArgs {
     /// ipc: bytes of a message [default: 64]. fs: bytes of a block [default: the shape's own]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16 << 20))]
     pub size: Option<u32>,
-    /// fs: reads go through the client's read cache, of so many bytes [without a number: 268435456]
+    /// fs: reads go through the client's read cache, of so many bytes [without a number: 268435456]; it is filled before
+    /// a shape that reads random blocks, and hits and misses are timed apart
     #[arg(long, value_name = "BYTES", num_args = 0..=1, default_missing_value = "268435456",
           value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
     pub cache: Option<u32>,
