@@ -256,11 +256,11 @@ struct Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        let ended = std::mem::take(&mut self.running)
-            .into_iter()
-            .map(std::thread::JoinHandle::join);
+        let mut panicked = None;
         // All of them end before a panic goes on.
-        let panicked = ended.filter_map(Result::err).last();
+        for thread in self.running.drain(..) {
+            panicked = thread.join().err().or(panicked);
+        }
         if let Some(panic) = panicked.filter(|_| !std::thread::panicking()) {
             std::panic::resume_unwind(panic);
         }
@@ -309,13 +309,10 @@ fn on_thread(
         if load.is_over(start, number, began) {
             return record;
         }
-        while !stop.load(Ordering::Relaxed) && began > Instant::now() {
+        let left = || began.saturating_duration_since(Instant::now());
+        while !stop.load(Ordering::Relaxed) && !left().is_zero() {
             // In steps: at a low rate the next operation may be far away.
-            std::thread::sleep(
-                began
-                    .saturating_duration_since(Instant::now())
-                    .min(TIMELINE_STEP),
-            );
+            std::thread::sleep(left().min(TIMELINE_STEP));
         }
         if stop.load(Ordering::Relaxed) {
             return record;

@@ -197,8 +197,7 @@ impl Target {
             let path = folder(path)?;
             anyhow::Ok(Peer::Ext4(Folder { path, fsync }))
         };
-        let bindfs =
-            |path, fsync| Bindfs::start(&folder(path)?, fsync).map(|mount| Peer::Bindfs(mount));
+        let bindfs = |path, fsync| Bindfs::start(&folder(path)?, fsync).map(Peer::Bindfs);
         let peer = match name {
             "grpc" => Peer::Requests(Requests::Grpc),
             "grpc-stream" => Peer::Requests(Requests::GrpcStream),

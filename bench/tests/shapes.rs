@@ -143,10 +143,9 @@ fn interrupted(kind: &str) {
         let minutes = options(on_files(shape), 2, Duration::from_secs(120));
         let cut = Duration::from_millis(500);
         let start = Instant::now();
-        let ended = block_on(tokio::time::timeout(
-            cut,
-            measure(&target, &minutes, 2, &|_| ()),
-        ));
+        let ended = block_on(async {
+            tokio::time::timeout(cut, measure(&target, &minutes, 2, &|_| ())).await
+        });
         assert!(ended.is_err(), "it ran to its end");
         assert!(start.elapsed() < Duration::from_secs(60));
         drop(target);

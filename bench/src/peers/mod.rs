@@ -1,9 +1,9 @@
 //! What users would pick instead: message systems, stores, schedulers and file systems, under the same driver.
 //!
 //! Servers that are programs of their own (Redis, NATS, etcd, Slurm) are private ones: started for one run on free loopback
-//! ports with their data in a temporary folder, and killed on drop; bindfs is asked to end. They are looked for in the folder that `DBOS_PEERS`
-//! names (`scripts/peers.sh` fills one from Debian packages) and in `PATH`. A peer that is not there is [`NotInstalled`]; with
-//! `DBOS_PEERS` set it is an error.
+//! ports with their data in a temporary folder, and killed on drop; bindfs is asked to end. They are looked for in the folder
+//! that `DBOS_PEERS` names (`scripts/peers.sh` fills one from Debian packages) and in `PATH`. A peer that is not there is
+//! [`NotInstalled`]; with `DBOS_PEERS` set it is an error.
 //! gRPC and TCP responders run on a thread of their own in this process.
 
 pub(crate) mod bindfs;
