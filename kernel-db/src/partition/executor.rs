@@ -21,6 +21,7 @@ use promises::SnapshotWait;
 
 use super::batch::{Batch, Held, InFlight, Rests, Stamp};
 use super::changes::Changes;
+use super::fence;
 use super::in_doubt::InDoubt;
 use super::leases::Leases;
 use super::locks::Locks;
@@ -145,6 +146,11 @@ impl<S: StateStore> Executor<S> {
     /// See `Locks::rolls_back`.
     pub fn rolls_back(&self) -> bool {
         self.locks.rolls_back()
+    }
+
+    /// The version of the topology that may change the members.
+    pub fn fence(&mut self) -> Result<u64> {
+        fence::read(&mut self.tip.begin())
     }
 
     pub fn tip_stats(&self) -> TipStats {

@@ -17,7 +17,7 @@ use super::plan::Plan;
 use super::rng::Rng;
 use super::world::EPOCH_US;
 use crate::error::{Class, Error};
-use crate::partition::{WAITS, Waited};
+use crate::partition::{Fence, WAITS, Waited};
 use crate::txn::messages::{Answer, TxnId, Work};
 use draw::{Active, LISTS, REGISTERS};
 
@@ -61,6 +61,8 @@ pub enum What {
         ts: u64,
         rows: Vec<Row>,
     },
+    /// Of whoever moves the group.
+    Fence(Fence),
 }
 
 /// What came back.

@@ -186,6 +186,14 @@ impl World {
                 cancel: None,
                 waited: Waited::default(),
             }),
+            What::Fence(fence) => Input::Request(Request {
+                id: question,
+                task: Task::Run(Arc::new(fence)),
+                session: None,
+                seen,
+                cancel: None,
+                waited: Waited::default(),
+            }),
             What::SnapshotTs => Input::SnapshotTs { id: question },
             What::SnapshotAt { ts, rows } => {
                 self.watch.asks(question, ts);

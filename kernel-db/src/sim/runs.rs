@@ -49,10 +49,11 @@ const EXPECTED: [&str; 34] = [
     "snapshots installed",
 ];
 /// What happens beside in runs that are not plain.
-const EXPECTED_BESIDE: [&str; 10] = [
+const EXPECTED_BESIDE: [&str; 11] = [
     "changes of members made",
     "fault: disk lost",
     "fault: membership change",
+    "late steps refused",
     "messages there already",
     "messages waited for",
     "nodes added",
@@ -238,7 +239,9 @@ fn hunt(runs: u64, watch: bool) -> Vec<&'static str> {
     let mut missed = Vec::new();
     for (name, mutation) in Mutation::ALL {
         let plan = match mutation {
-            Mutation::LostWakeUp | Mutation::RollbackBeforeDecided => Plan::of_seed,
+            Mutation::LostWakeUp
+            | Mutation::RollbackBeforeDecided
+            | Mutation::LateStepTaken => Plan::of_seed,
             _ => Plan::plain,
         };
         match run_all(first, runs, plan_with(Some(mutation), watch, plan)) {
