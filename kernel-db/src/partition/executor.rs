@@ -85,7 +85,7 @@ impl<S: StateStore> Executor<S> {
         let mut locks = Locks::default();
         // I12: what is prepared is locked before anything is executed.
         let patience_us = config.resolve_after_ms * 1000;
-        let doubt = InDoubt::load(&**store, &mut locks, now.mono_us, patience_us)?;
+        let doubt = InDoubt::load(&**store, &mut locks, now, patience_us)?;
         let leases = Leases::open(term, &**store, &mut locks, now.mono_us)?;
         let meta = store.meta();
         let tick_us = config.tick_ms * 1000;

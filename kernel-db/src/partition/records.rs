@@ -19,6 +19,7 @@ const STAGED: u8 = 3;
 const LEASES: u8 = 4;
 const RECALL: u8 = 5;
 const MEMBERS: u8 = 6;
+const HEARD: u8 = 7;
 
 /// Table, kind and transaction.
 const PREFIX: usize = 29;
@@ -107,6 +108,11 @@ pub fn staged_write(key: &Bytes, row: &Bytes) -> Result<(Bytes, Option<Bytes>)> 
         }
         _ => Err(Error::internal("a staged write is damaged")),
     }
+}
+
+/// Whose row's timestamp says when the gateway of a staged part was heard.
+pub fn heard_key(txn: TxnId) -> Bytes {
+    key(HEARD, txn)
 }
 
 /// Where the longest read lease that there may be is kept, in microseconds: eight bytes, big-endian.
