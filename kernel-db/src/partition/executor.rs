@@ -86,7 +86,12 @@ impl<S: StateStore> Executor<S> {
         // I12: what is prepared is locked before anything is executed.
         let patience_us = config.resolve_after_ms * 1000;
         let doubt = InDoubt::load(&**store, &mut locks, now, patience_us)?;
-        let leases = Leases::open(term, &**store, &mut locks, now.mono_us)?;
+        let mut nobody = Locks::default();
+        let waiting = match config.planted.is(Mutation::LeasesForgotten) {
+            true => &mut nobody,
+            false => &mut locks,
+        };
+        let leases = Leases::open(term, &**store, waiting, now.mono_us)?;
         let meta = store.meta();
         let tick_us = config.tick_ms * 1000;
         let limits = TipLimits {

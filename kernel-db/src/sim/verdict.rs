@@ -81,6 +81,8 @@ impl World {
         self.totals.add("snapshot reads", snapshots);
         self.totals.add("operations", operations.len() as u64);
         self.totals.add("retries", self.clients.retries);
+        self.totals.add("rows kept", self.clients.kept);
+        self.totals.add("reads of kept rows", self.clients.hits);
         self.totals.add("conflicts", self.clients.conflicts);
         for operation in operations {
             let name = match operation.known {

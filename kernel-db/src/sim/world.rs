@@ -84,6 +84,8 @@ pub enum Event {
     Ask(u64, Ask),
     Hear(Owner, u64, Heard),
     Chore(u64),
+    /// A lane asks what a group wants back.
+    Listen(usize, u32),
     /// With the number of the sleep that ends.
     Wake(usize, u64),
 }
@@ -105,7 +107,7 @@ impl Event {
             Event::Ask(_, ask) => Some(ask.node),
             Event::Fault | Event::Direct | Event::LateStep(..) => None,
             Event::Join(_) | Event::Restart(_) => None,
-            Event::Hear(..) | Event::Wake(..) | Event::Chore(_) => None,
+            Event::Hear(..) | Event::Wake(..) | Event::Chore(_) | Event::Listen(..) => None,
         }
     }
 }
@@ -327,6 +329,10 @@ impl World {
             Event::Hear(owner, question, heard) => self.hear(owner, question, heard),
             Event::Chore(number) => {
                 self.chore(number);
+                Ok(())
+            }
+            Event::Listen(lane, group) => {
+                self.listen(lane, group);
                 Ok(())
             }
             Event::Wake(lane, sleep) => {
