@@ -12,6 +12,7 @@ use hdrhistogram::Histogram;
 
 use crate::load::{self, BySource, Load, Measured, Source};
 use crate::peers::Background;
+use crate::peers::bindfs::Bindfs;
 use crate::peers::{etcd, ext4, slurm};
 use crate::processors::Watch;
 use crate::report::{BeforeAfter, Cache, Latency, Report, Timed};
@@ -178,8 +179,8 @@ pub async fn measure(
         duration: options.duration,
         operations_max: None,
     };
-    if let Some(Peer::Ext4(folder)) = &target.peer {
-        return measure_threads(target, folder, options, load);
+    if let Some(folder) = target.peer.as_ref().and_then(Peer::files) {
+        return measure_threads(target, folder, options, load).await;
     }
     let client = connect(target, options).await?;
     // What fills the cache counts.
@@ -327,7 +328,7 @@ async fn prepare(
     }
 }
 
-fn measure_threads(
+async fn measure_threads(
     target: &Target,
     folder: &ext4::Folder,
     options: &Options,
@@ -344,8 +345,15 @@ fn measure_threads(
     if *cache_bytes > 0 {
         bail!("{} has its own page cache: leave --cache out", target.name);
     }
+    let fuse = matches!(target.peer, Some(Peer::Bindfs(_)));
+    if fuse && folder.fsync && !Bindfs::syncs(*shape) {
+        bail!(
+            "bindfs does not hand on the fsync of a directory, so that names are not durable: use bindfs:DIR for this"
+        );
+    }
     let layout = files::Layout::of(*shape, *size);
     let mut prepared = ext4::prepare(folder, *shape, layout, load.in_flight, fill_for(&load))
+        .await
         .context("setting up the benchmark")?;
     load.operations_max = prepared.operations_max;
     if load.operations_max.is_some() {
@@ -354,7 +362,7 @@ fn measure_threads(
     }
     let before = target.fdatasync_p50_us();
     let watch = Watch::start(load.warm_up, load.duration);
-    let measured = load::run_threads(load, std::mem::take(&mut prepared.operations));
+    let measured = load::run_threads(load, std::mem::take(&mut prepared.operations)).await;
     let mut report = report(target, options, &load, &measured);
     report.processors = watch.end(measured.completed);
     report.target_version = target.own_version();
