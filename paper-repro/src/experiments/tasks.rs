@@ -101,7 +101,7 @@ pub fn run(
             let key = first_key + (n % work.keys as u64) as i32;
             async move {
                 match scheduler.submit(key, n as i64, "").await {
-                    Ok(true) => Ok(()),
+                    Ok(true) => Ok(None),
                     Ok(false) => Err("the task is there already".to_string()),
                     Err(error) => Err(error.to_string()),
                 }
