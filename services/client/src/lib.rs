@@ -32,7 +32,7 @@ mod target;
 pub mod testing;
 
 pub use cache::{CacheStats, Rows};
-pub use client::{Client, Options, Stats};
+pub use client::{Client, Options, Stats, WAIT_FOR_CHANGE};
 pub use cluster::{Node, ServerKind, Topology};
 pub use connection::Params;
 pub use error::{Class, Error, Result};
