@@ -25,20 +25,25 @@ impl LikePattern {
     pub fn new(pattern: &str, escape: Option<char>, ignore_case: bool) -> Self {
         let mut parts = Vec::with_capacity(pattern.len());
         let mut chars = pattern.chars();
+        // Within `%_%_` every `%` but the first says nothing new.
+        let mut behind_any = false;
         while let Some(c) = chars.next() {
+            let wild = Some(c) != escape && (c == '%' || c == '_');
+            behind_any &= wild;
             if Some(c) == escape {
                 match chars.next() {
-                    Some(literal) => parts.extend(fold(literal, ignore_case).map(Part::Literal)),
+                    Some(literal) => parts.push(Part::Literal(fold(literal, ignore_case))),
                     None => parts.push(Part::Dangling),
                 }
             } else if c == '%' {
-                if parts.last() != Some(&Part::Any) {
+                if !behind_any {
                     parts.push(Part::Any);
                 }
+                behind_any = true;
             } else if c == '_' {
                 parts.push(Part::One);
             } else {
-                parts.extend(fold(c, ignore_case).map(Part::Literal));
+                parts.push(Part::Literal(fold(c, ignore_case)));
             }
         }
         Self { parts, ignore_case }
@@ -47,7 +52,7 @@ impl LikePattern {
     /// 22025 if the text reaches an escape character at the pattern's end.
     pub fn matches(&self, text: &str) -> Result<bool> {
         if self.ignore_case {
-            let folded: Vec<char> = text.chars().flat_map(|c| fold(c, true)).collect();
+            let folded: Vec<char> = text.chars().map(|c| fold(c, true)).collect();
             return self.run(&folded);
         }
         self.run(&text.chars().collect::<Vec<_>>())
@@ -60,16 +65,14 @@ impl LikePattern {
         while at < text.len() {
             let matched = match self.parts.get(part) {
                 Some(Part::Any) => {
+                    self.check_behind_any(part + 1, text.len() - at)?;
                     retry = Some((at, part + 1));
                     part += 1;
                     continue;
                 }
                 Some(Part::One) => true,
                 Some(Part::Literal(c)) => *c == text[at],
-                Some(Part::Dangling) => {
-                    let message = "LIKE pattern must not end with escape character";
-                    return Err(Error::new("22025", message));
-                }
+                Some(Part::Dangling) => return Err(dangling()),
                 None => false,
             };
             if matched {
@@ -84,6 +87,17 @@ impl LikePattern {
             }
         }
         Ok(self.parts[part..].iter().all(|part| *part == Part::Any))
+    }
+
+    /// PostgreSQL passes all `_` behind a `%` at once, and then looks at the pattern before the text: an escape character at
+    /// its end is met where the text is used up too. `left` is the text from the `%` on, in characters.
+    fn check_behind_any(&self, from: usize, left: usize) -> Result<()> {
+        let behind = self.parts[from..].iter();
+        let ones = behind.take_while(|part| **part == Part::One).count();
+        match self.parts.get(from + ones) {
+            Some(Part::Dangling) if ones <= left => Err(dangling()),
+            _ => Ok(()),
+        }
     }
 
     /// The literal text every match begins with: bounds of an index scan. Empty when case is ignored.
@@ -101,13 +115,16 @@ impl LikePattern {
     }
 }
 
-fn fold(c: char, ignore_case: bool) -> impl Iterator<Item = char> {
-    let lower = if ignore_case {
-        c.to_lowercase().collect::<Vec<_>>()
-    } else {
-        vec![c]
-    };
-    lower.into_iter()
+fn dangling() -> Error {
+    Error::new("22025", "LIKE pattern must not end with escape character")
+}
+
+/// Letters of ASCII only, as in PostgreSQL's locale C.
+fn fold(c: char, ignore_case: bool) -> char {
+    match ignore_case {
+        true => c.to_ascii_lowercase(),
+        false => c,
+    }
 }
 
 /// One match without keeping the pattern.
@@ -145,7 +162,8 @@ mod tests {
                 "{text} {pattern}"
             );
         }
-        assert!(like("ÄBC", "äb%", Some('\\'), true).unwrap());
+        assert!(like("äBC", "äb%", Some('\\'), true).unwrap());
+        assert!(!like("ÄBC", "äb%", Some('\\'), true).unwrap());
         assert!(like("a!b", "a!!b", Some('!'), false).unwrap());
         assert!(like("a\\b", "a\\b", None, false).unwrap());
     }
@@ -156,15 +174,15 @@ mod tests {
             ("abcd", "abc\\"),
             ("abc", "%\\"),
             ("abc", "%b\\"),
-            ("a", "_%\\x\\"),
+            ("a", "%_\\"),
+            ("ab", "_%\\"),
+            ("ab", "%_%_%\\"),
+            ("abcbc", "%c%b%_\\"),
         ] {
             let found = like(text, pattern, Some('\\'), false);
             assert_eq!(
                 found.map_err(|e| e.sqlstate().to_string()),
-                match text {
-                    "a" => Ok(false),
-                    _ => Err("22025".to_string()),
-                },
+                Err("22025".to_string()),
                 "{text} {pattern}"
             );
         }
@@ -172,6 +190,10 @@ mod tests {
             ("abc", "abc\\"),
             ("abd", "abc\\"),
             ("", "%\\"),
+            ("a", "_%\\"),
+            ("a", "%__%\\"),
+            ("a", "_%\\x\\"),
+            ("abc", "%c%b%_\\"),
             ("abc", "a%x\\"),
         ] {
             assert!(

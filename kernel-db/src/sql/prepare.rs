@@ -107,6 +107,8 @@ pub struct ParamScope {
     pub names: HashMap<String, Name>,
     /// `$n` means slot `positional[n - 1]`.
     pub positional: Vec<usize>,
+    /// A column of the same name is meant, as in LANGUAGE sql; otherwise that is an error, as in plpgsql.
+    pub columns_win: bool,
 }
 
 impl ParamScope {
@@ -116,6 +118,7 @@ impl ParamScope {
             types: types.to_vec(),
             names: HashMap::new(),
             positional: (0..types.len()).collect(),
+            columns_win: false,
         }
     }
 }

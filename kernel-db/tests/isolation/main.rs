@@ -44,6 +44,19 @@ fn scripts() -> Vec<PathBuf> {
     paths
 }
 
+/// The script at every level on both systems, as a golden file has it.
+async fn play_all(script: &Script, name: &str, node: &Node, postgres: &Postgres) -> String {
+    let mut told = Vec::new();
+    for level in Level::ALL {
+        let table = format!("{name}_{}", level.short());
+        let here = play::play(script, level, &table, || node.connect());
+        let there = play::play(script, level, &table, || postgres.connect());
+        let (here, there) = tokio::join!(here, there);
+        told.push((level, here, there));
+    }
+    golden(script, &told)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn every_level_promises_what_it_says() {
     let node = Node::start().await;
@@ -55,16 +68,15 @@ async fn every_level_promises_what_it_says() {
     for path in paths {
         let text = std::fs::read_to_string(&path).unwrap();
         let script = Script::parse(&text);
-        let mut told = Vec::new();
-        for level in Level::ALL {
-            let name = path.file_stem().unwrap().to_str().unwrap();
-            let table = format!("{name}_{}", level.short());
-            let here = play::play(&script, level, &table, || node.connect());
-            let there = play::play(&script, level, &table, || postgres.connect());
-            let (here, there) = tokio::join!(here, there);
-            told.push((level, here, there));
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let mut played = play_all(&script, name, &node, &postgres).await;
+        let waits = |text: &str| text.matches("-> waits").count();
+        for attempt in 2..=3 {
+            // An answer that was late on a slow machine looks like one that waits.
+            if !update && waits(&played) > waits(&text) {
+                played = play_all(&script, &format!("{name}{attempt}"), &node, &postgres).await;
+            }
         }
-        let played = golden(&script, &told);
         if update {
             std::fs::write(&path, &played).unwrap();
         } else if played != text {

@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Error, SimpleQueryMessage};
 
 /// A statement that takes longer waits for another transaction. PostgreSQL looks for deadlocks after a second.
 const SOON: Duration = Duration::from_millis(700);
-/// Nothing waits longer for what has been decided.
+/// Nothing waits longer for what has been decided, and no answer takes longer while nobody else has a transaction open.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy)]
@@ -75,6 +75,14 @@ impl Script {
 struct Connection {
     client: std::sync::Arc<Client>,
     waiting: Option<JoinHandle<String>>,
+    /// Between BEGIN and its end.
+    in_block: bool,
+}
+
+impl Connection {
+    fn holds_locks(&self) -> bool {
+        self.in_block || self.waiting.is_some()
+    }
 }
 
 /// What was answered, line by line.
@@ -91,10 +99,18 @@ where
     let mut open: BTreeMap<String, Connection> = BTreeMap::new();
     for (who, sql) in &script.steps {
         if !open.contains_key(who) {
-            let client = connect().await.into();
-            let waiting = None;
-            open.insert(who.clone(), Connection { client, waiting });
+            let connection = Connection {
+                client: connect().await.into(),
+                waiting: None,
+                in_block: false,
+            };
+            open.insert(who.clone(), connection);
         }
+        let others = || open.iter().filter(|(name, _)| *name != who);
+        let soon = match others().any(|(_, other)| other.holds_locks()) {
+            true => SOON,
+            false => PATIENCE,
+        };
         let connection = open.get_mut(who).unwrap();
         if let Some(waiting) = connection.waiting.take() {
             let answer = tokio::time::timeout(PATIENCE, waiting).await;
@@ -102,13 +118,18 @@ where
             let answer = answer.unwrap();
             writeln!(told, "   {who} -> {answer}").unwrap();
         }
+        match sql.as_str() {
+            "BEGIN" => connection.in_block = true,
+            "COMMIT" | "ROLLBACK" => connection.in_block = false,
+            _ => {}
+        }
         let sent = match sql.as_str() {
             "BEGIN" => format!("BEGIN ISOLATION LEVEL {}", level.name()),
             sql => sql.replace("test", table),
         };
         let client = connection.client.clone();
         let mut running = tokio::spawn(async move { answer(&client, &sent).await });
-        match tokio::time::timeout(SOON, &mut running).await {
+        match tokio::time::timeout(soon, &mut running).await {
             Ok(answer) => writeln!(told, "{who}: {sql} -> {}", answer.unwrap()).unwrap(),
             Err(_) => {
                 writeln!(told, "{who}: {sql} -> waits").unwrap();

@@ -35,6 +35,25 @@ fn a_row_over_the_bound_is_refused_by_name() {
 }
 
 #[test]
+fn texts_of_a_growing_frame_are_bounded_together() {
+    let mut db = Database::new();
+    let length = |frame: &str, rows: u32| {
+        format!(
+            "SELECT sum(length(s)) FROM (SELECT string_agg(repeat('x', 100000), ',') OVER (ORDER BY n {frame}) AS s \
+             FROM generate_series(1, {rows}) n) q"
+        )
+    };
+    // 51 * 50 / 2 texts of 100,000 bytes, one comma less than texts in each row.
+    assert_eq!(db.show(&length("", 50)), ["127501225"]);
+    // Two gigabytes in all, of which no row has more than 20 MB.
+    assert_eq!(db.fails(&length("", 200)), "54000");
+    assert_eq!(db.show(&length("ROWS 1 PRECEDING", 200)), ["39900199"]);
+    // The same text for every row is one text.
+    let whole = "ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING";
+    assert_eq!(db.show(&length(whole, 200)), ["4000039800"]);
+}
+
+#[test]
 fn deep_nesting_is_an_error_and_no_crash() {
     let mut db = Database::new();
     let deep = format!("SELECT {}1{}", "(".repeat(5_000), ")".repeat(5_000));

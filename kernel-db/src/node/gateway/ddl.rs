@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::Gateway;
 use super::leader::Upkeep;
 use super::submit::Txn;
+use super::txn::lock_timeout;
 use crate::error::{Class, Error, Result};
 use crate::node::peers::OnLoss;
 use crate::node::placement::SYSTEM;
@@ -95,21 +96,34 @@ impl Gateway {
             .try_for_each(|r| r.map(drop))
     }
 
-    /// Runs DDL statements as one change.
+    /// Runs DDL statements as one change. `lock_timeout` ends the wait for another change through this node; once the catalogue
+    /// is changed nothing is taken back, so what partitions wait for then is waited for.
     pub(super) fn change_schema(&self, txn: &Txn) -> LocalBoxFuture<'static, Result<Vec<Outcome>>> {
         let text = |plan: &Arc<super::plans::Plan>| match &plan.prepared.kind {
             Kind::Ddl(text) => text.clone(),
             _ => plan.text.to_string(),
         };
         let texts: Vec<String> = txn.plans.iter().map(text).collect();
-        let (gateway, deadline) = (self.own(), txn.deadline);
+        let (gateway, deadline, wait) = (self.own(), txn.deadline, txn.lock_wait);
         // A task of its own: a client that goes away must not leave the change half installed.
-        let work = tokio::task::spawn_local(async move { gateway.change(texts, deadline).await });
+        let work =
+            tokio::task::spawn_local(async move { gateway.change(texts, wait, deadline).await });
         async move { work.await.unwrap_or_else(|_| Err(super::leader::gone())) }.boxed_local()
     }
 
-    async fn change(self: Rc<Self>, texts: Vec<String>, deadline: Instant) -> Result<Vec<Outcome>> {
-        let _one_at_a_time = self.ddl.lock().await;
+    async fn change(
+        self: Rc<Self>,
+        texts: Vec<String>,
+        wait: Option<Duration>,
+        deadline: Instant,
+    ) -> Result<Vec<Outcome>> {
+        let turn = self.ddl.lock();
+        let _one_at_a_time = match wait {
+            None => turn.await,
+            Some(wait) => tokio::time::timeout(wait, turn)
+                .await
+                .map_err(|_| lock_timeout())?,
+        };
         let work = Upkeep {
             wire: maintain::Work::CatalogChange(peer::Ddl {
                 statements: texts.clone(),

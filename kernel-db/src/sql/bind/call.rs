@@ -470,9 +470,7 @@ impl Binder<'_> {
                 format!("aggregate functions are not allowed in {place}"),
             ));
         }
-        if let Some(level) = self.aggregates.last_mut() {
-            level.forbidden = Some(IN_AGGREGATE);
-        }
+        self.forbid(Some(IN_AGGREGATE));
         let made = self.aggregate_call(call);
         let Some(level) = self.aggregates.last_mut() else {
             return Err(Error::internal("no query level"));
@@ -496,7 +494,7 @@ impl Binder<'_> {
             args.push(self.expr(arg)?);
         }
         let types: Vec<DataType> = args.iter().map(|a| a.data_type).collect();
-        let aggregate: Aggregate = if call.star {
+        let aggregate: Aggregate = if call.star && call.name == "count" {
             count_star()
         } else {
             resolve_aggregate(&call.name, &types)?
@@ -514,8 +512,10 @@ impl Binder<'_> {
         }
         let filter = match call.filter {
             Some(filter) => {
-                let bound = self.expr(filter)?;
-                Some(self.condition(bound, "FILTER")?)
+                let before = self.forbid(Some("FILTER"));
+                let bound = self.expr(filter);
+                self.forbid(before);
+                Some(self.condition(bound?, "FILTER")?)
             }
             None => None,
         };

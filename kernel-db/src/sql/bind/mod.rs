@@ -12,6 +12,7 @@ mod do_block;
 mod expr;
 mod from;
 mod group;
+mod named_windows;
 mod names;
 pub mod parse;
 mod query;
@@ -39,6 +40,7 @@ use super::prepare::{Column, Kind, Name, ParamScope, Prepared, PreparedExpr};
 use super::{DataType, explain};
 use crate::error::{Error, Result};
 pub use as_of::{moment, stamp};
+use named_windows::NamedWindows;
 use recursive::Cte;
 use scope::Scope;
 
@@ -67,8 +69,9 @@ struct Aggregates {
     windows: Vec<WindowCall>,
     /// Where window functions are not allowed but aggregates are, the message that says so.
     no_windows: Option<&'static str>,
-    /// The WINDOW clause.
-    named_windows: Vec<ast::NamedWindowDefinition>,
+    named_windows: NamedWindows,
+    /// What the windows of the WINDOW clause are made of.
+    defined: Vec<Expr>,
 }
 
 pub(super) struct Binder<'a> {
@@ -76,6 +79,8 @@ pub(super) struct Binder<'a> {
     text: Option<&'a str>,
     params: Vec<Option<DataType>>,
     names: &'a HashMap<String, Name>,
+    /// Over `names`.
+    columns_win: bool,
     positional: Vec<usize>,
     /// `$n` beyond the known ones makes a new parameter.
     growable: bool,
@@ -133,12 +138,13 @@ pub fn prepare_statement(
     statement: &Statement,
     scope: &ParamScope,
 ) -> Result<Prepared> {
-    let binder = Binder::new(
+    let mut binder = Binder::new(
         catalog,
         scope.types.clone(),
         &scope.names,
         scope.positional.clone(),
     );
+    binder.columns_win = scope.columns_win;
     binder.statement(statement, &statement.to_string())
 }
 
@@ -208,6 +214,7 @@ impl<'a> Binder<'a> {
             text: None,
             params,
             names,
+            columns_win: false,
             positional,
             growable: false,
             scopes: Vec::new(),

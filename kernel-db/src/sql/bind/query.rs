@@ -5,7 +5,7 @@ use sqlparser::ast::{self, SetExpr, SetOperator, SetQuantifier};
 use super::coerce::cast_expr;
 use super::scope::Scope;
 use super::select::{ordinal, sort_key};
-use super::{Binder, Typed, ident};
+use super::{Aggregates, Binder, Typed, ident};
 use crate::error::{Error, Result};
 use crate::sql::cast::{self, CastContext};
 use crate::sql::plan::{Expr, JoinKind, Query, QueryBody, SetKind, Source, Step};
@@ -97,9 +97,9 @@ impl Binder<'_> {
         Ok(())
     }
 
-    fn limit(&mut self, e: Option<&ast::Expr>, what: &str) -> Result<Option<Expr>> {
+    fn limit(&mut self, e: Option<&ast::Expr>, what: &'static str) -> Result<Option<Expr>> {
         let Some(e) = e else { return Ok(None) };
-        let bound = self.expr(e)?;
+        let bound = self.without_aggregates(what, |b| b.expr(e))?;
         let from = bound.data_type;
         match self.coerce(bound, DataType::Int8, CastContext::Assignment)? {
             Some(expr) => Ok(Some(expr)),
@@ -112,9 +112,24 @@ impl Binder<'_> {
 
     fn values(&mut self, rows: &[ast::Parens<Vec<ast::Expr>>]) -> Result<Query> {
         self.scopes.push(Scope::default());
-        let made = self.values_in_scope(rows);
+        let made = self.without_aggregates("VALUES", |b| b.values_in_scope(rows));
         self.scopes.pop();
         made
+    }
+
+    /// Binds what is of no SELECT, at a level of its own where neither aggregates nor window functions stand.
+    pub(super) fn without_aggregates<T>(
+        &mut self,
+        place: &'static str,
+        bind: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        self.aggregates.push(Aggregates {
+            forbidden: Some(place),
+            ..Aggregates::default()
+        });
+        let bound = bind(self);
+        self.aggregates.pop();
+        bound
     }
 
     fn values_in_scope(&mut self, rows: &[ast::Parens<Vec<ast::Expr>>]) -> Result<Query> {

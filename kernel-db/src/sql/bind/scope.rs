@@ -98,21 +98,15 @@ impl Binder<'_> {
                 break;
             }
         }
+        let column = column.or_else(|| self.whole_row(&name));
         match (column, self.variable(&name)) {
-            (Some(_), Some(_)) => {
-                let error =
-                    Error::new("42702", format!("column reference \"{name}\" is ambiguous"))
-                        .detail("It could refer to either a PL/pgSQL variable or a table column.");
+            (Some(found), Some(_)) if self.columns_win => Ok(found),
+            (Some(_), Some(_)) => Err(self.at(either(&name), id.span)),
+            (Some(found), None) | (None, Some(found)) => Ok(found),
+            (None, None) => {
+                let error = Error::new("42703", format!("column \"{name}\" does not exist"));
                 Err(self.at(error, id.span))
             }
-            (Some(found), None) | (None, Some(found)) => Ok(found),
-            (None, None) => match self.whole_row(&name) {
-                Some(row) => Ok(row),
-                None => {
-                    let error = Error::new("42703", format!("column \"{name}\" does not exist"));
-                    Err(self.at(error, id.span))
-                }
-            },
         }
     }
 
@@ -128,7 +122,7 @@ impl Binder<'_> {
         None
     }
 
-    /// `table.column`, `record.field` or `label.variable`.
+    /// `table.column`, `record.field` or `label.variable`; what two of them have is 42702 as in PostgreSQL.
     pub(super) fn qualified_name(&mut self, parts: &[ast::Ident]) -> Result<Typed> {
         let names: Vec<String> = parts.iter().map(ident).collect();
         let (Some(column), Some(table)) =
@@ -136,34 +130,53 @@ impl Binder<'_> {
         else {
             return Err(Error::new("42601", "a name is missing"));
         };
-        let span = parts[0].span;
-        for (depth, scope) in self.scopes.iter().rev().enumerate() {
-            let Some(found) = scope.tables.iter().find(|t| t.alias == *table) else {
-                continue;
-            };
-            let Some(i) = found.columns.iter().position(|(n, _)| n == column) else {
-                let error = Error::new("42703", format!("column {table}.{column} does not exist"));
-                return Err(self.at(error, span));
-            };
-            return Ok(Self::place(depth, found.offset + i, found.columns[i].1));
-        }
-        if let Some(variable) = self.variable(&names.join(".")) {
-            return Ok(variable);
-        }
-        if let Some(Name::Row(fields)) = self.names.get(table) {
-            let error = match fields.is_empty() {
+        let place = self.column_of(table, column);
+        let variable = self.variable(&names.join("."));
+        let record = self.names.get(&names[..names.len() - 1].join("."));
+        let error = match (place, variable, record) {
+            (Some(Some(found)), Some(_), _) if self.columns_win => return Ok(found),
+            (Some(Some(_)), Some(_), _) => either(&names.join(".")),
+            (Some(Some(found)), None, None | Some(Name::Slot(_))) => return Ok(found),
+            (_, Some(variable), _) => return Ok(variable),
+            (_, None, Some(Name::Row(fields))) => match fields.is_empty() {
                 true => Error::new("55000", format!("record \"{table}\" is not assigned yet")),
                 false => {
                     let message = format!("record \"{table}\" has no field \"{column}\"");
                     Error::new("42703", message)
                 }
-            };
-            return Err(self.at(error, span));
-        }
-        let error = Error::new(
-            "42P01",
-            format!("missing FROM-clause entry for table \"{table}\""),
-        );
-        Err(self.at(error, span))
+            },
+            (Some(None), ..) => {
+                Error::new("42703", format!("column {table}.{column} does not exist"))
+            }
+            (None, ..) => {
+                let message = format!("missing FROM-clause entry for table \"{table}\"");
+                Error::new("42P01", message)
+            }
+        };
+        Err(self.at(error, parts[0].span))
     }
+
+    /// The column of the nearest table of that name: none without such a table, none in it without such a column.
+    fn column_of(&self, table: &str, column: &str) -> Option<Option<Typed>> {
+        let mut levels = self.scopes.iter().rev().enumerate();
+        let (depth, found) = levels.find_map(|(depth, scope)| {
+            let found = scope.tables.iter().find(|t| t.alias == table)?;
+            Some((depth, found))
+        })?;
+        let at = found.columns.iter().position(|(n, _)| n == column);
+        Some(at.map(|i| Self::place(depth, found.offset + i, found.columns[i].1)))
+    }
+
+    /// 42702 for `name.*` where the name is a record's too.
+    pub(super) fn check_is_no_record(&self, name: &str) -> Result<()> {
+        match self.names.get(name) {
+            Some(Name::Row(_)) => Err(either(&format!("{name}.*"))),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn either(name: &str) -> Error {
+    Error::new("42702", format!("column reference \"{name}\" is ambiguous"))
+        .detail("It could refer to either a PL/pgSQL variable or a table column.")
 }

@@ -4,6 +4,7 @@ use sqlparser::ast::{self, SelectItem};
 
 use super::from::From;
 use super::group::regroup;
+use super::named_windows::NamedWindows;
 use super::names::column_name;
 use super::scope::Scope;
 use super::{Aggregates, Binder, Typed, ident, object_name};
@@ -50,7 +51,7 @@ impl Binder<'_> {
         let types = std::mem::take(&mut self.target_types);
         self.scopes.push(Scope::default());
         self.aggregates.push(Aggregates {
-            named_windows: select.named_window.clone(),
+            named_windows: NamedWindows::new(&select.named_window),
             ..Aggregates::default()
         });
         let bound = self.select_in_scope(select, order, limited, &types);
@@ -59,10 +60,10 @@ impl Binder<'_> {
         bound
     }
 
-    fn forbid(&mut self, place: Option<&'static str>) {
-        if let Some(level) = self.aggregates.last_mut() {
-            level.forbidden = place;
-        }
+    /// With the name of a place where no aggregates are allowed, or none; gives the one before.
+    pub(super) fn forbid(&mut self, place: Option<&'static str>) -> Option<&'static str> {
+        let level = self.aggregates.last_mut()?;
+        std::mem::replace(&mut level.forbidden, place)
     }
 
     fn select_in_scope(
@@ -107,6 +108,7 @@ impl Binder<'_> {
             Some(ast::Distinct::On(list)) => self.distinct_on(list, &mut selected, &sort)?,
             _ => Vec::new(),
         };
+        self.window_definitions()?;
         let bound = Bound {
             from,
             selected,
@@ -203,8 +205,11 @@ impl Binder<'_> {
         windows: &mut [WindowCall],
     ) -> Result<()> {
         let dependent = self.dependent_columns(steps, &grouping.keys)?;
+        let level = self.aggregates.last_mut();
+        let mut defined = level.map_or_else(Vec::new, |l| std::mem::take(&mut l.defined));
         let having = grouping.having.iter_mut();
         let mut all: Vec<&mut Expr> = project.iter_mut().chain(having).collect();
+        all.extend(&mut defined);
         for window in windows {
             window.row_expressions(&mut |e| all.push(e));
         }
@@ -357,7 +362,8 @@ impl Binder<'_> {
                 "42P01",
                 format!("missing FROM-clause entry for table \"{name}\""),
             )),
-            _ => Ok(selected),
+            Some(name) => self.check_is_no_record(name).map(|()| selected),
+            None => Ok(selected),
         }
     }
 

@@ -1,17 +1,20 @@
-//! Window functions: calls with OVER, and the WINDOW clause.
+//! Window functions: calls with OVER.
 
-use sqlparser::ast::{self, NamedWindowExpr, WindowFrameBound, WindowFrameUnits, WindowType};
+use sqlparser::ast::{self, WindowFrameBound, WindowFrameUnits, WindowType};
 
 use super::call::Call;
-use super::{Binder, Typed, ident};
+use super::{Binder, Typed};
 use crate::error::{Error, Result};
 use crate::sql::DataType;
 use crate::sql::aggregate::is_aggregate;
-use crate::sql::cast::CastContext;
-use crate::sql::functions::does_not_exist;
+use crate::sql::cast::{CastContext, common_type};
+use crate::sql::functions::{does_not_exist, is_function};
 use crate::sql::plan::{Expr, FrameBound, WindowCall, WindowFrame, WindowFunction};
 
 const NESTED: &str = "window function calls cannot be nested";
+
+/// PARTITION BY, and ORDER BY as (key, descending, nulls first).
+pub(super) type Keys = (Vec<Expr>, Vec<(Expr, bool, bool)>);
 
 /// The window function of this name that is no aggregate.
 fn own_function(name: &str) -> Option<WindowFunction> {
@@ -42,20 +45,14 @@ pub fn check_has_over(name: &str) -> Result<()> {
     }
 }
 
-fn windowing(message: impl Into<String>) -> Error {
+pub(super) fn windowing(message: impl Into<String>) -> Error {
     Error::new("42P20", message)
 }
 
 impl Binder<'_> {
     pub(super) fn window(&mut self, call: &Call<'_>, over: &WindowType) -> Result<Typed> {
         if own_function(&call.name).is_none() && !is_aggregate(&call.name) {
-            return Err(Error::new(
-                "42809",
-                format!(
-                    "OVER specified, but {} is not a window function nor an aggregate function",
-                    call.name
-                ),
-            ));
+            return Err(self.no_window_function(call)?);
         }
         self.check_window_place()?;
         let spec = self.window_spec(over)?;
@@ -74,6 +71,22 @@ impl Binder<'_> {
             level.windows.len() - 1
         });
         Ok(Typed::new(Expr::Window(position), data_type))
+    }
+
+    fn no_window_function(&mut self, call: &Call<'_>) -> Result<Error> {
+        let name = &call.name;
+        let gives_rows = ["generate_series", "unnest"].contains(&name.as_str());
+        if gives_rows || is_function(name) || !self.catalog.functions_named(name).is_empty() {
+            let message = format!(
+                "OVER specified, but {name} is not a window function nor an aggregate function"
+            );
+            return Ok(Error::new("42809", message));
+        }
+        let mut types = Vec::with_capacity(call.args.len());
+        for arg in &call.args {
+            types.push(self.expr(arg)?.data_type);
+        }
+        Ok(does_not_exist(name, &types))
     }
 
     fn check_window_place(&self) -> Result<()> {
@@ -103,77 +116,17 @@ impl Binder<'_> {
 
     /// OVER with what it takes from the WINDOW clause.
     fn window_spec(&self, over: &WindowType) -> Result<ast::WindowSpec> {
+        let level = self.aggregates.last();
+        let windows = level.map(|l| &l.named_windows);
+        let windows = windows.ok_or_else(|| Error::internal("no query level"))?;
         match over {
-            WindowType::NamedWindow(name) => self.named_window(name, 0),
-            WindowType::WindowSpec(spec) => self.based(spec, 0),
+            WindowType::NamedWindow(name) => windows.named(name),
+            WindowType::WindowSpec(spec) => windows.based(spec),
         }
-    }
-
-    fn named_window(&self, name: &ast::Ident, depth: usize) -> Result<ast::WindowSpec> {
-        let name = ident(name);
-        let known = self.aggregates.last().map_or(&[][..], |l| &l.named_windows);
-        let found = known.iter().find(|w| ident(&w.0) == name);
-        match found.map(|w| &w.1) {
-            // A chain of names that is longer than the list goes in a circle.
-            Some(_) if depth > known.len() => {
-                Err(windowing(format!("window \"{name}\" is defined by itself")))
-            }
-            Some(NamedWindowExpr::NamedWindow(other)) => self.named_window(other, depth + 1),
-            Some(NamedWindowExpr::WindowSpec(spec)) => self.based(spec, depth + 1),
-            None => Err(Error::new(
-                "42704",
-                format!("window \"{name}\" does not exist"),
-            )),
-        }
-    }
-
-    /// `(base ORDER BY ... frame)`: the base's partitions, and its order if there is one.
-    fn based(&self, spec: &ast::WindowSpec, depth: usize) -> Result<ast::WindowSpec> {
-        let Some(base) = &spec.window_name else {
-            return Ok(spec.clone());
-        };
-        let mut of = self.named_window(base, depth)?;
-        let name = ident(base);
-        if !spec.partition_by.is_empty() {
-            let message = format!("cannot override PARTITION BY clause of window \"{name}\"");
-            return Err(windowing(message));
-        }
-        if !spec.order_by.is_empty() && !of.order_by.is_empty() {
-            let message = format!("cannot override ORDER BY clause of window \"{name}\"");
-            return Err(windowing(message));
-        }
-        if of.window_frame.is_some() {
-            let message = format!("cannot copy window \"{name}\" because it has a frame clause");
-            return Err(windowing(message));
-        }
-        if of.order_by.is_empty() {
-            of.order_by.clone_from(&spec.order_by);
-        }
-        of.window_frame.clone_from(&spec.window_frame);
-        Ok(of)
     }
 
     fn window_call(&mut self, call: &Call<'_>, spec: &ast::WindowSpec) -> Result<WindowCall> {
-        if call.distinct {
-            return Err(Error::unsupported("DISTINCT in a window function"));
-        }
-        if !call.order.is_empty() {
-            return Err(Error::unsupported(
-                "ORDER BY in a window function's arguments",
-            ));
-        }
-        let mut partition = Vec::with_capacity(spec.partition_by.len());
-        for e in &spec.partition_by {
-            let bound = self.expr(e)?;
-            partition.push(self.settle(bound)?.expr);
-        }
-        let mut order = Vec::with_capacity(spec.order_by.len());
-        for key in &spec.order_by {
-            let bound = self.expr(&key.expr)?;
-            let desc = key.options.asc == Some(false);
-            let nulls_first = key.options.nulls_first.unwrap_or(desc);
-            order.push((self.settle(bound)?.expr, desc, nulls_first));
-        }
+        let (partition, order) = self.window_keys(spec)?;
         let frame = self.window_frame(spec.window_frame.as_ref())?;
         let (function, args, filter, data_type) = match own_function(&call.name) {
             Some(function) => {
@@ -191,6 +144,14 @@ impl Binder<'_> {
                 (function, made.args, made.filter, made.data_type)
             }
         };
+        if call.distinct {
+            return Err(Error::unsupported("DISTINCT in a window function"));
+        }
+        if !call.order.is_empty() {
+            return Err(Error::unsupported(
+                "ORDER BY in a window function's arguments",
+            ));
+        }
         Ok(WindowCall {
             function,
             args,
@@ -200,6 +161,22 @@ impl Binder<'_> {
             frame,
             data_type,
         })
+    }
+
+    pub(super) fn window_keys(&mut self, spec: &ast::WindowSpec) -> Result<Keys> {
+        let mut partition = Vec::with_capacity(spec.partition_by.len());
+        for e in &spec.partition_by {
+            let bound = self.expr(e)?;
+            partition.push(self.settle(bound)?.expr);
+        }
+        let mut order = Vec::with_capacity(spec.order_by.len());
+        for key in &spec.order_by {
+            let bound = self.expr(&key.expr)?;
+            let desc = key.options.asc == Some(false);
+            let nulls_first = key.options.nulls_first.unwrap_or(desc);
+            order.push((self.settle(bound)?.expr, desc, nulls_first));
+        }
+        Ok((partition, order))
     }
 
     /// Arguments, cast, and the result's type.
@@ -221,8 +198,16 @@ impl Binder<'_> {
             W::NthValue => 2..=2,
             _ => 1..=3,
         };
-        if call.star || !allowed.contains(&args.len()) {
+        if !allowed.contains(&args.len()) {
             return Err(missing());
+        }
+        // Only lag and lead with a default say that a literal of no type is a text.
+        if !matches!(args.as_slice(), [_, _, _])
+            && !matches!(function, W::Ntile)
+            && types.first() == Some(&DataType::Unknown)
+        {
+            let message = "could not determine polymorphic type because input has type unknown";
+            return Err(Error::new("42804", message));
         }
         // The number among them: of buckets, or of rows.
         let number = match function {
@@ -244,7 +229,11 @@ impl Binder<'_> {
             _ => DataType::Unknown,
         };
         let (mut exprs, data_type) = match data_type {
-            DataType::Unknown => self.unify(args, &call.name)?,
+            DataType::Unknown => {
+                let values: Vec<DataType> = args.iter().map(|a| a.data_type).collect();
+                common_type(&values, &call.name).map_err(|_| missing())?;
+                self.unify(args, &call.name)?
+            }
             known => (Vec::new(), known),
         };
         if let Some(number) = number {
@@ -253,7 +242,7 @@ impl Binder<'_> {
         Ok((exprs, data_type))
     }
 
-    fn window_frame(&mut self, given: Option<&ast::WindowFrame>) -> Result<WindowFrame> {
+    pub(super) fn window_frame(&mut self, given: Option<&ast::WindowFrame>) -> Result<WindowFrame> {
         let Some(given) = given else {
             return Ok(WindowFrame {
                 rows: false,
@@ -288,16 +277,22 @@ impl Binder<'_> {
         if !rows {
             return Err(Error::unsupported("an offset in a RANGE frame").hint("use ROWS"));
         }
-        let bound = self.expr(offset)?;
+        let offset = match offset.as_ref() {
+            // The parser takes a string at this place as an interval.
+            ast::Expr::Interval(written) if written.leading_field.is_none() => &written.value,
+            _ => offset,
+        };
+        let before = self.forbid(Some("window ROWS"));
+        let bound = self.expr(offset);
+        self.forbid(before);
+        let bound = bound?;
         let from = bound.data_type;
         let expr = self.coerce(bound, DataType::Int8, CastContext::Assignment)?;
         let expr = expr.ok_or_else(|| {
             let message = format!("argument of ROWS must be type bigint, not type {from}");
             Error::new("42804", message)
         })?;
-        let mut reads_row = expr.max_column().is_some();
-        expr.walk(&mut |e| reads_row |= matches!(e, Expr::Aggregate(_)));
-        if reads_row {
+        if expr.max_column().is_some() {
             let message = "argument of ROWS must not contain variables";
             return Err(Error::new("42P10", message));
         }

@@ -6,7 +6,7 @@ use sqlparser::ast;
 
 use super::from::From;
 use super::scope::Scope;
-use super::{Aggregates, Binder, ident, object_name, parse};
+use super::{Binder, ident, object_name, parse};
 use crate::error::{Error, Result};
 use crate::sql::catalog::Table;
 use crate::sql::plan::choose::{self, Planned};
@@ -108,12 +108,7 @@ impl Binder<'_> {
             tables: vec![Self::target_scope(table, alias.to_string(), 0)],
             merged: Vec::new(),
         });
-        self.aggregates.push(Aggregates {
-            forbidden: Some("RETURNING"),
-            ..Aggregates::default()
-        });
-        let bound = self.returning(items);
-        self.aggregates.pop();
+        let bound = self.without_aggregates("RETURNING", |b| b.returning(items));
         self.scopes.pop();
         let (exprs, columns) = bound?;
         Ok((Some(exprs), columns))
@@ -398,12 +393,7 @@ impl Binder<'_> {
 
     fn write_scope<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.scopes.push(Scope::default());
-        self.aggregates.push(Aggregates {
-            forbidden: Some("UPDATE and DELETE"),
-            ..Aggregates::default()
-        });
-        let made = f(self);
-        self.aggregates.pop();
+        let made = self.without_aggregates("UPDATE and DELETE", f);
         self.scopes.pop();
         made
     }

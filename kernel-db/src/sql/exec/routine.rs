@@ -31,6 +31,7 @@ pub fn compile_sql_function(
         types: Vec::new(),
         names: HashMap::new(),
         positional: Vec::new(),
+        columns_win: true,
     };
     for arg in def.inputs() {
         let slot = scope.types.len();

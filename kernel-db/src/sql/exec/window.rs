@@ -13,8 +13,12 @@ use super::truth::truth;
 use super::{ExecCtx, Frame};
 use crate::error::{Error, Result};
 use crate::sql::Value;
-use crate::sql::aggregate::Aggregate;
+use crate::sql::aggregate::{Aggregate, AggregateKind};
 use crate::sql::plan::{FrameBound, WindowCall, WindowFunction};
+
+/// Most bytes that `string_agg` may make for the rows of one query: over a growing frame each row has a longer text. As much as
+/// a result may have (`result_bytes_max`) unless that is configured otherwise.
+const BYTES_MAX: usize = 256 << 20;
 
 /// What a call needs of a row.
 struct Entry {
@@ -49,6 +53,7 @@ pub fn extend(
     ctx: &mut ExecCtx<'_>,
 ) -> Result<()> {
     let mut order: Vec<usize> = Vec::new();
+    let mut left = BYTES_MAX;
     for call in calls {
         let bounds = bounds(call, frame, ctx)?;
         let mut entries = Vec::with_capacity(rows.len());
@@ -63,7 +68,7 @@ pub fn extend(
             let same = |e: &Entry| by_partition(e, &entries[from]).is_eq();
             let length = entries[from..].iter().take_while(|e| same(e)).count();
             let partition = Partition::new(call, &entries[from..from + length]);
-            partition.values(&bounds, ctx, &mut values)?;
+            partition.values(&bounds, ctx, &mut values, &mut left)?;
             from += length;
         }
         for (entry, value) in entries.iter().zip(values) {
@@ -146,6 +151,8 @@ struct Partition<'a> {
     peers: Vec<Range<usize>>,
     /// For each row how many groups of peers begin at it or before it.
     groups: Vec<i64>,
+    /// ntile: the first row that says how many buckets there are. Those before it are in none.
+    tiled_from: usize,
 }
 
 impl<'a> Partition<'a> {
@@ -163,17 +170,30 @@ impl<'a> Partition<'a> {
             }
             from = to;
         }
+        let says = |e: &Entry| !e.args.first().is_none_or(Value::is_null);
+        let tiled_from = match call.function {
+            WindowFunction::Ntile => rows.iter().position(says).unwrap_or(rows.len()),
+            _ => 0,
+        };
         Self {
             call,
             rows,
             peers,
             groups,
+            tiled_from,
         }
     }
 
-    fn values(&self, bounds: &Bounds, ctx: &mut ExecCtx<'_>, out: &mut Vec<Value>) -> Result<()> {
+    /// `left`: bytes that texts may still take.
+    fn values(
+        &self,
+        bounds: &Bounds,
+        ctx: &mut ExecCtx<'_>,
+        out: &mut Vec<Value>,
+        left: &mut usize,
+    ) -> Result<()> {
         if let WindowFunction::Aggregate(aggregate) = &self.call.function {
-            return self.aggregates(aggregate, bounds, ctx, out);
+            return self.aggregates(aggregate, bounds, ctx, out, left);
         }
         for i in 0..self.rows.len() {
             ctx.step()?;
@@ -210,6 +230,7 @@ impl<'a> Partition<'a> {
         bounds: &Bounds,
         ctx: &mut ExecCtx<'_>,
         out: &mut Vec<Value>,
+        left: &mut usize,
     ) -> Result<()> {
         let mut state = aggregate.start();
         let mut done = 0..0;
@@ -233,6 +254,9 @@ impl<'a> Partition<'a> {
             }
             done = frame;
             let value = aggregate.finish(state.clone())?;
+            if aggregate.kind == AggregateKind::StringAgg {
+                *left = left.checked_sub(size(&value)).ok_or_else(too_long)?;
+            }
             last = Some(value.clone());
             out.push(value);
         }
@@ -297,10 +321,14 @@ impl<'a> Partition<'a> {
         }
     }
 
-    /// The number of the bucket: the first ones have a row more. How many there are is the first row's argument.
+    /// The number of the bucket: the first ones have a row more. How many there are is the first argument that is not null; as in
+    /// PostgreSQL, rows before that one count for the size of the buckets but are in none.
     fn ntile(&self, i: usize) -> Result<Value> {
-        let Some(buckets) = self.rows[0].args[0].as_int() else {
+        let Some(i) = i.checked_sub(self.tiled_from) else {
             return Ok(Value::Null);
+        };
+        let Some(buckets) = self.rows[self.tiled_from].args[0].as_int() else {
+            return Err(Error::internal("ntile of no integer"));
         };
         let Some(buckets) = usize::try_from(buckets).ok().filter(|n| *n > 0) else {
             let message = "argument of ntile must be greater than zero";
@@ -314,6 +342,20 @@ impl<'a> Partition<'a> {
         };
         Ok(Value::Int4(i32::try_from(bucket + 1).unwrap_or(i32::MAX)))
     }
+}
+
+fn size(value: &Value) -> usize {
+    match value {
+        Value::Text(text) => text.len(),
+        Value::Bytea(bytes) => bytes.len(),
+        _ => 0,
+    }
+}
+
+fn too_long() -> Error {
+    let message =
+        format!("string_agg would keep more than {BYTES_MAX} bytes for the rows of one query");
+    Error::new("54000", message).hint("use a frame that does not grow, or fewer rows")
 }
 
 fn number(n: usize) -> Value {

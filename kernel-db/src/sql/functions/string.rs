@@ -33,27 +33,26 @@ pub(super) fn octet_length(args: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {
     }
 }
 
-/// All letters of Unicode, as in a UTF-8 locale.
+/// Letters of ASCII only, as in PostgreSQL's locale C, which text is sorted by too.
 pub(super) fn lower(args: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {
-    Ok(args.text(0)?.to_lowercase().into())
+    Ok(args.text(0)?.to_ascii_lowercase().into())
 }
 
 pub(super) fn upper(args: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {
-    Ok(args.text(0)?.to_uppercase().into())
+    Ok(args.text(0)?.to_ascii_uppercase().into())
 }
 
 pub(super) fn initcap(args: &[Value], _: &mut FnCtx<'_>) -> Result<Value> {
-    let mut out = String::new();
     let mut inside = false;
-    for c in args.text(0)?.chars() {
-        if inside {
-            out.extend(c.to_lowercase());
-        } else {
-            out.extend(c.to_uppercase());
-        }
-        inside = c.is_alphanumeric();
-    }
-    Ok(out.into())
+    let shown = args.text(0)?.chars().map(|c| {
+        let shown = match inside {
+            true => c.to_ascii_lowercase(),
+            false => c.to_ascii_uppercase(),
+        };
+        inside = c.is_ascii_alphanumeric();
+        shown
+    });
+    Ok(shown.collect::<String>().into())
 }
 
 /// The window [from, to) of 1-based positions that substr(start, length) asks for.

@@ -237,6 +237,7 @@ impl Scopes {
             types: self.slots.iter().map(|s| Some(s.data_type)).collect(),
             names,
             positional: self.positional.clone(),
+            columns_win: false,
         }
     }
 

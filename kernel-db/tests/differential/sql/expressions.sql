@@ -228,3 +228,6 @@ SELECT s FROM (VALUES (1, true), (2, false)) v(s, b) WHERE s IS NOT DISTINCT FRO
 SELECT 'x' IS DISTINCT FROM 'y' AND 2 IS DISTINCT FROM 1 + 1;
 SELECT 1 ISNULL, NULL ISNULL, 1 ISNULL AND true, 1 NOTNULL OR false;
 SELECT 1 AS isnull;
+-- Letters of ASCII only, as in the locale C.
+SELECT upper('ß'), upper('straße'), lower('ẞ'), upper('äb'), lower('ÄB'), initcap('äb ÉCOLE über'), upper('ŉ'), lower('İ'), length(upper('ß'));
+SELECT 'Ä' ILIKE 'ä' AS a, 'ÄB' ILIKE 'Äb' AS b, 'ß' ILIKE 'SS' AS c, 'İ' ILIKE 'i%' AS d, upper('é') = 'É' AS e;

@@ -14,7 +14,7 @@ use crate::node::peers::OnLoss;
 use crate::txn::messages::{Answer, Lock, LockedRow, Read, WaitPolicy, Work};
 use crate::wire::peer::{Page, SnapshotScan, answer, call};
 
-pub(super) fn lock_timeout() -> Error {
+pub(in super::super) fn lock_timeout() -> Error {
     Error::new("55P03", "canceling statement due to lock timeout")
 }
 

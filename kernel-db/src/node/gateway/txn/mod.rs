@@ -27,6 +27,7 @@ mod store_tests;
 
 pub(super) use commit::Settled;
 pub(super) use drive::{given_up, is_too_long};
+pub(super) use fetch::lock_timeout;
 pub(super) use holds::Registry;
 pub(super) use rollback::Rollback;
 pub use rollback::{Progress, Restored, Stages};
