@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -247,23 +247,47 @@ where
     shared.record.replace(Record::new()).measured(&load)
 }
 
-/// The same for operations that block: each of `operations` has a thread, and is one in flight.
-pub(crate) fn run_threads(load: Load, operations: Vec<ThreadOperation>) -> Measured {
-    let next = AtomicU64::new(0);
-    let start = Instant::now();
-    let mut all = Record::new();
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = operations
-            .into_iter()
-            .map(|operation| scope.spawn(|| on_thread(load, start, &next, operation)))
-            .collect();
-        for thread in threads {
-            match thread.join() {
-                Ok(record) => all.merge(record),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
+/// Threads that go on until they are done or this is dropped, which waits for the operation each of them is at.
+struct Threads {
+    stop: Arc<AtomicBool>,
+    running: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut panicked = None;
+        // All of them end before a panic goes on.
+        for thread in self.running.drain(..) {
+            panicked = thread.join().err().or(panicked);
         }
-    });
+        if let Some(panic) = panicked.filter(|_| !std::thread::panicking()) {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// The same for operations that block: each of `operations` has a thread, and is one in flight. Dropped before its end, it
+/// waits for what the threads are at, and nothing runs any more.
+pub(crate) async fn run_threads(load: Load, operations: Vec<ThreadOperation>) -> Measured {
+    let next = Arc::new(AtomicU64::new(0));
+    let start = Instant::now();
+    let (ended, mut records) = tokio::sync::mpsc::unbounded_channel();
+    let mut threads = Threads {
+        stop: Arc::default(),
+        running: Vec::new(),
+    };
+    for operation in operations {
+        let (next, stop, ended) = (next.clone(), threads.stop.clone(), ended.clone());
+        let work = move || drop(ended.send(on_thread(load, start, &next, &stop, operation)));
+        threads.running.push(std::thread::spawn(work));
+    }
+    drop(ended);
+    let mut all = Record::new();
+    while let Some(record) = records.recv().await {
+        all.merge(record);
+    }
+    drop(threads);
     all.measured(&load)
 }
 
@@ -271,6 +295,7 @@ fn on_thread(
     load: Load,
     start: Instant,
     next: &AtomicU64,
+    stop: &AtomicBool,
     mut operation: ThreadOperation,
 ) -> Record {
     let end = start + load.warm_up + load.duration;
@@ -284,7 +309,14 @@ fn on_thread(
         if load.is_over(start, number, began) {
             return record;
         }
-        std::thread::sleep(began.saturating_duration_since(Instant::now()));
+        let left = || began.saturating_duration_since(Instant::now());
+        while !stop.load(Ordering::Relaxed) && !left().is_zero() {
+            // In steps: at a low rate the next operation may be far away.
+            std::thread::sleep(left().min(TIMELINE_STEP));
+        }
+        if stop.load(Ordering::Relaxed) {
+            return record;
+        }
         let result = operation(number);
         record.add(&load, result, began - start, start.elapsed());
     }
@@ -347,7 +379,7 @@ mod tests {
             ..load(3, None)
         };
         let thread = || -> ThreadOperation { Box::new(|_| Ok(())) };
-        let measured = run_threads(limited, vec![thread(), thread(), thread()]);
+        let measured = block_on(run_threads(limited, vec![thread(), thread(), thread()]));
         assert_eq!(measured.acknowledged, 10);
         assert_eq!(measured.timeline.iter().sum::<u64>(), 10);
         assert!(measured.elapsed < limited.duration, "as long as it took");

@@ -12,6 +12,7 @@ use hdrhistogram::Histogram;
 
 use crate::load::{self, Load, Measured};
 use crate::peers::Background;
+use crate::peers::bindfs::Bindfs;
 use crate::peers::{etcd, ext4, slurm};
 use crate::report::{BeforeAfter, Cache, Latency, Report};
 use crate::target::Peer;
@@ -158,8 +159,8 @@ pub async fn measure(
         duration: options.duration,
         operations_max: None,
     };
-    if let Some(Peer::Ext4(folder)) = &target.peer {
-        return measure_threads(target, folder, options, load);
+    if let Some(folder) = target.peer.as_ref().and_then(Peer::files) {
+        return measure_threads(target, folder, options, load).await;
     }
     let client = connect(target, options).await?;
     let prepared = prepare(target, options, &load, client.clone())
@@ -299,7 +300,7 @@ async fn prepare(
     }
 }
 
-fn measure_threads(
+async fn measure_threads(
     target: &Target,
     folder: &ext4::Folder,
     options: &Options,
@@ -316,8 +317,15 @@ fn measure_threads(
     if *cache_bytes > 0 {
         bail!("{} has its own page cache: leave --cache out", target.name);
     }
+    let fuse = matches!(target.peer, Some(Peer::Bindfs(_)));
+    if fuse && folder.fsync && !Bindfs::syncs(*shape) {
+        bail!(
+            "bindfs does not hand on the fsync of a directory, so that names are not durable: use bindfs:DIR for this"
+        );
+    }
     let layout = files::Layout::of(*shape, *size);
     let mut prepared = ext4::prepare(folder, *shape, layout, load.in_flight, fill_for(&load))
+        .await
         .context("setting up the benchmark")?;
     load.operations_max = prepared.operations_max;
     if load.operations_max.is_some() {
@@ -325,7 +333,7 @@ fn measure_threads(
         load.warm_up = Duration::ZERO;
     }
     let before = target.fdatasync_p50_us();
-    let measured = load::run_threads(load, std::mem::take(&mut prepared.operations));
+    let measured = load::run_threads(load, std::mem::take(&mut prepared.operations)).await;
     let mut report = report(target, options, &load, &measured);
     report.target_version = target.own_version();
     report.fdatasync_p50_us = BeforeAfter {

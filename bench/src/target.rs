@@ -6,6 +6,7 @@ use dbos_client::local_postgres::{LocalPostgres, Settings};
 use tokio_postgres::NoTls;
 
 use crate::messages::{Office, Requests};
+use crate::peers::bindfs::Bindfs;
 use crate::peers::etcd::Etcd;
 use crate::peers::ext4::Folder;
 use crate::peers::nats::Nats;
@@ -13,7 +14,7 @@ use crate::peers::redis::Redis;
 use crate::peers::slurm::Slurm;
 
 /// Targets that are no database, as users name them.
-pub const PEERS: [&str; 10] = [
+pub const PEERS: [&str; 12] = [
     "grpc",
     "grpc-stream",
     "tcp",
@@ -24,6 +25,8 @@ pub const PEERS: [&str; 10] = [
     "slurm",
     "ext4:DIR",
     "ext4-fsync:DIR",
+    "bindfs:DIR",
+    "bindfs-fsync:DIR",
 ];
 
 /// Members of the cluster that `etcd` means.
@@ -38,6 +41,7 @@ pub(crate) enum Peer {
     Etcd(Etcd),
     Slurm(Box<Slurm>),
     Ext4(Folder),
+    Bindfs(Bindfs),
 }
 
 impl Peer {
@@ -62,6 +66,15 @@ impl Peer {
         }
     }
 
+    /// Where its files are made by system calls, if it is a file system.
+    pub fn files(&self) -> Option<&Folder> {
+        match self {
+            Self::Ext4(folder) => Some(folder),
+            Self::Bindfs(bindfs) => Some(&bindfs.folder),
+            _ => None,
+        }
+    }
+
     fn version(&self) -> String {
         match self {
             Self::Requests(Requests::Tcp) => "TCP, TCP_NODELAY, loopback".into(),
@@ -71,23 +84,27 @@ impl Peer {
             Self::Etcd(etcd) => etcd.version.clone(),
             Self::Slurm(slurm) => slurm.version.clone(),
             Self::Ext4(_) => "system calls".into(),
+            Self::Bindfs(bindfs) => bindfs.version.clone(),
         }
     }
 
     /// Nodes and durability.
     fn shape(&self) -> (Option<u32>, Option<&'static str>) {
+        if let Some(folder) = self.files() {
+            return (None, Some(if folder.fsync { "fsync" } else { "none" }));
+        }
         match self {
-            Self::Requests(_) => (None, None),
+            Self::Requests(_) | Self::Ext4(_) | Self::Bindfs(_) => (None, None),
             Self::Redis(_) | Self::Nats(_) => (Some(1), Some("none")),
             Self::Etcd(etcd) => (u32::try_from(etcd.servers.len()).ok(), Some("fsync")),
             Self::Slurm(_) => (Some(1), None),
-            Self::Ext4(folder) => (None, Some(if folder.fsync { "fsync" } else { "none" })),
         }
     }
 
     fn folder(&self) -> Option<PathBuf> {
         match self {
             Self::Ext4(folder) => Some(folder.path.clone()),
+            Self::Bindfs(bindfs) => Some(bindfs.own()),
             Self::Redis(redis) => Some(redis.server.folder().to_path_buf()),
             Self::Nats(nats) => Some(nats.server.folder().to_path_buf()),
             Self::Etcd(etcd) => etcd.servers.first().map(|s| s.folder().to_path_buf()),
@@ -171,11 +188,16 @@ impl Target {
     /// Starts a peer by its name in [`PEERS`]; `None`: there is no such name. A peer that this machine does not have is a
     /// [`crate::peers::NotInstalled`].
     pub fn peer(name: &str) -> anyhow::Result<Option<Self>> {
-        let ext4 = |path: &str, fsync| {
+        let folder = |path: &str| {
             let path = Path::new(path).to_path_buf();
             anyhow::ensure!(path.is_dir(), "no such folder: {}", path.display());
-            Ok(Peer::Ext4(Folder { path, fsync }))
+            Ok(path)
         };
+        let ext4 = |path, fsync| {
+            let path = folder(path)?;
+            anyhow::Ok(Peer::Ext4(Folder { path, fsync }))
+        };
+        let bindfs = |path, fsync| Bindfs::start(&folder(path)?, fsync).map(Peer::Bindfs);
         let peer = match name {
             "grpc" => Peer::Requests(Requests::Grpc),
             "grpc-stream" => Peer::Requests(Requests::GrpcStream),
@@ -188,6 +210,8 @@ impl Target {
             other => match other.split_once(':') {
                 Some(("ext4", path)) => ext4(path, false)?,
                 Some(("ext4-fsync", path)) => ext4(path, true)?,
+                Some(("bindfs", path)) => bindfs(path, false)?,
+                Some(("bindfs-fsync", path)) => bindfs(path, true)?,
                 _ => return Ok(None),
             },
         };

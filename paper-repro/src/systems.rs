@@ -44,6 +44,10 @@ pub enum System {
     Ext4 {
         fsync: bool,
     },
+    /// The same through FUSE, above that file system.
+    Bindfs {
+        fsync: bool,
+    },
 }
 
 impl System {
@@ -81,6 +85,8 @@ impl System {
             Self::Peer(name) => (*name).to_string(),
             Self::Ext4 { fsync: true } => "ext4, fsync".into(),
             Self::Ext4 { fsync: false } => "ext4, no fsync".into(),
+            Self::Bindfs { fsync: true } => "bindfs, fsync".into(),
+            Self::Bindfs { fsync: false } => "bindfs, no fsync".into(),
         }
     }
 }
@@ -291,6 +297,7 @@ impl Systems {
             let target = Target::peer(name)?;
             target.with_context(|| format!("there is no peer {name}"))
         };
+        let in_folder = |kind: &str| format!("{kind}:{}", self.folder.display());
         let mut cluster = None;
         let target = match system {
             System::Cluster {
@@ -315,10 +322,10 @@ impl Systems {
                 Target::local_postgres()?
             }
             System::Peer(name) => peer(name)?,
-            System::Ext4 { fsync } => {
-                let kind = if *fsync { "ext4-fsync" } else { "ext4" };
-                peer(&format!("{kind}:{}", self.folder.display()))?
-            }
+            System::Ext4 { fsync: true } => peer(&in_folder("ext4-fsync"))?,
+            System::Ext4 { fsync: false } => peer(&in_folder("ext4"))?,
+            System::Bindfs { fsync: true } => peer(&in_folder("bindfs-fsync"))?,
+            System::Bindfs { fsync: false } => peer(&in_folder("bindfs"))?,
         };
         Ok(Up {
             target,

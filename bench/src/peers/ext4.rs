@@ -2,6 +2,8 @@
 //!
 //! Every operation opens its file by name and closes it, as the papers' programs do. With `fsync`, what an operation made
 //! durable in the database is made durable here: the file's data, and the directory where a name came or went.
+//!
+//! What fills a folder yields to other tasks now and then, so that it can be interrupted: dropping it removes the folder.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -11,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use tokio::task::yield_now;
 
 use super::tree_walk::aggregate;
 use crate::files::{Layout, Shape, place};
@@ -41,7 +44,7 @@ struct Root {
 }
 
 /// `fill_for` bounds how long files are made for `delete`.
-pub(crate) fn prepare(
+pub(crate) async fn prepare(
     folder: &Folder,
     shape: Shape,
     layout: Layout,
@@ -52,10 +55,10 @@ pub(crate) fn prepare(
     let mut operations_max = None;
     match shape {
         Shape::Create => {}
-        Shape::Delete => operations_max = Some(root.create_for(fill_for)?),
-        Shape::Aggregate => root.fill_tree()?,
-        Shape::SeqWrite | Shape::SeqRead => root.fill_streams(threads)?,
-        _ => root.fill()?,
+        Shape::Delete => operations_max = Some(root.create_for(fill_for).await?),
+        Shape::Aggregate => root.fill_tree().await?,
+        Shape::SeqWrite | Shape::SeqRead => root.fill_streams(threads).await?,
+        _ => root.fill().await?,
     }
     let before = root.count()?;
     let operations = (0..threads)
@@ -132,43 +135,47 @@ impl Root {
         Ok(())
     }
 
-    fn create_for(&self, time: Duration) -> std::io::Result<u64> {
+    async fn create_for(&self, time: Duration) -> std::io::Result<u64> {
         let start = Instant::now();
         let mut made = 0;
         while start.elapsed() < time && made < crate::files::DELETED_MAX {
             File::create_new(self.path(made % self.layout.users, made))?;
             made += 1;
+            yield_now().await;
         }
         Ok(made)
     }
 
-    fn fill(&self) -> std::io::Result<()> {
+    async fn fill(&self) -> std::io::Result<()> {
         let content = vec![1; self.layout.block * self.layout.blocks as usize];
         for user in 0..self.layout.users {
             for file in 0..self.layout.files {
                 fs::write(self.path(user, file), &content)?;
+                yield_now().await;
             }
         }
         Ok(())
     }
 
-    fn fill_streams(&self, threads: u32) -> std::io::Result<()> {
+    async fn fill_streams(&self, threads: u32) -> std::io::Result<()> {
         for thread in 0..threads {
             let file = File::create(self.stream(thread))?;
             let chunk = vec![1; self.layout.block];
             for block in 0..self.layout.blocks {
                 file.write_all_at(&chunk, block * self.layout.block as u64)?;
+                yield_now().await;
             }
         }
         Ok(())
     }
 
     /// Files with sizes only, in directories.
-    fn fill_tree(&self) -> std::io::Result<()> {
+    async fn fill_tree(&self) -> std::io::Result<()> {
         for user in 0..self.layout.users {
             for file in 0..self.layout.files {
                 let size = crate::files::aggregate_size(user * self.layout.files + file);
                 File::create(self.path(user, file))?.set_len(size)?;
+                yield_now().await;
             }
         }
         Ok(())

@@ -1,11 +1,12 @@
 //! What users would pick instead: message systems, stores, schedulers and file systems, under the same driver.
 //!
 //! Servers that are programs of their own (Redis, NATS, etcd, Slurm) are private ones: started for one run on free loopback
-//! ports with their data in a temporary folder, and killed on drop. They are looked for in the folder that `DBOS_PEERS`
-//! names (`scripts/peers.sh` fills one from Debian packages) and in `PATH`. A peer that is not there is [`NotInstalled`]; with
-//! `DBOS_PEERS` set it is an error.
+//! ports with their data in a temporary folder, and killed on drop; bindfs is asked to end. They are looked for in the folder
+//! that `DBOS_PEERS` names (`scripts/peers.sh` fills one from Debian packages) and in `PATH`. A peer that is not there is
+//! [`NotInstalled`]; with `DBOS_PEERS` set it is an error.
 //! gRPC and TCP responders run on a thread of their own in this process.
 
+pub(crate) mod bindfs;
 pub(crate) mod etcd;
 pub(crate) mod ext4;
 pub(crate) mod nats;
@@ -24,9 +25,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a private server may take until it accepts connections.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long one that is asked to end may take.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A peer that this machine does not have, or cannot run; the text says which and why.
 #[derive(Debug)]
@@ -68,18 +72,19 @@ pub(crate) fn program(name: &str) -> anyhow::Result<PathBuf> {
     found.ok_or_else(|| missing(format!("no program {name}")))
 }
 
+/// Folders of the libraries that came with a program of [`program`], if it is one of `DBOS_PEERS`.
+pub(crate) fn libraries(program: &Path) -> Option<OsString> {
+    let root = peers_root().filter(|root| program.starts_with(root))?;
+    let arch = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let usr = root.join("usr/lib").join(&arch);
+    let folders = [root.join("lib").join(arch), usr.join("slurm-wlm"), usr];
+    std::env::join_paths(folders).ok()
+}
+
 /// A command for a program of [`program`], with the libraries that came with it.
 pub(crate) fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
-    if let Some(root) = peers_root().filter(|root| program.starts_with(root)) {
-        let libraries = root
-            .join("usr/lib")
-            .join(format!("{}-linux-gnu", std::env::consts::ARCH));
-        let mut paths: OsString = libraries.clone().into();
-        paths.push(":");
-        paths.push(libraries.join("slurm-wlm"));
-        command.env("LD_LIBRARY_PATH", paths);
-    }
+    command.envs(libraries(program).map(|paths| ("LD_LIBRARY_PATH", paths)));
     command.stdin(Stdio::null());
     command
 }
@@ -118,9 +123,15 @@ impl Server {
 
     /// Waits until the server accepts connections.
     pub fn wait_for(&mut self, address: SocketAddr) -> anyhow::Result<()> {
+        let patience = Duration::from_millis(200);
+        self.wait_until(|| TcpStream::connect_timeout(&address, patience).is_ok())
+    }
+
+    /// Waits until `is_up`; the error is what the server said last.
+    pub fn wait_until(&mut self, is_up: impl Fn() -> bool) -> anyhow::Result<()> {
         let start = Instant::now();
         loop {
-            if TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok() {
+            if is_up() {
                 return Ok(());
             }
             let ended = self.child.try_wait()?;
@@ -131,6 +142,20 @@ impl Server {
                 bail!("{} does not start: {}", self.name, tail.join(" | "));
             }
             std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Asks the process to end, and waits until it has.
+    pub fn stop(&mut self) {
+        let pid = Pid::from_child(&self.child);
+        let mut runs = || matches!(self.child.try_wait(), Ok(None));
+        if runs() {
+            // Once: a second signal may end a process that is cleaning up.
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let asked = Instant::now();
+        while runs() && asked.elapsed() < STOP_TIMEOUT {
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }

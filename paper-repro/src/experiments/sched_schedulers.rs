@@ -42,7 +42,7 @@ fn points(scale: Scale, schedulers: &[u32]) -> Vec<Point> {
             let connections = match system {
                 System::Postgres => (*n).min(POSTGRES_CONNECTIONS_MAX),
                 System::Peer(_) => 1,
-                System::Cluster { .. } | System::Ext4 { .. } => CONNECTIONS,
+                System::Cluster { .. } | System::Ext4 { .. } | System::Bindfs { .. } => CONNECTIONS,
             };
             let load = Load {
                 system: system.clone(),

@@ -146,7 +146,7 @@ impl Drop for LocalCluster {
 }
 
 /// `dbos` in the directory above the running test binary.
-fn binary() -> Result<PathBuf> {
+pub fn binary() -> Result<PathBuf> {
     let test = std::env::current_exe().map_err(|error| Error::environment(error.to_string()))?;
     let binary = test
         .parent()

@@ -412,7 +412,8 @@ pub struct BenchArgs {
     #[arg(long, default_value = "default")]
     pub name: String,
     /// postgres://... of any PostgreSQL, or local-postgres for a private one made and removed by this command.
-    /// ipc: also grpc, grpc-stream, tcp, redis, nats. sched: also etcd, etcd-one, slurm. fs: also ext4:DIR, ext4-fsync:DIR
+    /// ipc: also grpc, grpc-stream, tcp, redis, nats. sched: also etcd, etcd-one, slurm. fs: also ext4:DIR, ext4-fsync:DIR and,
+    /// mounted there by FUSE for the run, bindfs:DIR, bindfs-fsync:DIR
     #[arg(long)]
     pub target: Option<String>,
     /// sched: fifo, least-loaded, locality, push, pull

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bench::peers::NotInstalled;
 use bench::{Kind, Options, Target, files, messages, sched};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{BenchArgs, BenchKind};
 use crate::cluster::ClusterSpec;
@@ -15,6 +16,8 @@ const ACCOUNTS: u32 = 100_000;
 
 pub async fn run(args: BenchArgs) -> Result<()> {
     let kind = kind(&args)?;
+    // Before a private server is started: it must not be left behind.
+    let mut interrupts = signal(SignalKind::interrupt())?;
     let progress = spinner("starting");
     let target = target(&args)?;
     let options = Options {
@@ -33,7 +36,7 @@ pub async fn run(args: BenchArgs) -> Result<()> {
     };
     let result = tokio::select! {
         result = bench::run(&target, &options, &show) => result.map_err(|e| Failure::new(format!("{e:#}"))),
-        _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+        _ = interrupts.recv() => Err(Failure::interrupted()),
     };
     progress.finish_and_clear();
     let report = result?;

@@ -1,6 +1,7 @@
 //! The command line: help, wrong arguments, exit codes. No cluster is started here.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 fn dbos(args: &[&str]) -> Output {
     let home = std::env::temp_dir().join(format!("dbos-cli-test-{}", std::process::id()));
@@ -112,6 +113,27 @@ fn a_start_that_fails_leaves_nothing() {
         let left = std::fs::read_dir(home.path()).unwrap().count();
         assert_eq!(left, 0, "{args:?}: {}", text(&output.stderr));
     }
+}
+
+#[test]
+fn an_interrupted_benchmark_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let entries = || std::fs::read_dir(folder.path()).unwrap().count();
+    let target = format!("ext4:{}", folder.path().display());
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_dbos"))
+        .args(["bench", "fs", "--duration", "10m", "--target", &target])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while entries() == 0 {
+        assert!(start.elapsed() < Duration::from_secs(60), "it makes files");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let pid = rustix::process::Pid::from_child(&bench);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(bench.wait().unwrap().code(), Some(130));
+    assert_eq!(entries(), 0);
 }
 
 #[test]
