@@ -32,6 +32,12 @@ pub enum Mutation {
     LostWakeUp,
     /// Going back to an earlier time writes rows before it is decided (I12).
     RollbackBeforeDecided,
+    /// A leader changes members for any version of the topology.
+    LateStepTaken,
+    /// A read lease is told, and no write waits for it.
+    LeaseNotAwaited,
+    /// A new leader does not wait for the read leases of the one before.
+    LeasesForgotten,
 }
 
 /// The fault planted in a replica, if any.
@@ -63,7 +69,7 @@ impl Planted {
 #[cfg(test)]
 impl Mutation {
     /// Every mutation with its name on the command line.
-    pub const ALL: [(&'static str, Mutation); 13] = [
+    pub const ALL: [(&'static str, Mutation); 16] = [
         ("lease-without-margin", Self::LeaseWithoutMargin),
         ("ack-before-fsync", Self::AckBeforeFsync),
         ("forgotten-session-write", Self::ForgottenSessionWrite),
@@ -77,6 +83,9 @@ impl Mutation {
         ("seen-forgotten", Self::SeenForgotten),
         ("lost-wake-up", Self::LostWakeUp),
         ("rollback-before-decided", Self::RollbackBeforeDecided),
+        ("late-step-taken", Self::LateStepTaken),
+        ("lease-not-awaited", Self::LeaseNotAwaited),
+        ("leases-forgotten", Self::LeasesForgotten),
     ];
 
     pub fn named(name: &str) -> Option<Self> {

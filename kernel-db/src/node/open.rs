@@ -35,13 +35,17 @@ pub fn open(
         (config.block_cache_bytes + config.write_buffer_bytes) as usize,
         config.write_buffer_bytes as usize,
     );
-    let placement = Placement::new(dir.topology()?.unwrap_or_else(|| Topology::new(config)));
+    let known = dir.topology()?;
+    // Whoever knows a later topology has made its first replicas long ago, perhaps of another deal than this program's.
+    let founds = known.is_none();
+    let placement = Placement::new(known.unwrap_or_else(|| Topology::new(config)));
     let tail_lost = config.durability == Durability::Memory && dir.system_went_down();
-    let opener = opener(config, dir, &log, shared, tail_lost);
+    let opener = opener(config, dir, &log, shared, (founds, tail_lost));
     let mut replicas = Vec::new();
     for group in placement.groups() {
         // What was made here later is here still; what the configuration places here is made at the first start.
-        if dir.state(group).exists() || founders(config, group).contains(&config.node_id) {
+        let placed = founds && founders(config, group).contains(&config.node_id);
+        if dir.state(group).exists() || placed {
             let (replica, store) = opener(group)?;
             replicas.push((group, replica, store));
         }
@@ -57,13 +61,13 @@ pub fn open(
 }
 
 /// Opens the replica of a group. One that is not placed here by the configuration is a member of nothing until its leader
-/// fills it.
+/// fills it; so is any, unless this node `founds` the cluster.
 fn opener(
     config: &Rc<NodeConfig>,
     dir: &DataDir,
     log: &Arc<dyn LogStore>,
     shared: RocksShared,
-    tail_lost: bool,
+    (founds, tail_lost): (bool, bool),
 ) -> Opener {
     let (config, log) = (Rc::clone(config), Arc::clone(log));
     let states = dir.states();
@@ -77,7 +81,7 @@ fn opener(
             reset(&*log, config.node_id, group)?;
         }
         let store = Arc::new(State::open(&state_dir, &shared, identity)?);
-        let voters = match is_new(&*log, group)? {
+        let voters = match founds && is_new(&*log, group)? {
             true => founders(&config, group),
             false => Vec::new(),
         };

@@ -25,6 +25,10 @@ pub(crate) fn next_step(status: &ReplicaStatus, target: &[u64]) -> Step {
     if status.joint {
         return Step::Wait("two majorities still decide".into());
     }
+    // Of an earlier step, perhaps of another version of the topology: it must show before it can be said that nothing is left.
+    if status.changing {
+        return Step::Wait("a change of members is not applied yet".into());
+    }
     if sorted(&status.voters) == sorted(target) && status.learners.is_empty() {
         return Step::Done;
     }
@@ -90,6 +94,7 @@ mod tests {
             voters: vec![1, 2, 3],
             learners: learners.to_vec(),
             joint: false,
+            changing: false,
             tip_bytes: 0,
             batches_in_flight: 0,
             sessions: 0,
@@ -129,6 +134,11 @@ mod tests {
             ..status(&[], &all)
         };
         assert!(matches!(next_step(&joint, &[1, 2, 3]), Step::Wait(_)));
+        let changing = ReplicaStatus {
+            changing: true,
+            ..status(&[], &all)
+        };
+        assert!(matches!(next_step(&changing, &[1, 2, 3]), Step::Wait(_)));
     }
 
     /// The log is short, and what comes before it is in a checkpoint only.

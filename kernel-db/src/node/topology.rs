@@ -1,7 +1,7 @@
 //! The nodes of the cluster and where every group's replicas are: one row of the system group, known to every node.
 //!
-//! A new cluster deals replicas and preferred leaders round-robin over the nodes of the configuration, so that all nodes
-//! agree without asking. From the first change on the row counts. Nodes are added and removed by moving replicas one group at
+//! A new cluster deals replicas and preferred leaders round-robin over the nodes of the configuration, and evens out what is
+//! left over, so that all nodes agree without asking and the first start moves nothing. From the first change on the row counts. Nodes are added and removed by moving replicas one group at
 //! a time: `moving` says which, before anything of it is done, so that whoever leads the system group can go on with it.
 
 use serde::{Deserialize, Serialize};
@@ -54,14 +54,24 @@ impl Topology {
         };
         let system = ids[..system_replicas(ids.len(), replicas)].to_vec();
         let partitions = (1..=config.partitions).map(deal);
-        Self {
+        let dealt = Self {
             version: 0,
             replicas,
             groups: std::iter::once(system).chain(partitions).collect(),
             nodes,
             leaving: Vec::new(),
             moving: None,
+        };
+        dealt.evened_out()
+    }
+
+    /// As it is after all moves that would be made; nobody has had to make them.
+    fn evened_out(mut self) -> Self {
+        let version = self.version;
+        while let Some(next) = self.next_move() {
+            self = self.begin(next).settle();
         }
+        Self { version, ..self }
     }
 
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
@@ -386,6 +396,22 @@ mod tests {
                 topology = settled(topology.remove(id).unwrap());
                 assert!(!topology.nodes.iter().any(|n| n.id == id));
                 assert_balanced(&topology);
+            }
+        }
+    }
+
+    #[test]
+    fn a_new_cluster_moves_nothing() {
+        for replicas in [1, 3, 5] {
+            for nodes in u64::from(replicas)..=11 {
+                for partitions in 1..=24 {
+                    let new = topology(nodes, partitions, replicas);
+                    let shape =
+                        format!("{nodes} nodes, {partitions} partitions, {replicas} replicas");
+                    assert_eq!(new.next_move(), None, "{shape}");
+                    assert_eq!(new.version, 0);
+                    assert_balanced(&new);
+                }
             }
         }
     }

@@ -21,6 +21,7 @@ use promises::SnapshotWait;
 
 use super::batch::{Batch, Held, InFlight, Rests, Stamp};
 use super::changes::Changes;
+use super::fence;
 use super::in_doubt::InDoubt;
 use super::leases::Leases;
 use super::locks::Locks;
@@ -84,8 +85,13 @@ impl<S: StateStore> Executor<S> {
         let mut locks = Locks::default();
         // I12: what is prepared is locked before anything is executed.
         let patience_us = config.resolve_after_ms * 1000;
-        let doubt = InDoubt::load(&**store, &mut locks, now.mono_us, patience_us)?;
-        let leases = Leases::open(term, &**store, &mut locks, now.mono_us)?;
+        let doubt = InDoubt::load(&**store, &mut locks, now, patience_us)?;
+        let mut nobody = Locks::default();
+        let waiting = match config.planted.is(Mutation::LeasesForgotten) {
+            true => &mut nobody,
+            false => &mut locks,
+        };
+        let leases = Leases::open(term, &**store, waiting, now.mono_us)?;
         let meta = store.meta();
         let tick_us = config.tick_ms * 1000;
         let limits = TipLimits {
@@ -145,6 +151,11 @@ impl<S: StateStore> Executor<S> {
     /// See `Locks::rolls_back`.
     pub fn rolls_back(&self) -> bool {
         self.locks.rolls_back()
+    }
+
+    /// The version of the topology that may change the members.
+    pub fn fence(&mut self) -> Result<u64> {
+        fence::read(&mut self.tip.begin())
     }
 
     pub fn tip_stats(&self) -> TipStats {

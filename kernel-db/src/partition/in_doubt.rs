@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::locks::Locks;
 use super::records::{self, PreparedRecord, Record};
+use super::replica::Now;
 use crate::error::Result;
 use crate::storage::StateStore;
 use crate::txn::messages::{LockMode, Span, TxnId};
@@ -21,6 +22,10 @@ use crate::txn::messages::{LockMode, Span, TxnId};
 const BACKOFF_US_MAX: u64 = 8_000_000;
 /// The gateway of a staged part says every second that it goes on; silent for longer, it is gone.
 const STAGED_SILENCE_US: u64 = 5_000_000;
+/// Leaders may come and go faster than that. So the log holds that it was heard, at most this long ago while it goes on; and
+/// whoever was not heard for as long as the second is gone: without a leader to talk to, it gives up before that.
+const HEARD_EVERY_US: u64 = 10_000_000;
+const HEARD_AGO_US_MAX: u64 = 40_000_000;
 /// Records dropped at one tick: more than come in that time, few enough not to be felt.
 const DROP_STEP: usize = 512;
 
@@ -30,6 +35,8 @@ pub struct Prepared {
     pub ts: Option<u64>,
     /// Of a staged part, once it is being settled: how far.
     pub settled_to: Option<Bytes>,
+    /// The last time at which the log knows of the gateway of a staged part, by the system clock.
+    heard_us: u64,
     number: u64,
     ask: Ask,
 }
@@ -106,9 +113,10 @@ impl InDoubt {
     pub fn load<S: StateStore>(
         store: &S,
         locks: &mut Locks,
-        now_us: u64,
+        now: Now,
         patience_us: u64,
     ) -> Result<Self> {
+        let now_us = now.mono_us;
         let mut doubt = Self {
             prepared: BTreeMap::new(),
             unsettled: BTreeMap::new(),
@@ -125,7 +133,12 @@ impl InDoubt {
             match record {
                 Record::Prepared(record) => {
                     lock(locks, txn, &record, now_us);
-                    doubt.add_prepared(txn, record, Some(ts), now_us);
+                    let heard = match record.staged {
+                        true => store.get(&records::heard_key(txn))?,
+                        false => None,
+                    };
+                    let heard_us = heard.map_or(ts, |row| row.ts.max(ts));
+                    doubt.add_prepared(txn, record, Some(ts), now, heard_us);
                 }
                 Record::Decided(record) => {
                     let verdict = if record.commit {
@@ -151,20 +164,30 @@ impl InDoubt {
     }
 
     /// The open batch prepares it; `lock` was called.
-    pub fn prepare(&mut self, txn: TxnId, record: PreparedRecord, now_us: u64) {
-        self.add_prepared(txn, record, None, now_us);
+    pub fn prepare(&mut self, txn: TxnId, record: PreparedRecord, now: Now) {
+        self.add_prepared(txn, record, None, now, wall_us(now));
     }
 
-    fn add_prepared(&mut self, txn: TxnId, record: PreparedRecord, ts: Option<u64>, now_us: u64) {
+    fn add_prepared(
+        &mut self,
+        txn: TxnId,
+        record: PreparedRecord,
+        ts: Option<u64>,
+        now: Now,
+        heard_us: u64,
+    ) {
         self.numbers += 1;
-        let (number, mut ask) = (self.numbers, self.first_ask(now_us));
+        let (number, mut ask) = (self.numbers, self.first_ask(now.mono_us));
         if record.staged {
-            ask.next_us = now_us + STAGED_SILENCE_US;
+            let ago_us = wall_us(now).saturating_sub(heard_us);
+            let patience_us = STAGED_SILENCE_US.min(HEARD_AGO_US_MAX.saturating_sub(ago_us));
+            ask.next_us = now.mono_us + patience_us;
         }
         let prepared = Prepared {
             record,
             ts,
             settled_to: None,
+            heard_us,
             number,
             ask,
         };
@@ -224,12 +247,18 @@ impl InDoubt {
         self.new_decided.push(txn);
     }
 
-    /// Whoever stages a part goes on with it.
-    pub fn keep(&mut self, txn: TxnId, now_us: u64) {
+    /// Whoever stages a part goes on with it. True: the log is to hold that.
+    pub fn keep(&mut self, txn: TxnId, now: Now) -> bool {
         let prepared = self.prepared.get_mut(&txn);
-        if let Some(prepared) = prepared.filter(|prepared| prepared.record.staged) {
-            prepared.ask.next_us = now_us + STAGED_SILENCE_US;
+        let Some(prepared) = prepared.filter(|prepared| prepared.record.staged) else {
+            return false;
+        };
+        prepared.ask.next_us = now.mono_us + STAGED_SILENCE_US;
+        let tells = wall_us(now) >= prepared.heard_us + HEARD_EVERY_US;
+        if tells {
+            prepared.heard_us = wall_us(now);
         }
+        tells
     }
 
     /// The open batch settles a staged part up to `place`.
@@ -360,6 +389,10 @@ impl Ask {
     }
 }
 
+fn wall_us(now: Now) -> u64 {
+    u64::try_from(now.wall_us).unwrap_or(0)
+}
+
 fn is_settled(unsettled: &Unsettled, index: u64) -> bool {
     matches!(unsettled.settled, Settled::At(at) if at <= index)
 }
@@ -388,7 +421,13 @@ mod tests {
 
     #[test]
     fn i4_a_decision_is_told_to_others_only_when_it_is_committed() {
-        let mut doubt = InDoubt::load(&MemState::new(), &mut Locks::default(), 0, 1_000).unwrap();
+        let mut doubt = InDoubt::load(
+            &MemState::new(),
+            &mut Locks::default(),
+            Now::default(),
+            1_000,
+        )
+        .unwrap();
         let txn = TxnId::default();
         doubt.decide(txn, true, vec![2], 1_000_000, 0);
         doubt.sealed(5, 100);

@@ -13,6 +13,7 @@ mod batch;
 mod changes;
 mod encode;
 mod executor;
+mod fence;
 mod in_doubt;
 mod leases;
 mod locks;
@@ -30,6 +31,7 @@ mod transaction;
 pub(crate) mod waits;
 mod watches;
 
+pub use fence::Fence;
 pub use leases::LEASE_US_MAX;
 pub use replica::{
     Durability, FollowerStatus, Input, MemberChange, Now, Output, Replica, ReplicaConfig,

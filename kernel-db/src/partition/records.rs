@@ -18,6 +18,8 @@ const DECIDED: u8 = 2;
 const STAGED: u8 = 3;
 const LEASES: u8 = 4;
 const RECALL: u8 = 5;
+const MEMBERS: u8 = 6;
+const HEARD: u8 = 7;
 
 /// Table, kind and transaction.
 const PREFIX: usize = 29;
@@ -108,9 +110,19 @@ pub fn staged_write(key: &Bytes, row: &Bytes) -> Result<(Bytes, Option<Bytes>)> 
     }
 }
 
+/// Whose row's timestamp says when the gateway of a staged part was heard.
+pub fn heard_key(txn: TxnId) -> Bytes {
+    key(HEARD, txn)
+}
+
 /// Where the longest read lease that there may be is kept, in microseconds: eight bytes, big-endian.
 pub fn lease_key() -> Bytes {
     of_kind(LEASES).into()
+}
+
+/// Where the version of the topology is kept that may change this group's members: eight bytes, big-endian.
+pub fn members_key() -> Bytes {
+    of_kind(MEMBERS).into()
 }
 
 /// No row: what a holder of read leases watches.

@@ -2,6 +2,7 @@
 //! session, whose requests they number; some requests have no number, and are lost when their outcome is.
 
 mod draw;
+mod kept;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,12 +15,15 @@ use super::gateway::{Attempt, Turn};
 use super::load::{Job, Picture, Row, Serial};
 use super::load::{decode, group_of};
 use super::plan::Plan;
+use super::recalls::Recalls;
 use super::rng::Rng;
 use super::world::EPOCH_US;
 use crate::error::{Class, Error};
-use crate::partition::{WAITS, Waited};
+use crate::partition::{Fence, WAITS, Waited};
 use crate::txn::messages::{Answer, TxnId, Work};
 use draw::{Active, LISTS, REGISTERS};
+use kept::Kept;
+pub use kept::lease_told;
 
 /// Lanes of one session, and sessions.
 const LANES: usize = 3;
@@ -61,6 +65,10 @@ pub enum What {
         ts: u64,
         rows: Vec<Row>,
     },
+    /// Of whoever moves the group.
+    Fence(Fence),
+    /// Of a lane that keeps something.
+    Recalls(Recalls),
 }
 
 /// What came back.
@@ -109,6 +117,7 @@ pub struct Lane {
     seen: (u64, u64),
     /// The highest timestamp it was told, carried by its next request: hybrid logical, microseconds.
     clock: u64,
+    pub kept: Kept,
 }
 
 impl Lane {
@@ -117,7 +126,7 @@ impl Lane {
         self.current.as_ref().map(|current| current.operation)
     }
 
-    fn ask(&self, group: u32, what: What) -> Box<Ask> {
+    pub fn ask(&self, group: u32, what: What) -> Box<Ask> {
         Box::new(Ask {
             node: self.nodes[group as usize - 1],
             group,
@@ -158,6 +167,12 @@ pub struct Clients {
     waits: bool,
     /// They go back to earlier times.
     rollbacks: bool,
+    /// They keep registers under leases: registers kept so far, and reads of them.
+    leases: bool,
+    pub kept: u64,
+    pub hits: u64,
+    /// Lanes that keep something new of a group.
+    pub keepers: Vec<(usize, u32)>,
     pub stopping: bool,
     /// For the nodes whose gateways leave them.
     pub chores: Vec<(u64, Chore)>,
@@ -175,6 +190,7 @@ impl Clients {
             home: 1 + lane as u64 % nodes,
             seen: (0, 0),
             clock: 0,
+            kept: Kept::new(lane),
         };
         let mut rows = 0;
         let mut fresh = |count: usize| {
@@ -207,6 +223,10 @@ impl Clients {
             attempts: 0,
             waits: plan.waits,
             rollbacks: plan.rollbacks,
+            leases: plan.leases,
+            kept: 0,
+            hits: 0,
+            keepers: Vec::new(),
             stopping: false,
             chores: Vec::new(),
             broken: None,
@@ -223,11 +243,15 @@ impl Clients {
             if self.stopping {
                 return Want::Rest;
             }
+            if self.use_kept(lane, now_us, rng) {
+                return Want::Sleep(rng.range(0, 200_000));
+            }
             self.begin(lane, now_us, rng);
         } else {
             self.retries += 1;
         }
         self.attempt(lane, now_us);
+        self.lanes[lane].kept.asks(now_us);
         self.be_there(lane);
         self.question(lane)
     }
@@ -266,6 +290,7 @@ impl Clients {
         let task = Serial {
             op: operation.op,
             job: operation.job.clone(),
+            lease: None,
         };
         let wall_us = EPOCH_US as u64 + now_us;
         let (groups, session) = (self.groups, current.session);
@@ -300,9 +325,11 @@ impl Clients {
                 (group, what)
             }
             job => {
+                let keeps = self.leases && matches!(job, Job::Get { .. });
                 let task = Serial {
                     op: operation.op,
                     job: job.clone(),
+                    lease: keeps.then(|| lane.kept.ask(operation.op)),
                 };
                 let run = What::Run {
                     task,
@@ -404,7 +431,8 @@ impl Clients {
     }
 
     fn replied(&mut self, lane: usize, now_us: u64, reply: &[u8], rng: &mut Rng) -> Want {
-        let reply = decode(reply);
+        let mut reply = decode(reply);
+        self.keep(lane, &mut reply, now_us);
         let operation = self.lanes[lane].operation();
         match (operation.map(|o| &self.operations[o].job), reply.first()) {
             (Some(Job::Get { register }), Some(value)) => {

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::clients::lease_told;
 use crate::error::{Error, Result};
-use crate::partition::{Store, Transaction, TxnEnv};
+use crate::partition::{LeaseAsk, Store, Transaction, TxnEnv};
 use crate::storage::StateSnapshot;
 
 pub const REGISTER: u32 = 110;
@@ -115,6 +116,8 @@ pub enum Job {
 pub struct Serial {
     pub op: u64,
     pub job: Job,
+    /// Set: the client wants to keep what is read; the lease's number comes behind the reply, 0 if there is none.
+    pub lease: Option<LeaseAsk>,
 }
 
 impl Serial {
@@ -326,7 +329,11 @@ impl Transaction for Serial {
             row.resize(FILLER, self.op);
             save(store, (DONE, self.op), &row)?;
         }
-        Ok(encode(&self.job.run(store, env)?))
+        let mut told = self.job.run(store, env)?;
+        if let Some(ask) = self.lease {
+            told.push(lease_told(&mut env.lease, ask));
+        }
+        Ok(encode(&told))
     }
 
     fn read_only(&self) -> bool {

@@ -11,7 +11,7 @@
 //! * `runs`: many seeds at a time, their totals, planted faults; `make sim` and `make sim-mutations`.
 //! * `plan`: what a run is like. * `world`, `network`, `faults`: events, links, disasters. * `moves`: nodes that come and
 //!   go. * `machine`, `member`: one node.
-//! * `clients`: sessions that work and retry. * `gateway`, `chores`: two-phase commit as a gateway drives it. * `load`: their
+//! * `clients`: sessions that work and retry, and keep rows under read leases (`recalls`). * `gateway`, `chores`: two-phase commit as a gateway drives it. * `load`: their
 //!   transactions. * `verdict`, `check`: the end. * `watch`: invariants.
 //! * [`Script`]: the same nodes driven by hand, for golden transcripts, with `work`. * `transcript`: inputs and outputs as
 //!   text.
@@ -45,6 +45,8 @@ mod moves;
 mod network;
 #[cfg(test)]
 mod plan;
+#[cfg(test)]
+mod recalls;
 #[cfg(test)]
 mod rng;
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Nodes that come and go: one is added, removed, or loses its disk and is replaced by a new one, while everything else goes on.
 //!
 //! What is decided is the cluster's own (`Topology`, `next_step`); the topology's row is a variable here, as if it were always
-//! read fresh. A replica is dropped as soon as the topology does not name it, a machine that was removed is never seen again.
+//! read fresh. A step is taken a second time now and then, when its version of the topology may be over: the fence is to
+//! refuse that. A replica is dropped as soon as the topology does not name it, a machine that was removed is never seen again.
 
 use std::collections::BTreeSet;
 
@@ -12,10 +13,13 @@ use super::rng::Rng;
 use super::world::{Event, Node, World};
 use crate::error::Error;
 use crate::node::{NodeAddress, NodeConfig, Step, Topology, next_step};
-use crate::partition::{Durability, Input, Role};
+use crate::partition::{Durability, Fence, Input, MemberChange, Role};
 
 /// Looks that begin something new, in thousands.
 const BEGIN_PERMILLE: u64 = 25;
+/// Steps that are taken once more, in thousands, and after how long at most.
+const LATE_PERMILLE: u64 = 500;
+const LATE_US_MAX: u64 = 20_000_000;
 
 pub struct Moves {
     pub topology: Topology,
@@ -27,6 +31,8 @@ pub struct Moves {
     asked: Option<(u64, u64)>,
     /// The node to ask for the group's leader.
     guess: u64,
+    /// All is done, and the log is to hold something behind it.
+    confirms: bool,
 }
 
 impl Moves {
@@ -43,6 +49,7 @@ impl Moves {
             gone: BTreeSet::new(),
             asked: None,
             guess: 1,
+            confirms: false,
         })
     }
 
@@ -99,10 +106,14 @@ impl World {
             self.moves.topology = self.moves.topology.settle();
         } else if self.moves.asked.is_none() {
             let node = self.moves.guess;
+            let fence = Fence {
+                version: self.moves.topology.version,
+                confirms: self.moves.confirms,
+            };
             let ask = Ask {
                 node,
                 group: moving.group,
-                what: What::SnapshotTs,
+                what: What::Fence(fence),
                 seen: 0,
             };
             let question = self.question(Owner::Mover, ask, false);
@@ -116,6 +127,7 @@ impl World {
         let Some((_, node)) = self.moves.asked.take_if(|(asked, _)| *asked == question) else {
             return Ok(());
         };
+        let confirms = std::mem::take(&mut self.moves.confirms);
         let Some(moving) = self.moves.topology.moving.clone() else {
             return Ok(());
         };
@@ -126,13 +138,17 @@ impl World {
             .replica();
         let status = replica.map(|replica| replica.status());
         let paused = self.node(node).paused_until > self.now;
-        let told = matches!(heard, Heard::Ts(Ok(_))) && !paused;
+        let told = matches!(heard, Heard::Reply(Ok(_), _)) && !paused;
         let status = status.filter(|status| status.open && told);
         let Some(status) = status else {
             self.moves.guess = self.clients.next_node(node);
             return Ok(());
         };
         match next_step(&status, &moving.voters) {
+            Step::Done if !confirms => {
+                self.moves.confirms = true;
+                Ok(())
+            }
             Step::Done => {
                 self.note(node, group, || format!("has moved to {:?}", moving.voters));
                 self.totals.add("fault: membership change", 1);
@@ -141,8 +157,48 @@ impl World {
             }
             Step::Wait(_) => Ok(()),
             Step::Transfer(to) => self.input(node, group, Input::TransferLeader(to)),
-            Step::Change(change) => self.input(node, group, Input::ChangeMembers { id: 0, change }),
+            Step::Change(change) => self.change_members(node, group, change),
         }
+    }
+
+    fn change_members(&mut self, node: u64, group: u32, change: MemberChange) -> Result<(), Error> {
+        let version = self.moves.topology.version;
+        if !self.calm && self.moves.rng.permille(LATE_PERMILLE) {
+            let after = self.moves.rng.range(0, LATE_US_MAX);
+            let late = Event::LateStep(group, version, change.clone());
+            self.at(self.now + after, late);
+        }
+        let id = 0;
+        self.input(
+            node,
+            group,
+            Input::ChangeMembers {
+                id,
+                version,
+                change,
+            },
+        )
+    }
+
+    /// Somebody who does not lead the system group any more was held up between the fence and this, or has asked for the
+    /// group's leader for so long.
+    pub fn late_step(
+        &mut self,
+        group: u32,
+        version: u64,
+        change: MemberChange,
+    ) -> Result<(), Error> {
+        let paused = |node: u64| self.nodes[node as usize - 1].paused_until > self.now;
+        let leads = |node: &u64| self.leads(*node, group) && !paused(*node);
+        let Some(node) = self.node_ids().find(leads) else {
+            return Ok(());
+        };
+        let input = Input::ChangeMembers {
+            id: 1,
+            version,
+            change,
+        };
+        self.input(node, group, input)
     }
 
     /// What an administrator does now and then.

@@ -22,6 +22,8 @@ pub enum Owner {
     Chore(u64),
     /// Who moves groups between nodes.
     Mover,
+    /// Of a lane: what a group wants back.
+    Listener(usize, u32),
 }
 
 /// Which links are cut, what is on its way, and who waits for what.
@@ -165,6 +167,16 @@ impl World {
             self.answer(question, Heard::Reply(Err(error), 0));
             return Ok(());
         }
+        let plain = |task, waited| {
+            Input::Request(Request {
+                id: question,
+                task,
+                session: None,
+                seen,
+                cancel: None,
+                waited,
+            })
+        };
         let input = match what {
             What::Run {
                 task,
@@ -178,14 +190,15 @@ impl World {
                 cancel: None,
                 waited,
             }),
-            What::Work(work) => Input::Request(Request {
-                id: question,
-                task: Task::Txn(Arc::new(work)),
-                session: None,
-                seen,
-                cancel: None,
-                waited: Waited::default(),
-            }),
+            What::Work(work) => plain(Task::Txn(Arc::new(work)), Waited::default()),
+            What::Fence(fence) => plain(Task::Run(Arc::new(fence)), Waited::default()),
+            What::Recalls(recalls) => {
+                let waited = Waited {
+                    gone: Some(Arc::default()),
+                    ..Waited::default()
+                };
+                plain(Task::Run(Arc::new(recalls)), waited)
+            }
             What::SnapshotTs => Input::SnapshotTs { id: question },
             What::SnapshotAt { ts, rows } => {
                 self.watch.asks(question, ts);
@@ -259,6 +272,9 @@ impl World {
             Owner::Lane(_) => return Ok(()),
             Owner::Chore(number) => return self.chore_hears(number, question, heard),
             Owner::Mover => return self.mover_hears(question, heard),
+            Owner::Listener(lane, group) => {
+                return self.listener_hears(lane, group, question, heard);
+            }
         };
         let before = self.clients.lanes[lane].operation();
         self.note(0, 0, || format!("lane {lane} hears {heard:?}"));
@@ -271,6 +287,7 @@ impl World {
             self.note(0, 0, || format!("lane {lane} ends {op}: {known:?}"));
         }
         self.take_chores();
+        self.begin_listening();
         self.obey(lane, want);
         match self.clients.broken.take() {
             Some(error) => Err(Error::internal(format!("lane {lane} was told: {error}"))),
@@ -288,8 +305,16 @@ impl World {
         if self.links.sleeps[lane] != sleep {
             return;
         }
-        let before = self.clients.lanes[lane].operation();
+        let (before, hits) = (self.clients.lanes[lane].operation(), self.clients.hits);
         let want = self.clients.wake(lane, self.now, &mut self.rng);
+        if self.clients.hits > hits
+            && let Some(hit) = self.clients.operations.last()
+        {
+            let (op, job, known) = (hit.op, hit.job.clone(), hit.known.clone());
+            self.note(0, 0, || {
+                format!("lane {lane} has kept {op}: {job:?} {known:?}")
+            });
+        }
         if let (None, Some(operation)) = (before, self.clients.lanes[lane].operation()) {
             let operation = &self.clients.operations[operation];
             let (op, job) = (operation.op, operation.job.clone());

@@ -29,6 +29,8 @@ pub struct Plan {
     pub rollbacks: bool,
     /// Clients send each other messages, and wait for them.
     pub waits: bool,
+    /// Clients keep registers under read leases.
+    pub leases: bool,
     /// Nodes are added, removed, and lose their disks.
     pub moves: bool,
     /// Planted in every replica.
@@ -67,17 +69,19 @@ impl Plan {
             moves: one_in(2, 1, 0) == 1,
             waits: one_in(2, 1, 0) == 1,
             rollbacks: one_in(2, 1, 0) == 1,
+            leases: one_in(2, 1, 0) == 1,
             mutation: None,
             watch: true,
         }
     }
 
-    /// The same, but nodes stay, nobody waits, and nothing is rolled back.
+    /// The same, but nodes stay, nobody waits or keeps anything, and nothing is rolled back.
     pub fn plain(seed: u64) -> Self {
         Self {
             moves: false,
             waits: false,
             rollbacks: false,
+            leases: false,
             ..Self::of_seed(seed)
         }
     }

@@ -49,17 +49,21 @@ const EXPECTED: [&str; 34] = [
     "snapshots installed",
 ];
 /// What happens beside in runs that are not plain.
-const EXPECTED_BESIDE: [&str; 10] = [
+const EXPECTED_BESIDE: [&str; 14] = [
     "changes of members made",
     "fault: disk lost",
     "fault: membership change",
+    "kept rows recalled",
+    "late steps refused",
     "messages there already",
     "messages waited for",
     "nodes added",
     "nodes removed",
+    "reads of kept rows",
     "receivers told that nothing came",
     "replicas dropped",
     "rollbacks",
+    "rows kept",
 ];
 /// Name of the threads that run seeds.
 const THREAD: &str = "sim";
@@ -238,7 +242,11 @@ fn hunt(runs: u64, watch: bool) -> Vec<&'static str> {
     let mut missed = Vec::new();
     for (name, mutation) in Mutation::ALL {
         let plan = match mutation {
-            Mutation::LostWakeUp | Mutation::RollbackBeforeDecided => Plan::of_seed,
+            Mutation::LostWakeUp
+            | Mutation::RollbackBeforeDecided
+            | Mutation::LateStepTaken
+            | Mutation::LeaseNotAwaited
+            | Mutation::LeasesForgotten => Plan::of_seed,
             _ => Plan::plain,
         };
         match run_all(first, runs, plan_with(Some(mutation), watch, plan)) {

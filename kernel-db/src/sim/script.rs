@@ -10,6 +10,8 @@
 //! | `pass MS` | time passes for all |
 //! | `new N` | a node with empty disks that is no member of anything |
 //! | `learner N X`, `voters N X...` | the leader N makes X a learner, or X... the voters |
+//! | `version V` | later changes of members are for this version of the topology |
+//! | `fence N ID V`, `confirm N ID V` | a request that fences earlier versions off, and one that writes in any case |
 //! | `campaign N`, `transfer N TO`, `flush N` | the inputs of that name |
 //! | `elect N` | time passes until leases are over, then N campaigns and all settles |
 //! | `add\|read\|fail N ID COUNTER [SESSION NUMBER]` | a request |
@@ -40,7 +42,8 @@ use super::transcript;
 use super::work::{Picture, Work};
 use crate::error::{Error, Result};
 use crate::partition::{
-    Input, MemberChange, Now, Output, ReplicaConfig, ReplicaStatus, Request, Task, Waited,
+    Fence, Input, MemberChange, Now, Output, ReplicaConfig, ReplicaStatus, Request, Task,
+    Transaction, Waited,
 };
 use crate::raft::member_id::node_of;
 use crate::txn::messages::WaitPolicy;
@@ -61,6 +64,8 @@ pub struct Script {
     stamp: u64,
     /// What later requests' senders have seen.
     seen: u64,
+    /// Of the topology, for later changes of members.
+    version: u64,
     txns: BTreeSet<u64>,
     /// Of requests that may wait: they are cancelled, their clients are gone.
     waits: BTreeMap<u64, [Arc<AtomicBool>; 2]>,
@@ -87,6 +92,7 @@ impl Script {
             promised: 0,
             stamp: 0,
             seen: 0,
+            version: 0,
             txns: BTreeSet::new(),
             waits: BTreeMap::new(),
             leases: Told::default(),
@@ -112,6 +118,7 @@ impl Script {
             }
             "settle" => self.settle(&numbers)?,
             "seen" => self.seen = self.last_ts + arg(&numbers, 0, command)? * 1000,
+            "version" => self.version = arg(&numbers, 0, command)?,
             "txn" | "take" => self.distributed(&words, &numbers, command)?,
             "await" => self.wait_for_change(&words, &numbers, command)?,
             "lease" | "recalls" => {
@@ -160,16 +167,14 @@ impl Script {
             "campaign" => self.input(node, Input::Campaign),
             "transfer" => self.input(node, Input::TransferLeader(arg(numbers, 1, command)?)),
             "learner" => {
-                let change = MemberChange::AddLearner(arg(numbers, 1, command)?);
-                self.input(node, Input::ChangeMembers { id: 0, change })
+                self.change_members(node, MemberChange::AddLearner(arg(numbers, 1, command)?))
             }
-            "voters" => {
-                let change = MemberChange::SetVoters(numbers[1..].to_vec());
-                self.input(node, Input::ChangeMembers { id: 0, change })
-            }
+            "voters" => self.change_members(node, MemberChange::SetVoters(numbers[1..].to_vec())),
             "flush" => self.input(node, Input::Flush),
             "burst" => (0..second(1)).try_for_each(|_| self.input(node, Input::Tick)),
-            "add" | "read" | "fail" => self.request(name, node, numbers, command),
+            "add" | "read" | "fail" | "fence" | "confirm" => {
+                self.request(name, node, numbers, command)
+            }
             "elect" => {
                 self.loud = false;
                 for _ in 0..10 {
@@ -218,14 +223,30 @@ impl Script {
         }
     }
 
+    fn change_members(&mut self, node: u64, change: MemberChange) -> Result<()> {
+        let (id, version) = (0, self.version);
+        self.input(
+            node,
+            Input::ChangeMembers {
+                id,
+                version,
+                change,
+            },
+        )
+    }
+
     fn request(&mut self, name: &str, node: u64, numbers: &[u64], command: &str) -> Result<()> {
         let counter = arg(numbers, 2, command)?;
         self.ops += 1;
         let op = self.ops;
-        let work = match name {
-            "add" => Work::Add { counter, op },
-            "fail" => Work::Fail { counter, op },
-            _ => Work::Read { counter },
+        let work: Arc<dyn Transaction> = match name {
+            "add" => Arc::new(Work::Add { counter, op }),
+            "fail" => Arc::new(Work::Fail { counter, op }),
+            "fence" | "confirm" => Arc::new(Fence {
+                version: counter,
+                confirms: name == "confirm",
+            }),
+            _ => Arc::new(Work::Read { counter }),
         };
         let session = match numbers.get(3..5) {
             Some([session, number]) => Some((u128::from(*session), *number)),
@@ -233,7 +254,7 @@ impl Script {
         };
         let request = Request {
             id: arg(numbers, 1, command)?,
-            task: Task::Run(Arc::new(work)),
+            task: Task::Run(work),
             session,
             seen: self.seen,
             cancel: None,

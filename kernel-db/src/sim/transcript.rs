@@ -30,7 +30,9 @@ pub fn input(input: &Input) -> String {
         Input::CheckpointGone => "checkpoint gone".into(),
         Input::SnapshotProgress { to } => format!("snapshot-progress {to}"),
         Input::SnapshotDone { to, arrived } => format!("snapshot-done {to} {arrived}"),
-        Input::ChangeMembers { id, change } => format!("change {id} {change:?}"),
+        Input::ChangeMembers {
+            version, change, ..
+        } => format!("change for version {version} {change:?}"),
         Input::SnapshotTs { id } => format!("snapshot-ts {id}"),
         Input::SnapshotAt { id, ts } => format!("snapshot-at {id} {ts}"),
     }

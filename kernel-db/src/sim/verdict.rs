@@ -47,6 +47,7 @@ impl World {
         let mut end = End::default();
         for group in 1..=self.plan.all_groups() {
             self.replicas_agree(group)?;
+            self.members_are_named(group)?;
             let Some(first) = self.members_of(group).next() else {
                 return Err(format!("group {group} has no members"));
             };
@@ -80,6 +81,8 @@ impl World {
         self.totals.add("snapshot reads", snapshots);
         self.totals.add("operations", operations.len() as u64);
         self.totals.add("retries", self.clients.retries);
+        self.totals.add("rows kept", self.clients.kept);
+        self.totals.add("reads of kept rows", self.clients.hits);
         self.totals.add("conflicts", self.clients.conflicts);
         for operation in operations {
             let name = match operation.known {
@@ -108,6 +111,25 @@ impl World {
             length_us: self.now,
             totals: std::mem::take(&mut self.totals),
         })
+    }
+
+    /// The members are those of the topology, and nobody else copies.
+    fn members_are_named(&self, group: u32) -> Result<(), String> {
+        let mut named = self.moves.topology.voters(group).to_vec();
+        named.sort_unstable();
+        for node in self.members_of(group) {
+            let Some(replica) = node.machine.member(group).replica() else {
+                continue;
+            };
+            let status = replica.status();
+            if status.voters != named || !status.learners.is_empty() || status.joint {
+                return Err(format!(
+                    "group {group}: the members are {:?} and {:?}, the topology names {named:?}",
+                    status.voters, status.learners
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// I7, I8: replicas that applied the same log hold the same.

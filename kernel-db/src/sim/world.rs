@@ -24,7 +24,7 @@ use super::totals::Totals;
 use super::transcript;
 use super::watch::Watch;
 use crate::error::Error;
-use crate::partition::{Input, Now, Output, Task};
+use crate::partition::{Input, MemberChange, Now, Output, Task};
 use crate::raft::member_id::node_of;
 
 pub const TICK_US: u64 = 50_000;
@@ -77,11 +77,15 @@ pub enum Event {
     Fault,
     /// Whoever moves groups between nodes takes a look.
     Direct,
+    /// A step of an earlier version of the topology, at what may be the group's leader.
+    LateStep(u32, u64, MemberChange),
     Join(BTreeSet<(u64, u64)>),
     Restart(u64),
     Ask(u64, Ask),
     Hear(Owner, u64, Heard),
     Chore(u64),
+    /// A lane asks what a group wants back.
+    Listen(usize, u32),
     /// With the number of the sleep that ends.
     Wake(usize, u64),
 }
@@ -101,8 +105,9 @@ impl Event {
             | Event::Shipped(node, ..) => Some(*node),
             Event::Deliver(_, _, message) => Some(node_of(message.to)),
             Event::Ask(_, ask) => Some(ask.node),
-            Event::Fault | Event::Direct | Event::Join(_) | Event::Restart(_) => None,
-            Event::Hear(..) | Event::Wake(..) | Event::Chore(_) => None,
+            Event::Fault | Event::Direct | Event::LateStep(..) => None,
+            Event::Join(_) | Event::Restart(_) => None,
+            Event::Hear(..) | Event::Wake(..) | Event::Chore(_) | Event::Listen(..) => None,
         }
     }
 }
@@ -313,6 +318,7 @@ impl World {
             Event::Probe(node, group) => self.probe(node, group),
             Event::Fault => self.disaster(),
             Event::Direct => self.direct(),
+            Event::LateStep(group, version, change) => self.late_step(group, version, change),
             Event::Join(cut) => {
                 self.links.join(&cut);
                 self.note(0, 0, || "the cut is over".into());
@@ -323,6 +329,10 @@ impl World {
             Event::Hear(owner, question, heard) => self.hear(owner, question, heard),
             Event::Chore(number) => {
                 self.chore(number);
+                Ok(())
+            }
+            Event::Listen(lane, group) => {
+                self.listen(lane, group);
                 Ok(())
             }
             Event::Wake(lane, sleep) => {
@@ -510,6 +520,8 @@ impl World {
                 );
             }
             Output::Members { result, .. } => {
+                let late = result.as_ref().is_err_and(|e| e.sqlstate() == "40001");
+                self.totals.add("late steps refused", u64::from(late));
                 self.totals
                     .add("changes of members made", u64::from(result.is_ok()));
             }

@@ -286,7 +286,7 @@ async fn five_replicas_on_seven_nodes_outlive_two_of_them() {
     let mut cluster = Cluster::start(7, 4, 5, Durability::Fsync);
     let client = cluster.connect(1).await;
     cluster.ready(&client).await;
-    // A replica more while one moves to the node that has fewest.
+    // A new cluster moves nothing: there is never one more.
     let until = Instant::now() + Duration::from_secs(20);
     while query(&client, "SELECT count(*) FROM dbos.replicas").await != "20" {
         assert!(Instant::now() < until, "{}", cluster.logs());
@@ -296,7 +296,7 @@ async fn five_replicas_on_seven_nodes_outlive_two_of_them() {
     for k in 0..40 {
         query(&client, &format!("INSERT INTO t VALUES ({k}, '')")).await;
     }
-    // Partition p has its replicas on nodes p+1 to p+5: nodes 4 and 5 hold one of each partition.
+    // Each partition has a replica on one of these nodes at least, and some on both.
     for node in [4, 5] {
         cluster.kill(node);
     }

@@ -120,11 +120,17 @@ impl Core {
     pub fn change_members(
         &self,
         group: u32,
+        version: u64,
         change: MemberChange,
     ) -> oneshot::Receiver<Result<()>> {
         let (sender, receiver) = oneshot::channel();
         let id = self.wait_for(Waiter::Members(sender));
-        self.send(group, Input::ChangeMembers { id, change });
+        let input = Input::ChangeMembers {
+            id,
+            version,
+            change,
+        };
+        self.send(group, input);
         receiver
     }
 }

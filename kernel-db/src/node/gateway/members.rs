@@ -26,7 +26,7 @@ use crate::node::placement::SYSTEM;
 use crate::node::steps::{Step, next_step};
 use crate::node::topology::{Move, Topology};
 use crate::node::upkeep::give_away;
-use crate::partition::{Input, ReplicaStatus, Store, Transaction, TxnEnv};
+use crate::partition::{Fence, Input, ReplicaStatus, Store, Transaction, TxnEnv};
 use crate::sql::transaction::topology_key;
 use crate::wire::peer::{Admin, Advance, admin, answer, call, maintain};
 
@@ -212,6 +212,7 @@ impl Gateway {
             let advance = Advance {
                 group,
                 voters: voters.clone(),
+                version: topology.version,
             };
             let deadline = Instant::now() + STEP_TIMEOUT;
             let step = self.ask_leader(group, call::Body::Advance(advance), deadline);
@@ -243,15 +244,21 @@ impl Gateway {
     ) -> LocalBoxFuture<'static, Result<answer::Body>> {
         let gateway = self.own();
         async move {
+            let fence = |confirms| {
+                let version = advance.version;
+                let fence = Arc::new(Fence { version, confirms });
+                gateway.core.submit(advance.group, fence, None, None)
+            };
             let next = || match open_status(&gateway, advance.group) {
                 Some(status) => Ok(next_step(&status, &advance.voters)),
                 None => Err(Error::retry("DB002", "not leader")),
             };
+            // Committed, so that this node leads, and no step of an earlier version comes any more.
+            fence(false).await.unwrap_or_else(|_| Err(gone()))?;
             let mut step = next()?;
             if matches!(step, Step::Done) {
-                // Who was deposed and does not know it yet may know only what the members were before they changed.
-                let confirmed = gateway.core.snapshot_ts(advance.group);
-                confirmed.await.unwrap_or_else(|_| Err(gone()))?;
+                // Who is replaced may leave for ever now: the new members must be able to go on without it.
+                fence(true).await.unwrap_or_else(|_| Err(gone()))?;
                 step = next()?;
             }
             let text = match step {
@@ -263,7 +270,10 @@ impl Gateway {
                 }
                 Step::Change(change) => {
                     let text = format!("{change:?}");
-                    let changed = gateway.core.change_members(advance.group, change);
+                    let changed =
+                        gateway
+                            .core
+                            .change_members(advance.group, advance.version, change);
                     changed.await.unwrap_or_else(|_| Err(gone()))?;
                     text
                 }

@@ -78,7 +78,7 @@ impl<S: StateStore> Executor<S> {
         if config.planted.is(Mutation::EarlyLockRelease) {
             self.release(part.txn);
         }
-        self.doubt.prepare(part.txn, record, now.mono_us);
+        self.doubt.prepare(part.txn, record, now);
         Ok(Step::Stamped(PREPARED))
     }
 

@@ -6,9 +6,11 @@ use super::Executor;
 use super::run::Stopped;
 use crate::error::Result;
 use crate::partition::leases::recall_span;
+use crate::partition::locks::Locks;
 use crate::partition::records::lease_key;
 use crate::partition::replica::{Now, ReplicaConfig};
 use crate::partition::transaction::{Lease, LeaseAsk};
+use crate::planted::Mutation;
 use crate::storage::StateStore;
 use crate::txn::messages::Span;
 
@@ -126,7 +128,12 @@ impl<S: StateStore> Executor<S> {
             }
             self.leases.recorded(length_us);
         }
-        let (leases, locks) = (&mut self.leases, &mut self.locks);
+        let mut nobody = Locks::default();
+        let locks = match config.planted.is(Mutation::LeaseNotAwaited) {
+            true => &mut nobody,
+            false => &mut self.locks,
+        };
+        let leases = &mut self.leases;
         leases.grant(locks, holder, spans, length_us, now.mono_us);
         Some(record)
     }

@@ -13,13 +13,15 @@ use bytes::{Buf, Bytes};
 use super::Executor;
 use super::work::Step;
 use crate::error::{Error, Result};
-use crate::partition::records::{prepared_key, staged_key, staged_range, staged_row, staged_write};
+use crate::partition::records::{
+    heard_key, prepared_key, staged_key, staged_range, staged_row, staged_write,
+};
 use crate::partition::replica::{Now, ReplicaConfig};
 use crate::partition::{Scan, Store};
 use crate::planted::Mutation;
 use crate::storage::StateStore;
 use crate::txn::messages::{
-    Answer, COUNT_PREFIX, Count, LockMode, Nothing, Settle, Span, Stage, Staged,
+    Answer, COUNT_PREFIX, Count, LockMode, Nothing, Settle, Span, Stage, Staged, TxnId,
 };
 
 /// Rows looked at, and bytes written, in one step: the core is held for milliseconds. One row may be larger.
@@ -64,6 +66,15 @@ impl Found {
 }
 
 impl<S: StateStore> Executor<S> {
+    /// The gateway of a staged part goes on: the next leader is to know that, too.
+    pub(super) fn keep(&mut self, txn: TxnId, now: Now) -> Result<()> {
+        if self.doubt.keep(txn, now) {
+            let heard = (heard_key(txn), Some(Bytes::new()));
+            self.put_all(std::iter::once(heard))?;
+        }
+        Ok(())
+    }
+
     pub(super) fn stage(
         &mut self,
         config: &ReplicaConfig,
@@ -71,7 +82,7 @@ impl<S: StateStore> Executor<S> {
         stage: &Stage,
     ) -> Result<Step> {
         let txn = stage.txn;
-        self.doubt.keep(txn, now.mono_us);
+        self.keep(txn, now)?;
         let prepared = self.doubt.prepared(txn);
         let Some(prepared) = prepared.filter(|p| p.record.staged && p.settled_to.is_none()) else {
             return Err(
@@ -179,7 +190,7 @@ impl<S: StateStore> Executor<S> {
     /// Writes, or drops, the next of the staged writes; with the last of them the record goes.
     pub(super) fn settle_staged(&mut self, now: Now, settle: &Settle) -> Result<Step> {
         let txn = settle.txn;
-        self.doubt.keep(txn, now.mono_us);
+        self.keep(txn, now)?;
         let Some(prepared) = self.doubt.prepared(txn) else {
             return Ok(Step::Settled(Answer::Done(Nothing {})));
         };
@@ -223,6 +234,9 @@ impl<S: StateStore> Executor<S> {
         }
         if last {
             rows.push((prepared_key(txn), None));
+            if self.tip.begin().get(&heard_key(txn), None)?.is_some() {
+                rows.push((heard_key(txn), None));
+            }
         }
         if let Some(step) = self.put_all(rows.into_iter())? {
             return Ok(step);

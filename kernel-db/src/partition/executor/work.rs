@@ -71,16 +71,14 @@ impl<S: StateStore> Executor<S> {
                 return self.tell(id, Answer::Done(Nothing {}), out);
             }
             Work::KeepAlive(alive) => {
-                for txn in &alive.txns {
-                    self.doubt.keep(*txn, now.mono_us);
-                }
+                let kept = alive.txns.iter().try_for_each(|txn| self.keep(*txn, now));
                 let lost = |txn: &&TxnId| {
                     let waits = self.waits.keep_alive(**txn, now.mono_us);
                     !self.locks.keep_alive(**txn, now.mono_us) && !waits
                 };
                 let lost = alive.txns.iter().filter(lost).copied().collect();
                 // I4: locks in memory say something only while nobody else leads.
-                Ok(Step::Answer(Answer::Kept(Kept { lost })))
+                kept.map(|()| Step::Answer(Answer::Kept(Kept { lost })))
             }
             Work::LookUp(ask) => self.look_up(ask),
             Work::Stage(stage) => self.stage(config, now, stage),

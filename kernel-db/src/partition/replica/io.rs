@@ -224,6 +224,8 @@ pub enum Input {
     /// Makes the group's members these, step by step; answered by `Output::Members` when they are, or cannot be.
     ChangeMembers {
         id: u64,
+        /// The topology's that wants it, for which a `Fence` was committed; 0 before the first.
+        version: u64,
         change: MemberChange,
     },
     /// Asks for the latest committed timestamp, under a valid lease; answered by `Output::SnapshotTs`.
@@ -347,6 +349,8 @@ pub struct ReplicaStatus {
     pub learners: Vec<u64>,
     /// Members are changing: two majorities are needed now.
     pub joint: bool,
+    /// On the leader: an entry that changes the members may be in the log and is not applied yet.
+    pub changing: bool,
     /// Bytes of current rows in memory, and proposed batches that are not committed; 0 unless open.
     pub tip_bytes: usize,
     pub batches_in_flight: usize,

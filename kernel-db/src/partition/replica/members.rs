@@ -10,13 +10,21 @@ use raft::eraftpb::{
 
 use super::{MemberChange, Output, Replica};
 use crate::error::{Error, Result};
+use crate::partition::fence::late;
+use crate::planted::Mutation;
 use crate::raft::Proposed;
 use crate::raft::member_id::{member_at, node_of};
 use crate::storage::StateStore;
 
 impl<S: StateStore> Replica<S> {
-    pub(super) fn change_members(&mut self, id: u64, change: &MemberChange, out: &mut Vec<Output>) {
-        match self.propose_change(change) {
+    pub(super) fn change_members(
+        &mut self,
+        id: u64,
+        version: u64,
+        change: &MemberChange,
+        out: &mut Vec<Output>,
+    ) {
+        match self.propose_change(version, change) {
             Ok(None) => out.push(Output::Members { id, result: Ok(()) }),
             Ok(Some((term, index))) => self.changing = Some((id, term, index)),
             Err(error) => out.push(Output::Members {
@@ -27,11 +35,20 @@ impl<S: StateStore> Replica<S> {
     }
 
     /// Term and index of the entry; none if there is nothing to change.
-    fn propose_change(&mut self, change: &MemberChange) -> Result<Option<(u64, u64)>> {
-        let Some(executor) = &self.executor else {
+    fn propose_change(
+        &mut self,
+        version: u64,
+        change: &MemberChange,
+    ) -> Result<Option<(u64, u64)>> {
+        let Some(executor) = &mut self.executor else {
             return Err(self.not_leader());
         };
         let term = executor.term();
+        // On the tip: what comes behind a later fence in the log is refused, also before that is committed.
+        let known = executor.fence()?;
+        if known != version && !self.config.planted.is(Mutation::LateStepTaken) {
+            return Err(late(version, known));
+        }
         let under_way = || {
             Error::retry(
                 "55006",

@@ -142,7 +142,11 @@ impl<S: StateStore> Replica<S> {
             Input::CheckpointGone => self.driver.withdraw(),
             Input::SnapshotProgress { to } => self.snapshots.progress(to),
             Input::SnapshotDone { to, arrived } => self.snapshot_done(to, arrived),
-            Input::ChangeMembers { id, change } => self.change_members(id, &change, out),
+            Input::ChangeMembers {
+                id,
+                version,
+                change,
+            } => self.change_members(id, version, &change, out),
             Input::Flush => self.flush = true,
             Input::Campaign => {
                 if !self.is_silent() {
@@ -540,6 +544,7 @@ impl<S: StateStore> Replica<S> {
             voters: nodes_of(&self.driver.conf().voters),
             learners: nodes_of(&self.driver.conf().learners),
             joint: !self.driver.conf().voters_outgoing.is_empty(),
+            changing: self.driver.is_changing(),
             tip_bytes: self.executor.as_ref().map_or(0, |e| e.tip_stats().bytes),
             batches_in_flight: self.executor.as_ref().map_or(0, Executor::in_flight),
             sessions: self.executor.as_ref().map_or(0, |e| e.sessions().len()),

@@ -93,6 +93,11 @@ impl Driver {
         self.node.store().members()
     }
 
+    /// An entry that changes the members may be in this leader's log and is not applied yet.
+    pub fn is_changing(&self) -> bool {
+        self.is_leader() && self.node.raft.has_pending_conf()
+    }
+
     /// This node is the only voter: there is nobody to be deposed by.
     pub fn is_alone(&self) -> bool {
         let conf = self.conf();

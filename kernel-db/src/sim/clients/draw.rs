@@ -10,7 +10,7 @@ use crate::sim::rng::Rng;
 /// place.
 pub(super) const REGISTERS: usize = 2;
 pub(super) const LISTS: usize = 3;
-const USES_MAX: u64 = 50;
+pub(super) const USES_MAX: u64 = 50;
 
 pub(super) struct Active {
     pub(super) row: u64,

@@ -17,7 +17,7 @@ pub use proto::*;
 pub use value::{decode_values, encode_values};
 
 /// Version of this protocol; both sides must agree.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// Number of the answer to a `Hello` that is refused; no call has it.
 pub const REFUSAL_ID: u64 = u64::MAX;
