@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use dbos_client::Client;
+use dbos_client::{CacheStats, Client};
 
 use hdrhistogram::Histogram;
 
@@ -203,10 +203,8 @@ pub async fn measure(
         load,
         move |n| operation(n),
         |passed, done| {
-            progress(format!(
-                "{in_flight} in flight: {done} done after {} s",
-                passed.as_secs()
-            ));
+            let s = passed.as_secs();
+            progress(format!("{in_flight} in flight: {done} done after {s} s"));
         },
     )
     .await;
@@ -221,15 +219,9 @@ pub async fn measure(
     report.target_version = version;
     let cache_after = client.as_ref().and_then(Client::cache_stats);
     measured.by_source.merge(&prepared.filling);
-    let BySource { hits, misses } = &measured.by_source;
-    report.cache = cache.zip(cache_after).map(|(before, after)| Cache {
-        hits: after.hits - before.hits,
-        misses: after.misses - before.misses,
-        recalls: after.recalls - before.recalls,
-        bytes: after.bytes,
-        hit: Timed::of(hits),
-        miss: Timed::of(misses),
-    });
+    report.cache = cache
+        .zip(cache_after)
+        .map(|(before, after)| cached(before, after, &measured.by_source));
     report.retries = retries
         .zip(client)
         .map(|(before, client)| client.stats().retries - before);
@@ -243,6 +235,17 @@ pub async fn measure(
         latency: measured.latency,
         timeline: measured.timeline,
     })
+}
+
+fn cached(before: CacheStats, after: CacheStats, by_source: &BySource) -> Cache {
+    Cache {
+        hits: after.hits - before.hits,
+        misses: after.misses - before.misses,
+        recalls: after.recalls - before.recalls,
+        bytes: after.bytes,
+        hit: Timed::of(&by_source.hits),
+        miss: Timed::of(&by_source.misses),
+    }
 }
 
 /// `None` for a peer that is no database.
