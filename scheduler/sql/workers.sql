@@ -44,7 +44,7 @@ DECLARE
 BEGIN
     FOR dead IN SELECT worker_id FROM worker
                 WHERE p_key = in_key AND last_seen < now() - in_timeout_s * interval '1 second'
-                ORDER BY worker_id FOR UPDATE
+                ORDER BY worker_id FOR UPDATE SKIP LOCKED  -- one that is showing life at this moment has its row locked
     LOOP
         released := released + sched_release(in_key, dead.worker_id);
         DELETE FROM worker WHERE p_key = in_key AND worker_id = dead.worker_id;

@@ -5,7 +5,8 @@
 //! gives its tasks back. It is finished exactly once: only the worker it belongs to at that time can finish it.
 //!
 //! While it has free slots, one pull of it waits in the database, until a task is submitted or placed on it. On a kernel
-//! cluster that is parked at the leader and costs nothing; an idle worker's only transactions are its heartbeats.
+//! cluster that is parked at the leader and costs nothing; what an idle worker writes are its heartbeats, and the outcome of each
+//! pull that ends without a task.
 //!
 //! Every worker also reaps the dead ones of its key, so no further process is needed for a killed worker's tasks to be
 //! scheduled again.
@@ -35,7 +36,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub struct Options {
     pub registration: Registration,
     /// How long one pull waits in the database; below the server's statement timeout. On PostgreSQL, which does not notice
-    /// that a process is gone, a dead worker may get a task for so long, until it is reaped.
+    /// that a process is gone, a dead worker may get a task for so long; it is given back when that worker's id is reaped or
+    /// registered again.
     pub wait: Duration,
     pub heartbeat: Duration,
     /// A worker not seen for this long is reaped; several heartbeats.
@@ -71,26 +73,26 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<Report> {
     let mut shutdown = pin!(shutdown);
-    let mut stopping = false;
     let mut worker = Worker {
         scheduler,
         options,
         running: JoinSet::new(),
         pulling: JoinSet::new(),
+        registered: true,
+        stopping: false,
+        drained: false,
         report: Report::default(),
     };
     scheduler.register(&options.registration).await?;
     let mut heartbeat = tokio::time::interval(options.heartbeat);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     heartbeat.reset();
-    while !stopping || !worker.running.is_empty() {
-        if !stopping {
-            worker.pull();
-        }
+    while !worker.stopping || !worker.running.is_empty() {
+        worker.pull();
         tokio::select! {
             biased;
-            () = &mut shutdown, if !stopping => {
-                stopping = true;
+            () = &mut shutdown, if !worker.stopping => {
+                worker.stopping = true;
                 worker.take_no_more().await?;
             }
             _ = heartbeat.tick() => worker.show_life().await?,
@@ -115,11 +117,16 @@ struct Worker<'a> {
     running: JoinSet<Result<bool>>,
     /// At most one pull, a task of its own: what it holds of the client must not wait for what this worker does meanwhile.
     pulling: JoinSet<Result<Vec<Task>>>,
+    /// Until it is, tasks may be running in our name that we never heard of: nothing is asked for.
+    registered: bool,
+    stopping: bool,
+    /// The database knows that we take no more.
+    drained: bool,
     report: Report,
 }
 
 impl Worker<'_> {
-    /// Asks for tasks for the free slots, unless it has.
+    /// Asks for tasks for the free slots, unless it has, or should not.
     fn pull(&mut self) {
         let Registration {
             key,
@@ -129,7 +136,7 @@ impl Worker<'_> {
         } = self.options.registration;
         let running = i32::try_from(self.running.len()).unwrap_or(i32::MAX);
         let free = slots.saturating_sub(running);
-        if free <= 0 || !self.pulling.is_empty() {
+        if self.stopping || !self.registered || free <= 0 || !self.pulling.is_empty() {
             return;
         }
         let (scheduler, wait) = (self.scheduler.clone(), self.options.wait);
@@ -172,7 +179,11 @@ impl Worker<'_> {
             return Ok(());
         }
         match self.scheduler.drain(key, worker_id).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.drained = true;
+                Ok(())
+            }
+            // It is tried again with the next heartbeat.
             Err(error) => waited_out(error),
         }
     }
@@ -195,6 +206,12 @@ impl Worker<'_> {
     }
 
     async fn show_life(&mut self) -> Result<()> {
+        if !self.registered {
+            return self.register_again().await;
+        }
+        if self.stopping && !self.drained {
+            self.take_no_more().await?;
+        }
         let Registration { key, worker_id, .. } = self.options.registration;
         let dead_after_s = self.options.dead_after.as_secs_f64();
         let heartbeat = self.scheduler.heartbeat(key, worker_id, dead_after_s);
@@ -214,13 +231,24 @@ impl Worker<'_> {
 
     /// Drops what is running: with the registration it is given back and will be run again.
     async fn register_again(&mut self) -> Result<()> {
+        self.registered = false;
         self.running.shutdown().await;
-        // A pull that came behind the registration would take tasks that nobody hears of.
-        while self.pulling.join_next().await.is_some() {}
-        self.report.registered_again += 1;
+        // A pull that came behind the registration would take tasks that nobody hears of. One that waits comes back when the
+        // worker is gone.
+        if !self.pulling.is_empty() {
+            let Registration { key, worker_id, .. } = self.options.registration;
+            if let Err(error) = self.scheduler.leave(key, worker_id).await {
+                waited_out(error)?;
+            }
+            while self.pulling.join_next().await.is_some() {}
+        }
         match self.scheduler.register(&self.options.registration).await {
-            Ok(_) => Ok(()),
-            // The next heartbeat or pull finds out.
+            Ok(_) => {
+                self.registered = true;
+                self.report.registered_again += 1;
+                Ok(())
+            }
+            // It is tried again with the next heartbeat.
             Err(error) => waited_out(error),
         }
     }

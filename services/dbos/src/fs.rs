@@ -141,13 +141,22 @@ fn signed(bytes: u64) -> Result<i64> {
 
 async fn append(tree: &Tree, path: &str, mut input: Box<dyn Read>) -> Result<()> {
     let mut chunk = Vec::with_capacity(CHUNK);
+    let mut done = 0;
     loop {
         chunk.clear();
         input.by_ref().take(CHUNK as u64).read_to_end(&mut chunk)?;
         if chunk.is_empty() {
             return Ok(());
         }
-        tree.append(path, &chunk).await.map_err(failure)?;
+        match tree.append(path, &chunk).await.map_err(failure) {
+            Ok(_) => done += chunk.len(),
+            Err(failure) if done == 0 => return Err(failure),
+            // Its own code would say that nothing, or perhaps all, was done.
+            Err(failure) => {
+                let hint = format!("the first {done} bytes were appended");
+                return Err(Failure { code: 1, ..failure }.hint(hint));
+            }
+        }
     }
 }
 

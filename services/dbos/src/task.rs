@@ -93,19 +93,28 @@ async fn submit(
         }
         return Ok(());
     };
-    let exit_code = scheduler.wait(key, task_id, wait).await.map_err(failure)?;
+    let ended = scheduler.wait(key, task_id, wait).await;
+    let exit_code = ended.as_ref().map_or(None, |exit_code| *exit_code);
     if as_json {
         println!(
             "{}",
             json!({"task_id": task_id, "key": key, "exit_code": exit_code})
         );
     }
-    match exit_code {
-        Some(0) => Ok(()),
-        Some(code) => Err(Failure::new(format!(
+    match ended.map(|_| exit_code) {
+        // Whatever this code would say of a command that is tried again: this task is there.
+        Err(error) => Err(Failure {
+            code: 1,
+            ..failure(error)
+        }
+        .hint(format!(
+            "task {task_id} of key {key} was submitted: `dbos task list` shows it"
+        ))),
+        Ok(Some(0)) => Ok(()),
+        Ok(Some(code)) => Err(Failure::new(format!(
             "task {task_id} ended with exit code {code}"
         ))),
-        None => Err(
+        Ok(None) => Err(
             Failure::new(format!("task {task_id} has not ended in {wait:?}")).hint(
                 "it is there and will run when a worker of its key is free: `dbos task list`",
             ),

@@ -249,7 +249,8 @@ fn a_submission_that_waits_tells_how_the_task_ended() {
     std::thread::sleep(Duration::from_millis(300));
     idle.kill().unwrap();
     idle.wait().unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    // Its pull may be parked behind another node for a quarter of a second.
+    std::thread::sleep(Duration::from_secs(2));
     cluster
         .dbos(&["task", "submit", "--key", "5", "true"])
         .unwrap();
