@@ -152,27 +152,33 @@ impl fmt::Display for Report {
         {
             write!(f, "; fdatasync p50 {before} before, {after} after")?;
         }
-        if let Some(cache) = &self.cache {
+        self.cache
+            .iter()
+            .try_for_each(|cache| write!(f, "\n{cache}"))
+    }
+}
+
+impl fmt::Display for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "  cache: {} hits, {} misses, {} given back, {} bytes",
+            self.hits, self.misses, self.recalls, self.bytes
+        )?;
+        for (what, timed) in [("hits", self.hit), ("misses", self.miss)] {
+            let Some(timed) = timed else { continue };
+            let us = |ns: u64| ns as f64 / 1000.0;
+            let l = &timed.latency_ns;
             write!(
                 f,
-                "\n  cache: {} hits, {} misses, {} given back, {} bytes",
-                cache.hits, cache.misses, cache.recalls, cache.bytes
+                "\n  {} operations on {what}, µs: p50 {:.1}, p95 {:.1}, p99 {:.1}, p99.9 {:.1}, max {:.1}",
+                timed.operations,
+                us(l.p50),
+                us(l.p95),
+                us(l.p99),
+                us(l.p999),
+                us(l.max)
             )?;
-            for (what, timed) in [("hits", cache.hit), ("misses", cache.miss)] {
-                let Some(timed) = timed else { continue };
-                let us = |ns: u64| ns as f64 / 1000.0;
-                let l = &timed.latency_ns;
-                write!(
-                    f,
-                    "\n  {} operations on {what}, µs: p50 {:.1}, p95 {:.1}, p99 {:.1}, p99.9 {:.1}, max {:.1}",
-                    timed.operations,
-                    us(l.p50),
-                    us(l.p95),
-                    us(l.p99),
-                    us(l.p999),
-                    us(l.max)
-                )?;
-            }
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use dbos_client::Client;
+use dbos_client::{CacheStats, Client};
 
 use hdrhistogram::Histogram;
 
@@ -217,15 +217,9 @@ pub async fn measure(
     report.target_version = version;
     let cache_after = client.as_ref().and_then(Client::cache_stats);
     measured.by_source.merge(&prepared.filling);
-    let BySource { hits, misses } = &measured.by_source;
-    report.cache = cache.zip(cache_after).map(|(before, after)| Cache {
-        hits: after.hits - before.hits,
-        misses: after.misses - before.misses,
-        recalls: after.recalls - before.recalls,
-        bytes: after.bytes,
-        hit: Timed::of(hits),
-        miss: Timed::of(misses),
-    });
+    report.cache = cache
+        .zip(cache_after)
+        .map(|stats| cache_report(stats, &measured.by_source));
     report.retries = retries
         .zip(client)
         .map(|(before, client)| client.stats().retries - before);
@@ -239,6 +233,17 @@ pub async fn measure(
         latency: measured.latency,
         timeline: measured.timeline,
     })
+}
+
+fn cache_report((before, after): (CacheStats, CacheStats), timed: &BySource) -> Cache {
+    Cache {
+        hits: after.hits - before.hits,
+        misses: after.misses - before.misses,
+        recalls: after.recalls - before.recalls,
+        bytes: after.bytes,
+        hit: Timed::of(&timed.hits),
+        miss: Timed::of(&timed.misses),
+    }
 }
 
 /// `None` for a peer that is no database.
