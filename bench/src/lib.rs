@@ -8,12 +8,14 @@ pub mod files;
 pub mod load;
 pub mod messages;
 pub mod peers;
+mod processors;
 mod report;
 mod run;
 pub mod sched;
 mod target;
 mod transfers;
 
+pub use processors::{Processors, Thread};
 pub use report::{BeforeAfter, Cache, Latency, Report, Timed};
 pub use run::{IN_FLIGHT_TRIED, Kind, Options, Progress, Run, measure, run};
 pub use target::{PEERS, Target};

@@ -5,6 +5,8 @@ use std::fmt;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::processors::Processors;
+
 /// Fields in the order in which they are printed; null where a field does not apply.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -30,6 +32,8 @@ pub struct Report {
     pub retries: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
+    /// Null if the system does not tell.
+    pub processors: Option<Processors>,
     pub nodes: Option<u32>,
     pub replicas: Option<u32>,
     pub partitions: Option<u32>,
@@ -141,6 +145,12 @@ impl fmt::Display for Report {
             let rates = rates.collect::<Vec<_>>().join(", ");
             writeln!(f, "  operations/s of each minute: {rates}")?;
         }
+        self.times(f)
+    }
+}
+
+impl Report {
+    fn times(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let l = &self.latency_us;
         write!(
             f,
@@ -152,9 +162,17 @@ impl fmt::Display for Report {
         {
             write!(f, "; fdatasync p50 {before} before, {after} after")?;
         }
-        self.cache
-            .iter()
-            .try_for_each(|cache| write!(f, "\n{cache}"))
+        if let Some(processors) = &self.processors {
+            let busy = processors.busy * 100.0;
+            write!(
+                f,
+                "\n  processors {busy:.0} % busy; µs of them per operation: {processors}"
+            )?;
+        }
+        if let Some(cache) = &self.cache {
+            write!(f, "\n  {cache}")?;
+        }
+        Ok(())
     }
 }
 
@@ -162,7 +180,7 @@ impl fmt::Display for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "  cache: {} hits, {} misses, {} given back, {} bytes",
+            "cache: {} hits, {} misses, {} given back, {} bytes",
             self.hits, self.misses, self.recalls, self.bytes
         )?;
         for (what, timed) in [("hits", self.hit), ("misses", self.miss)] {

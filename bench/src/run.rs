@@ -14,6 +14,7 @@ use crate::load::{self, BySource, Load, Measured, Source};
 use crate::peers::Background;
 use crate::peers::bindfs::Bindfs;
 use crate::peers::{etcd, ext4, slurm};
+use crate::processors::Watch;
 use crate::report::{BeforeAfter, Cache, Latency, Report, Timed};
 use crate::target::Peer;
 use crate::target::Target;
@@ -197,19 +198,20 @@ pub async fn measure(
     let before = target.fdatasync_p50_us();
     let retries = client.as_ref().map(|client| client.stats().retries);
     let operation = prepared.operation.clone();
+    let watch = Watch::start(load.warm_up, load.duration);
     let mut measured = load::run(
         load,
         move |n| operation(n),
         |passed, done| {
-            progress(format!(
-                "{in_flight} in flight: {done} done after {} s",
-                passed.as_secs()
-            ));
+            let s = passed.as_secs();
+            progress(format!("{in_flight} in flight: {done} done after {s} s"));
         },
     )
     .await;
+    let processors = watch.end(measured.completed);
     drop(prepared.responders);
     let mut report = report(target, options, &load, &measured);
+    report.processors = processors;
     report.fdatasync_p50_us = BeforeAfter {
         before,
         after: target.fdatasync_p50_us(),
@@ -219,7 +221,7 @@ pub async fn measure(
     measured.by_source.merge(&prepared.filling);
     report.cache = cache
         .zip(cache_after)
-        .map(|stats| cache_report(stats, &measured.by_source));
+        .map(|(before, after)| cached(before, after, &measured.by_source));
     report.retries = retries
         .zip(client)
         .map(|(before, client)| client.stats().retries - before);
@@ -235,14 +237,14 @@ pub async fn measure(
     })
 }
 
-fn cache_report((before, after): (CacheStats, CacheStats), timed: &BySource) -> Cache {
+fn cached(before: CacheStats, after: CacheStats, by_source: &BySource) -> Cache {
     Cache {
         hits: after.hits - before.hits,
         misses: after.misses - before.misses,
         recalls: after.recalls - before.recalls,
         bytes: after.bytes,
-        hit: Timed::of(&timed.hits),
-        miss: Timed::of(&timed.misses),
+        hit: Timed::of(&by_source.hits),
+        miss: Timed::of(&by_source.misses),
     }
 }
 
@@ -362,8 +364,10 @@ async fn measure_threads(
         load.warm_up = Duration::ZERO;
     }
     let before = target.fdatasync_p50_us();
+    let watch = Watch::start(load.warm_up, load.duration);
     let measured = load::run_threads(load, std::mem::take(&mut prepared.operations)).await;
     let mut report = report(target, options, &load, &measured);
+    report.processors = watch.end(measured.completed);
     report.target_version = target.own_version();
     report.fdatasync_p50_us = BeforeAfter {
         before,
@@ -420,6 +424,7 @@ fn report(target: &Target, options: &Options, load: &Load, measured: &Measured) 
         errors: measured.errors,
         retries: None,
         cache: None,
+        processors: None,
         nodes: target.nodes,
         replicas: target.replicas,
         partitions: target.partitions,

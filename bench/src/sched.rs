@@ -6,6 +6,7 @@
 
 use std::rc::Rc;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use dbos_client::Client;
@@ -252,7 +253,7 @@ fn pull(scheduler: Scheduler, spec: Spec) -> Operation {
                 .await
                 .map_err(|e| e.to_string())?;
             scheduler
-                .pull(key, worker, PULL_LIMIT)
+                .pull(key, worker, PULL_LIMIT, Duration::ZERO)
                 .await
                 .map(drop)
                 .map_err(|e| e.to_string())

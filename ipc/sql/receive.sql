@@ -1,18 +1,5 @@
 -- Receives: oldest first, at most in_limit messages, after waiting up to in_wait_s seconds for the first one.
 
--- For servers without it (kernel-db has it built in and skips this one). There a transaction that calls it is undone,
--- parked at its partition, and run again from the start when what it has read is changed. Here it sleeps, and the caller's
--- next query looks again. True: look again; false: in_wait_s seconds are over since the statement began.
-CREATE OR REPLACE FUNCTION wait_for_change(in_wait_s float8) RETURNS bool LANGUAGE plpgsql STRICT AS $$
-BEGIN
-    IF extract(epoch FROM clock_timestamp() - statement_timestamp()) >= in_wait_s THEN
-        RETURN false;
-    END IF;
-    PERFORM pg_sleep(0.002);
-    RETURN true;
-END
-$$;
-
 -- Reads and deletes in one transaction. Exactly once for callers whose session numbers requests (a retry gets the
 -- first attempt's reply again); over a plain connection a lost reply loses its messages: use msg_receive_ack there.
 CREATE OR REPLACE FUNCTION msg_receive(in_receiver int8, in_limit int4, in_wait_s float8)

@@ -1,5 +1,5 @@
--- Sends one message and returns its id, which grows by one with each message of the receiver. 53400 (try again later) if
--- mailbox.message_limit messages wait already.
+-- Sends one message and returns its id, which grows by one with each message of the receiver. 53400 if
+-- mailbox.message_limit messages wait already; whether to try again is the sender's choice.
 --
 -- A batch to one receiver is one statement with several calls, and so one transaction:
 --     SELECT msg_send($1, $2, $3), msg_send($1, $2, $4), msg_send($1, $2, $5);
@@ -14,8 +14,8 @@ BEGIN
     -- Messages leave from the oldest on, so that those that wait have ids without gaps.
     SELECT q.message_id INTO oldest FROM message q WHERE q.receiver_id = in_receiver ORDER BY q.message_id LIMIT 1;
     IF coalesce(box.last_id - oldest, 0) >= box.message_limit THEN
-        RAISE EXCEPTION 'busy: the mailbox of % is full, % messages wait', in_receiver, box.message_limit
-            USING ERRCODE = '53400', HINT = 'send again when it was emptied, or raise mailbox.message_limit';
+        RAISE EXCEPTION 'the mailbox of % is full: % messages wait', in_receiver, box.message_limit
+            USING ERRCODE = '53400', HINT = 'send again when its receiver has emptied it, or raise mailbox.message_limit';
     END IF;
     INSERT INTO message (receiver_id, message_id, sender_id, data)
         VALUES (in_receiver, box.last_id, in_sender, in_data);

@@ -11,7 +11,8 @@
 //! A receive may wait for a message. On a kernel cluster it is parked at the receiver's partition, unproposed, and woken by
 //! the send; on PostgreSQL the same procedure looks again and again.
 //!
-//! A mailbox holds `mailbox.message_limit` messages; a send past it is refused with 53400, of class `Retry`.
+//! A mailbox holds `mailbox.message_limit` messages; a send past it is refused with 53400, of class `Retry`: at
+//! once, because the client does not know whether anybody empties it. A sender that does may try again.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +20,8 @@ use dbos_client::{Client, Error, Params, Result, Row, ToSql, field, first_field,
 use futures::future::{join_all, try_join_all};
 
 /// The service's SQL files, in the order in which they are installed.
-pub const FILES: [(&str, &str); 3] = [
+pub const FILES: [(&str, &str); 4] = [
+    dbos_client::WAIT_FOR_CHANGE,
     ("ipc/sql/schema.sql", include_str!("../sql/schema.sql")),
     ("ipc/sql/send.sql", include_str!("../sql/send.sql")),
     ("ipc/sql/receive.sql", include_str!("../sql/receive.sql")),

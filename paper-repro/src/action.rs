@@ -109,6 +109,7 @@ fn row_of(run: &Run) -> Row {
             Some("fsync") => fdatasync.before.zip(fdatasync.after),
             _ => None,
         },
+        processors: report.processors.clone(),
         cache: report.cache.map(|cache| Cache {
             hits: cache.hit.map(timed),
             misses: cache.miss.map(timed),

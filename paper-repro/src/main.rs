@@ -9,6 +9,7 @@
 //! An interrupted run goes on where it stopped, unless the commit or the scale changed: then earlier records are set aside.
 
 mod action;
+mod bounds;
 mod csv;
 mod experiments;
 mod machine;

@@ -84,11 +84,8 @@ fn outcome(x: f64, chunks: u64, elapsed: Duration, version: &str) -> Outcome {
         rows: vec![Row {
             x,
             count: chunks,
-            errors: 0,
             value: chunks as f64 / elapsed.as_secs_f64(),
-            latency: None,
-            fdatasync: None,
-            cache: None,
+            ..Row::default()
         }],
         version: version.into(),
         latency: None,

@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use anyhow::Context;
+use bench::Processors;
 use serde::{Deserialize, Serialize};
 
 /// Runs whose median fdatasync took longer than this belong to the disk's other mode and are kept apart.
@@ -50,7 +51,7 @@ pub struct Cache {
 }
 
 /// One line of a CSV file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub x: f64,
     /// Operations counted.
@@ -61,6 +62,9 @@ pub struct Row {
     pub latency: Option<Latency>,
     /// Median microseconds of an fdatasync before and after.
     pub fdatasync: Option<(u64, u64)>,
+    /// Of load generators.
+    #[serde(default)]
+    pub processors: Option<Processors>,
     /// Of clients that have one.
     #[serde(default)]
     pub cache: Option<Cache>,
@@ -212,6 +216,17 @@ impl Results {
         all.max_by(|a, b| a.median.total_cmp(&b.median))
     }
 
+    /// What the processors did in the run in the middle of those of a series at x.
+    pub fn processors(&self, series: &str, x: f64) -> Option<&Processors> {
+        let rows = self
+            .counting(series)
+            .into_iter()
+            .flat_map(|record| &record.rows);
+        let mut rows: Vec<&Row> = rows.filter(|row| row.x == x).collect();
+        rows.sort_by(|a, b| a.value.total_cmp(&b.value));
+        rows.get(rows.len() / 2)?.processors.as_ref()
+    }
+
     /// Why a series has no numbers, if it has none.
     pub fn missing(&self, series: &str) -> Option<String> {
         let of = |r: &&Record| r.series == series;
@@ -314,11 +329,9 @@ pub mod tests {
             rows: vec![Row {
                 x,
                 count: 10,
-                errors: 0,
                 value,
-                latency: None,
                 fdatasync: Some((fdatasync, 100)),
-                cache: None,
+                ..Row::default()
             }],
             version: "1".into(),
             errors: Vec::new(),

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::bounds;
 use crate::experiments::{Experiment, Finding, show};
 use crate::machine::Machine;
 use crate::plot;
@@ -25,7 +26,7 @@ pub struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn findings(&self) -> Vec<(&'static str, Finding)> {
+    pub fn findings(&self) -> Vec<(&'static str, Finding)> {
         let all = self.experiments.iter().zip(self.results);
         all.flat_map(|(experiment, results)| {
             let findings = (experiment.conclude)(results);
@@ -107,6 +108,7 @@ fn conclusion(page: &mut String, parts: &Parts<'_>) {
         );
     }
     *page += "</table>";
+    bounds::shortfalls(page, parts);
     cut_short(page, parts);
     absent(page, parts);
 }
@@ -181,7 +183,9 @@ fn method(page: &mut String, parts: &Parts<'_>) {
         fail are listed above and are not in the medians.</dd>\
         <dt>Disk</dt><dd>fdatasync of 4 KiB is timed before and after each run. Runs in which its median is above 0.5 ms are left \
         out of the medians where there are others, and marked “slow disk” where there are none; the CSV files have all.</dd>\
-        <dt>Papers</dt><dd>Grey dashed lines and crosses are values the papers publish (PVLDB 15(1), CIDR 2022): other hardware, \
+        <dt>Processors</dt><dd>During each run the processor time of all threads of the machine is read from /proc, and divided by the \
+        operations: “Where the time goes” under each experiment. <code>dbos</code> is a node's core with its sockets, <code>client</code> \
+        the load generator, <code>Linux</code> the kernel's own threads.</dd><dt>Papers</dt><dd>Grey dashed lines and crosses are values the papers publish (PVLDB 15(1), CIDR 2022): other hardware, \
         no replication, no durability.</dd><dt>Rerun</dt><dd><code>make repro</code>; one figure: \
         <code>make repro ONLY=name AGAIN=1</code> with the name under its title. Raw histograms (HdrHistogram V2) are in \
         <code>histograms/</code> of the results folder.</dd></dl>";
@@ -235,6 +239,7 @@ fn section(
         );
     }
     table(page, experiment, results);
+    bounds::table(page, experiment, results);
 }
 
 fn table(page: &mut String, experiment: &Experiment, results: &Results) {
@@ -310,7 +315,7 @@ pub fn summary(parts: &Parts<'_>) -> String {
     text
 }
 
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")

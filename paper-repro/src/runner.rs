@@ -125,12 +125,7 @@ fn run_point(
             status,
             vec![Row {
                 x: point.x,
-                count: 0,
-                errors: 0,
-                value: 0.0,
-                latency: None,
-                fdatasync: None,
-                cache: None,
+                ..Row::default()
             }],
         )
     };

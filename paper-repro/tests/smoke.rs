@@ -96,6 +96,10 @@ fn every_experiment_runs_and_the_report_shows_it() {
         plots += 1;
     }
     assert!(plots > names.len());
+    assert!(
+        page.contains("Where the time goes") && page.contains(" client "),
+        "profiles"
+    );
     assert!(!out.join("clusters").exists(), "clusters are gone");
 
     // What is there is not measured again.

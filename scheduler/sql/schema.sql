@@ -1,13 +1,14 @@
 -- Tables of the scheduler. All state of the scheduler is in these rows; the partition key is p_key.
 --
--- What holds, on PostgreSQL and here: 0 <= capacity, and capacity + unfinished tasks of the worker = slots.
+-- What holds, on PostgreSQL and here: 0 <= capacity, and capacity + unfinished tasks of the worker = slots. Of a worker that
+-- takes no more (sched_drain), capacity and slots are 0.
 -- Lock order everywhere: worker first, then task.
 
 CREATE TABLE IF NOT EXISTS worker (
     p_key      int4        NOT NULL,
     worker_id  int4        NOT NULL,
     capacity   int4        NOT NULL CHECK (capacity >= 0),  -- free slots now
-    slots      int4        NOT NULL,                        -- slots when idle
+    slots      int4        NOT NULL,                        -- slots when idle; 0: takes no more
     data_shard int4        NOT NULL DEFAULT 0,              -- shard of data held next to the worker
     url        text,                                        -- where tasks are pushed to, if anywhere
     last_seen  timestamptz NOT NULL DEFAULT now(),

@@ -53,6 +53,19 @@ BEGIN
 END
 $$;
 
+-- A worker takes no more tasks, and may end those that it runs: no policy chooses it, a pull of it that waits comes back,
+-- and what it has not begun waits for another. Returns how many tasks that is.
+CREATE OR REPLACE FUNCTION sched_drain(in_key int4, in_worker_id int4) RETURNS int4 LANGUAGE plpgsql AS $$
+DECLARE
+    released int4;
+BEGIN
+    UPDATE worker SET capacity = 0, slots = 0 WHERE p_key = in_key AND worker_id = in_worker_id;
+    UPDATE task SET worker_id = -1 WHERE p_key = in_key AND worker_id = in_worker_id AND state = 1;
+    GET DIAGNOSTICS released = ROW_COUNT;
+    RETURN released;
+END
+$$;
+
 -- A worker leaves: its unfinished tasks become pending again. Returns how many.
 CREATE OR REPLACE FUNCTION sched_leave(in_key int4, in_worker_id int4) RETURNS int4 LANGUAGE plpgsql AS $$
 DECLARE

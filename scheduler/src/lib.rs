@@ -11,13 +11,17 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
-use dbos_client::{Client, Error, Params, Result, Row, field, first_field};
+use dbos_client::{
+    Client, Error, Params, Result, Row, WAIT_FOR_CHANGE, field, first_field, first_row,
+};
 
 pub mod worker;
 
 /// The service's SQL files, in the order in which they are installed.
-pub const FILES: [(&str, &str); 6] = [
+pub const FILES: [(&str, &str); 7] = [
+    WAIT_FOR_CHANGE,
     (
         "scheduler/sql/schema.sql",
         include_str!("../sql/schema.sql"),
@@ -37,6 +41,12 @@ pub const FILES: [(&str, &str); 6] = [
     ),
     ("scheduler/sql/tasks.sql", include_str!("../sql/tasks.sql")),
 ];
+
+/// A worker or task that is not there: a worker that was reaped, say.
+pub const NOT_THERE: &str = "P0002";
+
+/// A longer wait for a task is several calls: a statement may wait for as long as its timeout, 30 s by default.
+const WAIT_STEP: Duration = Duration::from_secs(5);
 
 /// Creates the tables and procedures; harmless if they are there.
 pub async fn install(client: &Client) -> Result<()> {
@@ -153,13 +163,22 @@ impl Scheduler {
         rows.first().map(pushed).transpose()
     }
 
-    /// A worker takes up to `limit` tasks: those placed on it, then waiting ones. They come back as running.
-    pub async fn pull(&self, key: i32, worker_id: i32, limit: i32) -> Result<Vec<Task>> {
-        let sql = "SELECT task_id, command, attempts FROM sched_pull($1, $2, $3)";
-        let rows = self
-            .client
-            .call(key, sql, &[&key, &worker_id, &limit])
-            .await?;
+    /// A worker takes up to `limit` tasks: those placed on it, then waiting ones. They come back as running. If there are
+    /// none, waits up to `wait` for one; that must be below the server's statement timeout. [`NOT_THERE`]: it must register.
+    ///
+    /// Dropping the future while it waits may leave tasks running in the worker's name that nobody runs, until it registers
+    /// again or leaves.
+    pub async fn pull(
+        &self,
+        key: i32,
+        worker_id: i32,
+        limit: i32,
+        wait: Duration,
+    ) -> Result<Vec<Task>> {
+        let sql = "SELECT task_id, command, attempts FROM sched_pull($1, $2, $3, $4)";
+        let seconds = wait.as_secs_f64();
+        let params: Params<'_> = &[&key, &worker_id, &limit, &seconds];
+        let rows = self.client.call_waiting(key, sql, params, wait).await?;
         let task = |row: &Row| {
             Ok(Task {
                 task_id: field(row, 0)?,
@@ -187,6 +206,22 @@ impl Scheduler {
         )
     }
 
+    /// Waits up to `wait` for a task's end: its exit code, `None` if it has not ended. [`NOT_THERE`]: there is no such task.
+    pub async fn wait(&self, key: i32, task_id: i64, wait: Duration) -> Result<Option<i32>> {
+        let began = Instant::now();
+        loop {
+            let left = wait.saturating_sub(began.elapsed());
+            let step = left.min(WAIT_STEP);
+            let params: Params<'_> = &[&key, &task_id, &step.as_secs_f64()];
+            let sql = "SELECT sched_wait($1, $2, $3)";
+            let rows = self.client.call_waiting(key, sql, params, step).await?;
+            let exit_code: Option<i32> = first_field(&rows)?;
+            if exit_code.is_some() || step == left {
+                return Ok(exit_code);
+            }
+        }
+    }
+
     /// Registers a worker with all its slots free. Returns how many tasks an earlier life of it gave back.
     pub async fn register(&self, worker: &Registration) -> Result<i32> {
         let Registration {
@@ -205,12 +240,27 @@ impl Scheduler {
         )
     }
 
-    /// False: the worker was reaped, and must register again.
-    pub async fn heartbeat(&self, key: i32, worker_id: i32) -> Result<bool> {
+    /// A worker says that it lives, and reaps those of its key that do not, as [`Scheduler::reap`]: one transaction. Whether
+    /// it is still registered, and how many tasks of others wait again.
+    pub async fn heartbeat(
+        &self,
+        key: i32,
+        worker_id: i32,
+        dead_after_s: f64,
+    ) -> Result<(bool, i32)> {
+        let sql = "SELECT sched_heartbeat($1, $2), sched_reap($1, $3)";
+        let params: Params<'_> = &[&key, &worker_id, &dead_after_s];
+        let rows = self.client.call(key, sql, params).await?;
+        let row = first_row(&rows)?;
+        Ok((field(row, 0)?, field(row, 1)?))
+    }
+
+    /// A worker takes no more tasks, and may end those that it runs. Returns how many tasks wait for another.
+    pub async fn drain(&self, key: i32, worker_id: i32) -> Result<i32> {
         first_field(
             &self
                 .client
-                .call(key, "SELECT sched_heartbeat($1, $2)", &[&key, &worker_id])
+                .call(key, "SELECT sched_drain($1, $2)", &[&key, &worker_id])
                 .await?,
         )
     }

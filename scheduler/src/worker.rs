@@ -4,6 +4,9 @@
 //! `sh -c`. A task may be started more than once: a worker that is reaped, or loses its connection at the wrong moment,
 //! gives its tasks back. It is finished exactly once: only the worker it belongs to at that time can finish it.
 //!
+//! While it has free slots, one pull of it waits in the database, until a task is submitted or placed on it. On a kernel
+//! cluster that is parked at the leader and costs nothing; an idle worker's only transactions are its heartbeats.
+//!
 //! Every worker also reaps the dead ones of its key, so no further process is needed for a killed worker's tasks to be
 //! scheduled again.
 
@@ -15,20 +18,25 @@ use std::time::{Duration, Instant};
 use dbos_client::{Class, Error, Result};
 use tokio::process::Command;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
-use crate::{Registration, Scheduler, Task};
+use crate::{NOT_THERE, Registration, Scheduler, Task};
 
 /// Exit code of a task that could not be started.
 pub const EXIT_NOT_STARTED: i32 = 127;
 /// Exit code of a task whose process was ended by a signal.
 pub const EXIT_SIGNALLED: i32 = 128;
 
+/// After a pull that came back early without a task. Rows that somebody keeps locked would be asked for again and again.
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// How a worker runs.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub registration: Registration,
-    /// Wait between looks for tasks while there are none.
-    pub poll: Duration,
+    /// How long one pull waits in the database; below the server's statement timeout. On PostgreSQL, which does not notice
+    /// that a process is gone, a dead worker may get a task for so long, until it is reaped.
+    pub wait: Duration,
     pub heartbeat: Duration,
     /// A worker not seen for this long is reaped; several heartbeats.
     pub dead_after: Duration,
@@ -38,7 +46,7 @@ impl Options {
     pub fn new(registration: Registration) -> Self {
         Self {
             registration,
-            poll: Duration::from_millis(20),
+            wait: Duration::from_secs(5),
             heartbeat: Duration::from_secs(1),
             dead_after: Duration::from_secs(5),
         }
@@ -55,8 +63,8 @@ pub struct Report {
     pub registered_again: u64,
 }
 
-/// Runs until `shutdown` resolves, then lets the tasks in hand end. Errors of class `Request` and `Environment` end it;
-/// others are waited out.
+/// Runs until `shutdown` resolves, then takes no more tasks and lets those in hand end; at once if there are none. Errors of
+/// class `Request` and `Environment` end it; others are waited out.
 pub async fn run(
     scheduler: &Scheduler,
     options: &Options,
@@ -68,30 +76,36 @@ pub async fn run(
         scheduler,
         options,
         running: JoinSet::new(),
+        pulling: JoinSet::new(),
         report: Report::default(),
     };
     scheduler.register(&options.registration).await?;
-    let mut next_heartbeat = Instant::now() + options.heartbeat;
+    let mut heartbeat = tokio::time::interval(options.heartbeat);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    heartbeat.reset();
     while !stopping || !worker.running.is_empty() {
-        let took = !stopping && worker.take_tasks().await?;
-        if Instant::now() >= next_heartbeat {
-            worker.show_life().await?;
-            next_heartbeat = Instant::now() + options.heartbeat;
+        if !stopping {
+            worker.pull();
         }
-        let wait = if took { Duration::ZERO } else { options.poll };
         tokio::select! {
             biased;
-            () = &mut shutdown, if !stopping => stopping = true,
+            () = &mut shutdown, if !stopping => {
+                stopping = true;
+                worker.take_no_more().await?;
+            }
+            _ = heartbeat.tick() => worker.show_life().await?,
             Some(done) = worker.running.join_next(), if !worker.running.is_empty() => worker.finished(done).await?,
-            () = tokio::time::sleep(wait) => {}
+            Some(tasks) = worker.pulling.join_next(), if !worker.pulling.is_empty() => worker.start(tasks).await?,
         }
     }
-    // No task may be placed on a worker that is gone; what was placed meanwhile waits again.
+    // No task may be placed on a worker that is gone; what it got meanwhile, by a pull that still waits too, waits again.
     let Registration { key, worker_id, .. } = options.registration;
     scheduler.leave(key, worker_id).await?;
     Ok(worker.report)
 }
 
+/// The tasks that a pull brought.
+type Pulled = Result<Result<Vec<Task>>, tokio::task::JoinError>;
 /// Whether the task was still ours when it was reported.
 type Finished = Result<Result<bool>, tokio::task::JoinError>;
 
@@ -99,12 +113,14 @@ struct Worker<'a> {
     scheduler: &'a Scheduler,
     options: &'a Options,
     running: JoinSet<Result<bool>>,
+    /// At most one pull, a task of its own: what it holds of the client must not wait for what this worker does meanwhile.
+    pulling: JoinSet<Result<Vec<Task>>>,
     report: Report,
 }
 
 impl Worker<'_> {
-    /// Fills the free slots. True if there was something to take.
-    async fn take_tasks(&mut self) -> Result<bool> {
+    /// Asks for tasks for the free slots, unless it has.
+    fn pull(&mut self) {
         let Registration {
             key,
             worker_id,
@@ -113,24 +129,51 @@ impl Worker<'_> {
         } = self.options.registration;
         let running = i32::try_from(self.running.len()).unwrap_or(i32::MAX);
         let free = slots.saturating_sub(running);
-        if free <= 0 {
-            return Ok(false);
+        if free <= 0 || !self.pulling.is_empty() {
+            return;
         }
-        match self.scheduler.pull(key, worker_id, free).await {
-            Ok(tasks) => {
-                let took = !tasks.is_empty();
-                for task in tasks {
-                    let scheduler = self.scheduler.clone();
-                    self.running.spawn(async move {
-                        let (task_id, exit_code) = execute(task).await;
-                        scheduler.finish(key, worker_id, task_id, exit_code).await
-                    });
-                }
-                Ok(took)
+        let (scheduler, wait) = (self.scheduler.clone(), self.options.wait);
+        self.pulling.spawn(async move {
+            let tasks = scheduler.pull(key, worker_id, free, wait).await?;
+            if tasks.is_empty() {
+                tokio::time::sleep(PAUSE).await;
             }
-            // Tasks may be running in our name that we never heard of.
-            Err(error) if error.is_unknown() => self.register_again().await.map(|()| false),
-            Err(error) => waited_out(error).map(|()| false),
+            Ok(tasks)
+        });
+    }
+
+    /// Runs what was pulled.
+    async fn start(&mut self, pulled: Pulled) -> Result<()> {
+        let Registration { key, worker_id, .. } = self.options.registration;
+        let tasks = match pulled {
+            Ok(Ok(tasks)) => tasks,
+            // Tasks may be running in our name that we never heard of; or we were reaped.
+            Ok(Err(error)) if error.is_unknown() || error.sqlstate() == Some(NOT_THERE) => {
+                return self.register_again().await;
+            }
+            Ok(Err(error)) => return waited_out(error),
+            Err(_) => return self.register_again().await,
+        };
+        for task in tasks {
+            let scheduler = self.scheduler.clone();
+            self.running.spawn(async move {
+                let (task_id, exit_code) = execute(task).await;
+                scheduler.finish(key, worker_id, task_id, exit_code).await
+            });
+        }
+        Ok(())
+    }
+
+    /// Before the tasks in hand end: others wait for another worker, and the pull under way comes back. What it has got in
+    /// the last moment is in hand.
+    async fn take_no_more(&mut self) -> Result<()> {
+        let Registration { key, worker_id, .. } = self.options.registration;
+        if self.running.is_empty() {
+            return Ok(());
+        }
+        match self.scheduler.drain(key, worker_id).await {
+            Ok(_) => Ok(()),
+            Err(error) => waited_out(error),
         }
     }
 
@@ -153,28 +196,27 @@ impl Worker<'_> {
 
     async fn show_life(&mut self) -> Result<()> {
         let Registration { key, worker_id, .. } = self.options.registration;
-        match self.scheduler.heartbeat(key, worker_id).await {
-            Ok(true) => {}
-            Ok(false) => self.register_again().await?,
-            Err(error) => waited_out(error)?,
-        }
-        match self
-            .scheduler
-            .reap(key, self.options.dead_after.as_secs_f64())
-            .await
-        {
-            Ok(released) if released > 0 => {
-                tracing::info!(released, "tasks of dead workers wait again")
+        let dead_after_s = self.options.dead_after.as_secs_f64();
+        let heartbeat = self.scheduler.heartbeat(key, worker_id, dead_after_s);
+        match heartbeat.await {
+            Ok((registered, released)) => {
+                if released > 0 {
+                    tracing::info!(released, "tasks of dead workers wait again");
+                }
+                match registered {
+                    true => Ok(()),
+                    false => self.register_again().await,
+                }
             }
-            Ok(_) => {}
-            Err(error) => waited_out(error)?,
+            Err(error) => waited_out(error),
         }
-        Ok(())
     }
 
     /// Drops what is running: with the registration it is given back and will be run again.
     async fn register_again(&mut self) -> Result<()> {
         self.running.shutdown().await;
+        // A pull that came behind the registration would take tasks that nobody hears of.
+        while self.pulling.join_next().await.is_some() {}
         self.report.registered_again += 1;
         match self.scheduler.register(&self.options.registration).await {
             Ok(_) => Ok(()),

@@ -54,6 +54,17 @@ fn texts_of_a_growing_frame_are_bounded_together() {
 }
 
 #[test]
+fn a_long_chain_of_windows_is_no_crash() {
+    let mut db = Database::new();
+    let links = (1..20_000).map(|n| format!(", w{n} AS (w{})", n - 1));
+    let chain: String = links.collect();
+    let sql = format!(
+        "SELECT rank() OVER w19999 FROM generate_series(1, 2) n WINDOW w0 AS (ORDER BY n){chain} ORDER BY 1"
+    );
+    assert_eq!(db.show(&sql), ["1", "2"]);
+}
+
+#[test]
 fn deep_nesting_is_an_error_and_no_crash() {
     let mut db = Database::new();
     let deep = format!("SELECT {}1{}", "(".repeat(5_000), ")".repeat(5_000));

@@ -51,11 +51,8 @@ fn counted(x: f64, lines: usize) -> Action {
             rows: vec![Row {
                 x,
                 count: lines as u64,
-                errors: 0,
                 value: lines as f64,
-                latency: None,
-                fdatasync: None,
-                cache: None,
+                ..Row::default()
             }],
             version: "counted".into(),
             latency: None,

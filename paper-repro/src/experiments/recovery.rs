@@ -86,9 +86,7 @@ fn action(length: Duration) -> Action {
             count: *count,
             errors: if at == 0 { run.report.errors } else { 0 },
             value: *count as f64 / step,
-            latency: None,
-            fdatasync: None,
-            cache: None,
+            ..Row::default()
         });
         Ok(Outcome {
             rows: rows.collect(),
@@ -185,13 +183,8 @@ mod tests {
     #[test]
     fn the_longest_gap_is_found() {
         let row = |count| Row {
-            x: 0.0,
             count,
-            errors: 0,
-            value: 0.0,
-            latency: None,
-            fdatasync: None,
-            cache: None,
+            ..Row::default()
         };
         let rows: Vec<Row> = [3, 0, 0, 5, 0, 0, 0, 1].map(row).into();
         assert!((longest_gap(&rows) - 0.3).abs() < 1e-9);

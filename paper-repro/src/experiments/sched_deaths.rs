@@ -75,9 +75,7 @@ fn action(work: Work) -> Action {
             count: *count,
             errors: if at == 0 { done.error_count } else { 0 },
             value: *count as f64 / STEP_S,
-            latency: None,
-            fdatasync: None,
-            cache: None,
+            ..Row::default()
         });
         Ok(Outcome {
             rows: rows.collect(),

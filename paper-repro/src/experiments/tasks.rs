@@ -21,7 +21,8 @@ const FINISH_PATIENCE: Duration = Duration::from_secs(60);
 const SLOTS: i32 = 8;
 const IN_FLIGHT: u32 = 256;
 const LATENCY_US_MAX: u64 = 60_000_000;
-const FINISHED: &str = "SELECT count(*) FROM task WHERE p_key BETWEEN $1 AND $2 AND state = 3";
+const UNFINISHED: &str =
+    "SELECT p_key, task_id FROM task WHERE p_key BETWEEN $1 AND $2 AND state < 3";
 const TIMES: &str = "SELECT submitted_at, finished_at, attempts FROM task WHERE p_key = $1";
 
 /// How many workers there are, and what they get to do.
@@ -96,6 +97,7 @@ pub fn run(
         wait_for_workers(&client, first_key, work).await?;
         began();
         let scheduler = Scheduler::new(client.clone());
+        let waiting = scheduler.clone();
         let submit = move |n: u64| {
             let scheduler = scheduler.clone();
             let key = first_key + (n % work.keys as u64) as i32;
@@ -115,7 +117,7 @@ pub fn run(
             operations_max: None,
         };
         let submitted = load::run(offered, submit, |_, _| ()).await;
-        wait_until_finished(&client, first_key, work, submitted.acknowledged).await?;
+        wait_until_finished(&waiting, first_key, work).await?;
         let mut done = times(&client, first_key, work, submitted.acknowledged).await?;
         done.error_count = submitted.errors;
         done.errors = submitted.first_errors;
@@ -140,26 +142,27 @@ async fn wait_for_workers(client: &Client, first_key: i32, work: Work) -> anyhow
     }
 }
 
+/// Waits for the tasks that have not ended, one after another, by the scheduler's own procedure.
 async fn wait_until_finished(
-    client: &Client,
+    scheduler: &Scheduler,
     first_key: i32,
     work: Work,
-    submitted: u64,
 ) -> anyhow::Result<()> {
     let (start, last) = (Instant::now(), first_key + work.keys - 1);
-    loop {
-        let rows = client.read_all(FINISHED, &[&first_key, &last]).await?;
-        let finished: i64 = rows[0].get(0);
-        if finished as u64 >= submitted {
-            return Ok(());
-        }
-        if start.elapsed() > FINISH_PATIENCE {
+    let unfinished = scheduler
+        .client()
+        .read_all(UNFINISHED, &[&first_key, &last])
+        .await?;
+    for row in &unfinished {
+        let (key, task): (i32, i64) = (row.try_get(0)?, row.try_get(1)?);
+        let left = FINISH_PATIENCE.saturating_sub(start.elapsed());
+        if scheduler.wait(key, task, left).await?.is_none() {
             bail!(
-                "{finished} of {submitted} tasks finished {FINISH_PATIENCE:?} after the last was submitted"
+                "task {task} of key {key} has not ended {FINISH_PATIENCE:?} after the last was submitted"
             );
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    Ok(())
 }
 
 /// Every acknowledged task is there once and finished; when.

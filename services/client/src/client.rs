@@ -26,6 +26,12 @@ const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
 /// What the kernel grants at most.
 const CACHE_LEASE_MAX: Duration = Duration::from_secs(10);
 
+/// The file of `wait_for_change`, for services whose procedures wait: before their own.
+pub const WAIT_FOR_CHANGE: (&str, &str) = (
+    "services/client/sql/wait_for_change.sql",
+    include_str!("../sql/wait_for_change.sql"),
+);
+
 /// How a client uses its target.
 #[derive(Clone, Debug)]
 pub struct Options {

@@ -1,8 +1,9 @@
 //! The one error type of the client.
 //!
 //! It keeps the kernel's three classes (design.md section 6): the request is wrong, try again, the outcome is unknown.
-//! `Retry` reaches the caller only after the client's own retries ran out. `Environment` is for what has nothing to do
-//! with a request: a target that cannot be parsed or reached, a program that is not installed.
+//! `Retry` reaches the caller only after the client's own retries ran out, or where trying again is the caller's choice
+//! (53400). `Environment` is for what has nothing to do with a request: a target that cannot be parsed or reached, a program
+//! that is not installed.
 
 use std::fmt;
 
@@ -11,7 +12,8 @@ use std::fmt;
 pub enum Class {
     /// The request is wrong: it will fail again. Nothing was changed.
     Request,
-    /// Nothing was changed; the same request may succeed later. The client tried until its deadline.
+    /// Nothing was changed; the same request may succeed later. The client tried until its deadline; but a full mailbox or another
+    /// limit that only its users make room under (53400) is told at once.
     Retry,
     /// The effect may or may not be there.
     Unknown,

@@ -35,7 +35,7 @@ pub mod testing;
 
 pub use answer::Rows;
 pub use cache::{CacheStats, Kept};
-pub use client::{Client, Options, Stats};
+pub use client::{Client, Options, Stats, WAIT_FOR_CHANGE};
 pub use cluster::{Node, ServerKind, Topology};
 pub use connection::Params;
 pub use error::{Class, Error, Result};

@@ -1,6 +1,7 @@
 //! When to try again: a pure state machine, given the time and randomness from outside.
 //!
-//! The class of a failure comes from its SQLSTATE. `Retry` failures changed nothing and are tried again. A failure of
+//! The class of a failure comes from its SQLSTATE. `Retry` failures changed nothing and are tried again, but 53400: there a
+//! limit is reached below which only another user makes room (a full mailbox), and perhaps nobody will. A failure of
 //! unknown outcome is tried again only where trying twice is harmless: a read, or a call with a number in a session.
 //! Waits double from 2 ms to 250 ms with full jitter, until the deadline.
 
@@ -94,6 +95,7 @@ impl Attempts {
                 return Next::Give(error.with_class(Class::Unknown));
             }
             Class::Request | Class::Environment => return Next::Give(error),
+            Class::Retry if is_at_a_limit(&error) => return Next::Give(error),
             Class::Unknown if self.repeatable == Repeatable::No => return Next::Give(error),
             Class::Unknown => self.maybe_done = true,
             Class::Retry => {}
@@ -122,6 +124,11 @@ impl Attempts {
 /// A session or number that the server no longer knows is answered with a protocol violation.
 pub fn is_about_session(error: &Error) -> bool {
     error.sqlstate().is_some_and(|code| code == "08P01")
+}
+
+/// Somebody has to make room first, and is not known to be about to.
+fn is_at_a_limit(error: &Error) -> bool {
+    error.sqlstate().is_some_and(|code| code == "53400")
 }
 
 /// The class of a server's SQLSTATE (design.md section 6).
@@ -188,6 +195,19 @@ mod tests {
             given(attempts.failed(answered("40001"), DEADLINE, 0.5)),
             Class::Retry
         );
+    }
+
+    #[test]
+    fn a_limit_that_others_make_room_under_is_told_at_once() {
+        let mut attempts = Attempts::new(Repeatable::Yes, DEADLINE);
+        let refused = attempts.failed(answered("53400"), Duration::ZERO, 0.5);
+        assert_eq!(given(refused), Class::Retry);
+        // Under a number the answer is about that number: what was lost before it did nothing either.
+        let mut again = Attempts::new(Repeatable::Yes, DEADLINE);
+        let lost = again.failed(lost(), Duration::ZERO, 0.5);
+        assert!(matches!(lost, Next::Wait(_)));
+        let refused = again.failed(answered("53400"), Duration::ZERO, 0.5);
+        assert_eq!(given(refused), Class::Retry);
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub enum Command {
         #[command(flatten)]
         target: TargetArgs,
     },
-    /// Be a worker: take tasks, run them, finish them, until Ctrl-C
+    /// Be a worker: take tasks, run them, finish them, until Ctrl-C; then those that run may end, and no more are taken
     Worker(WorkerArgs),
     /// Files and directories
     Fs {
@@ -246,7 +246,11 @@ pub enum TaskCommand {
         /// Program and arguments
         #[arg(required = true, trailing_var_arg = true)]
         command: Vec<String>,
-        /// One line of JSON: task_id and key (before the program's name)
+        /// Wait so long for its end, as in 500ms or 10s, and tell its exit code; another one than 0, or no end in this time,
+        /// is exit code 1 (before the program's name)
+        #[arg(long, value_parser = crate::bench::duration)]
+        wait: Option<std::time::Duration>,
+        /// One line of JSON: task_id, key, and with --wait exit_code, null if it has not ended (before the program's name)
         #[arg(long)]
         json: bool,
     },
@@ -353,7 +357,7 @@ pub enum FsCommand {
 pub enum MsgCommand {
     /// Create the message table and procedures
     Install,
-    /// Send one message to each receiver
+    /// Send one message to each receiver: to all or to none. Exit code 6 if a mailbox is full
     Send {
         #[arg(long, default_value_t = 0)]
         from: i64,

@@ -10,6 +10,7 @@ pub const CODES: &str = "Exit codes:
   3  a benchmark or the demo finished, but with errors
   4  no such cluster, task, file or node
   5  the outcome is unknown: the change may or may not have happened
+  6  nothing was changed, and the same may work later: a full mailbox, a busy cluster, a conflict
   130  interrupted";
 
 /// A command's failure.

@@ -23,6 +23,7 @@ pub async fn client(target: &TargetArgs) -> Result<Client> {
 pub fn failure(error: Error) -> Failure {
     let code = match (error.class(), error.sqlstate()) {
         (Class::Unknown, _) => 5,
+        (Class::Retry, _) => 6,
         (_, Some("58P01" | "P0002")) => 4,
         _ => 1,
     };

@@ -1,5 +1,7 @@
 //! `dbos task`: the scheduler by hand.
 
+use std::time::Duration;
+
 use scheduler::Scheduler;
 use serde_json::json;
 use tokio_postgres::error::SqlState;
@@ -28,7 +30,12 @@ pub async fn run(command: TaskCommand, target: &TargetArgs) -> Result<()> {
             println!("scheduler installed: tables worker and task, procedures sched_*");
             Ok(())
         }
-        TaskCommand::Submit { key, command, json } => submit(target, key, &command, json).await,
+        TaskCommand::Submit {
+            key,
+            command,
+            wait,
+            json,
+        } => submit(target, key, &command, wait, json).await,
         TaskCommand::List { limit, json } => list(target, limit, json).await,
         TaskCommand::Workers { json } => print(target, WORKERS, json).await,
     }
@@ -61,6 +68,7 @@ async fn submit(
     target: &TargetArgs,
     key: Option<i32>,
     command: &[String],
+    wait: Option<Duration>,
     as_json: bool,
 ) -> Result<()> {
     let random = uuid::Uuid::new_v4().as_u64_pair().0;
@@ -76,11 +84,33 @@ async fn submit(
             "a task of this id exists already; submit again",
         ));
     }
-    match as_json {
-        true => println!("{}", json!({"task_id": task_id, "key": key})),
-        false => println!("task {task_id} submitted under key {key}"),
+    if !as_json {
+        println!("task {task_id} submitted under key {key}");
     }
-    Ok(())
+    let Some(wait) = wait else {
+        if as_json {
+            println!("{}", json!({"task_id": task_id, "key": key}));
+        }
+        return Ok(());
+    };
+    let exit_code = scheduler.wait(key, task_id, wait).await.map_err(failure)?;
+    if as_json {
+        println!(
+            "{}",
+            json!({"task_id": task_id, "key": key, "exit_code": exit_code})
+        );
+    }
+    match exit_code {
+        Some(0) => Ok(()),
+        Some(code) => Err(Failure::new(format!(
+            "task {task_id} ended with exit code {code}"
+        ))),
+        None => Err(
+            Failure::new(format!("task {task_id} has not ended in {wait:?}")).hint(
+                "it is there and will run when a worker of its key is free: `dbos task list`",
+            ),
+        ),
+    }
 }
 
 /// What the worker's shell is given: one argument is a shell line as it is, several are words that stay whole.

@@ -213,3 +213,69 @@ fn tasks_of_a_killed_worker_are_run_by_another() {
     assert_eq!(report[0]["finished"], 2);
     assert_eq!(cluster.dbos(&["task", "workers", "--json"]).unwrap(), "");
 }
+
+#[test]
+fn a_submission_that_waits_tells_how_the_task_ended() {
+    let cluster = cluster("task");
+    let submit = |wait, command| {
+        let args = ["task", "submit", "--key", "5", "--wait", wait, "--json"];
+        let args: Vec<&str> = args.into_iter().chain([command]).collect();
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = cluster.command(&args).output().unwrap();
+        let told = json(&String::from_utf8(stdout).unwrap());
+        let code = told[0]["exit_code"].clone();
+        (
+            status.code().unwrap(),
+            code,
+            String::from_utf8(stderr).unwrap(),
+        )
+    };
+    let (status, code, said) = submit("200ms", "true");
+    assert_eq!((status, code), (1, Value::Null), "nobody runs it");
+    assert!(said.contains("has not ended"), "{said}");
+    // One that is killed while it waits takes nothing after that: it would be started once more by the other.
+    let worker = |id: &str| {
+        let mut command = cluster.command(&["worker", "--key", "5", "--id", id]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    };
+    let mut idle = worker("1");
+    until("the first is done", || {
+        tasks(&cluster)[0]["state"] == "done"
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    idle.kill().unwrap();
+    idle.wait().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    cluster
+        .dbos(&["task", "submit", "--key", "5", "true"])
+        .unwrap();
+    let mut second = worker("2");
+    let (status, code, said) = submit("25s", "exit 7");
+    assert_eq!((status, code), (1, 7.into()));
+    assert!(said.contains("exit code 7"), "{said}");
+    assert_eq!(submit("25s", "true").0, 0);
+    for task in tasks(&cluster) {
+        assert_eq!(task["attempts"], "1", "{task}");
+    }
+    second.kill().unwrap();
+    second.wait().unwrap();
+}
+
+#[test]
+fn a_full_mailbox_is_told_at_once_with_a_code_of_its_own() {
+    let cluster = cluster("msg");
+    let send = ["msg", "send", "--to", "7", "hello"];
+    cluster.dbos(&send).unwrap();
+    let full = "UPDATE mailbox SET message_limit = 1 WHERE receiver_id = 7";
+    cluster.dbos(&["sql", "-c", full]).unwrap();
+    let (code, stderr) = fails(&cluster, &send);
+    assert_eq!(code, 6, "{stderr}");
+    let told = stderr.contains("mailbox of 7 is full") && stderr.contains("hint: ");
+    assert!(told && stderr.contains("53400"), "{stderr}");
+    cluster.dbos(&["msg", "receive", "7"]).unwrap();
+    cluster.dbos(&send).unwrap();
+}

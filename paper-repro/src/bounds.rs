@@ -1,0 +1,106 @@
+//! What bounds an experiment on this machine: where processor time went in this run, and what is known of what falls short.
+
+use std::fmt::Write as _;
+
+use bench::Processors;
+
+use crate::experiments::{Experiment, number};
+use crate::record::{Metric, Results};
+use crate::report::{Parts, escaped};
+use crate::scale::Scale;
+
+/// By experiment: why it falls short, and what was tried. docs/performance.md has the details.
+const KNOWN: [(&str, &str); 0] = [];
+
+/// Experiments with a statement that does not hold: what is known, and the profile of this run.
+pub fn shortfalls(page: &mut String, parts: &Parts<'_>) {
+    let findings = parts.findings();
+    let missed = |name| {
+        findings
+            .iter()
+            .any(|(of, finding)| *of == name && finding.holds == Some(false))
+    };
+    let all = parts.experiments.iter().zip(parts.results);
+    let short: Vec<_> = all
+        .filter(|(experiment, _)| missed(experiment.name))
+        .collect();
+    if short.is_empty() || parts.scale == Scale::Smoke {
+        return;
+    }
+    *page += "<h3>What falls short, and why</h3><dl>";
+    for (experiment, results) in short {
+        let known = KNOWN.iter().find(|(name, _)| *name == experiment.name);
+        let known = known.map_or("Not looked into yet.", |(_, text)| text);
+        let _ = write!(
+            page,
+            "<dt><a href=\"#{}\">{}</a></dt><dd>{}",
+            experiment.name,
+            escaped(experiment.title),
+            escaped(known)
+        );
+        for series in results.series() {
+            if let Some(line) = at_its_best(results, series) {
+                let _ = write!(page, "<br>{}", escaped(&line));
+            }
+        }
+        *page += "</dd>";
+    }
+    *page +=
+        "</dl><p>What was tried to make these quicker, and what it gave: docs/performance.md.</p>";
+}
+
+/// The profile of a series where its value is largest.
+fn at_its_best(results: &Results, series: &str) -> Option<String> {
+    let all = results.spreads(series, Metric::Value).into_iter();
+    let (x, best) = all.max_by(|a, b| a.1.median.total_cmp(&b.1.median))?;
+    let processors = results.processors(series, x)?;
+    Some(format!(
+        "{series}, at {}/s: processors {:.0} % busy, {:.0} wake-ups, waiting for a processor {} µs; µs on it: {processors}.",
+        number(best.median),
+        processors.busy * 100.0,
+        turns(processors),
+        number(waits(processors)),
+    ))
+}
+
+fn turns(processors: &Processors) -> f64 {
+    processors.threads.iter().map(|thread| thread.turns).sum()
+}
+
+fn waits(processors: &Processors) -> f64 {
+    processors.threads.iter().map(|thread| thread.wait_us).sum()
+}
+
+/// Every point's profile.
+pub fn table(page: &mut String, experiment: &Experiment, results: &Results) {
+    let mut lines = String::new();
+    for series in results.series() {
+        for (x, _) in results.spreads(series, Metric::Value) {
+            let Some(processors) = results.processors(series, x) else {
+                continue;
+            };
+            let point = experiment
+                .points
+                .iter()
+                .find(|p| p.series == series && p.x == x);
+            let _ = writeln!(
+                lines,
+                "<tr><td>{}</td><td>{}</td><td>{:.0} %</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                escaped(series),
+                escaped(&point.map_or_else(|| x.to_string(), |point| point.label.clone())),
+                processors.busy * 100.0,
+                number(turns(processors)),
+                number(waits(processors)),
+                escaped(&processors.to_string()),
+            );
+        }
+    }
+    if !lines.is_empty() {
+        let _ = write!(
+            page,
+            "<details><summary>Where the time goes</summary><table><tr><th>series</th><th>x</th><th>processors busy</th>\
+             <th>wake-ups for an operation</th><th>µs waiting for a processor</th><th>µs on a processor, by thread</th></tr>\
+             {lines}</table></details>"
+        );
+    }
+}
