@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 
-use super::locks::Locks;
+use super::locks::{Holder, Locks};
 use super::records::{lease_key, recall_key};
 use crate::error::{Error, Result};
 use crate::storage::StateStore;
@@ -104,13 +104,11 @@ impl Leases {
 
     /// True if nobody waits to write any of `spans`, or may write it already.
     pub fn may_grant(&self, locks: &Locks, spans: &[Span]) -> bool {
-        let free = |span: &Span| {
-            let strict = locks.conflicts(None, span, LockMode::Share);
-            // A lease shares its keys with others: those that are wanted back are found by a stronger mode.
-            let all = locks.conflicts(None, span, LockMode::Update);
-            strict.is_empty() && !all.iter().any(|met| self.is_wanted(met.txn))
-        };
-        spans.iter().all(free)
+        // A key has as many holders as clients keep answers that read it: thousands. A lease shares its keys with others but
+        // those that are wanted back.
+        let refuses =
+            |holder: &Holder| holder.mode.conflicts(LockMode::Share) || self.is_wanted(holder.txn);
+        !spans.iter().any(|span| locks.any(span, refuses))
     }
 
     /// Leases `spans`, which `may_grant` allowed, for `length_us` under the number that `next` told.

@@ -102,6 +102,23 @@ impl Locks {
         self.others(me, span, |holder| holder.written)
     }
 
+    /// True if some lock that has to do with `span` is such a one.
+    pub fn any(&self, span: &Span, such: impl Fn(&Holder) -> bool) -> bool {
+        self.of_keys(span).any(&such)
+            || (self.ranges.iter()).any(|(range, holder)| range.overlaps(span) && such(holder))
+    }
+
+    /// Who holds `span`, if that is a key, or keys in it.
+    fn of_keys(&self, span: &Span) -> impl Iterator<Item = &Holder> {
+        let one = span.is_key().then(|| self.keys.get(&span.from));
+        let many = (!span.is_key() && span.from < span.to).then(|| {
+            let bounds = (Included(&span.from[..]), Excluded(&span.to[..]));
+            self.keys.range::<[u8], _>(bounds)
+        });
+        let many = many.into_iter().flatten().map(|(_, holders)| holders);
+        one.flatten().into_iter().chain(many).flatten()
+    }
+
     fn others(
         &self,
         me: Option<TxnId>,
@@ -119,14 +136,7 @@ impl Locks {
                 });
             }
         };
-        if span.is_key() {
-            let holders = self.keys.get(&span.from).into_iter().flatten();
-            holders.for_each(&mut note);
-        } else if span.from < span.to {
-            let bounds = (Included(&span.from[..]), Excluded(&span.to[..]));
-            let within = self.keys.range::<[u8], _>(bounds);
-            within.flat_map(|(_, holders)| holders).for_each(&mut note);
-        }
+        self.of_keys(span).for_each(&mut note);
         for (range, holder) in &self.ranges {
             if range.overlaps(span) {
                 note(holder);
