@@ -1,59 +1,70 @@
 -- Content of localized files: every call is one transaction on the owner's home partition.
 
--- Writes in_data at in_offset of a localized file; the file grows as needed. Returns the new size.
+-- Writes in_data at in_offset of a localized file, or at its end if in_offset is NULL; the file grows as needed. Returns the
+-- new size. NULL: it is a parallel file, and nothing was done (dbfs_write_parallel).
 CREATE OR REPLACE FUNCTION dbfs_write(in_home int8, in_user text, in_parent text, in_name text, in_offset int8,
                                       in_data bytea) RETURNS int8 LANGUAGE plpgsql AS $$
 DECLARE
     f     record;
+    other record;
     done  int4 := 0;
     total int4 := octet_length(in_data);
+    start int8;
     block int8;
     at    int4;  -- offset in the block
     n     int4;  -- bytes of this block that are written
     old   bytea;
 BEGIN
-    SELECT kind, file_id, size, block_size INTO f FROM directory
-        WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name FOR UPDATE;
-    IF NOT FOUND OR f.kind <> 1 THEN
-        RAISE EXCEPTION 'no such localized file: % in %', in_name, in_parent USING ERRCODE = '58P01';
-    END IF;
-    WHILE done < total LOOP
-        block := (in_offset + done) / f.block_size;
-        at := (in_offset + done) % f.block_size;
-        n := least(f.block_size - at, total - done);
-        SELECT data INTO old FROM localized_file WHERE home = in_home AND file_id = f.file_id AND block_no = block;
+    UPDATE directory SET size = greatest(size, coalesce(in_offset, size) + total), version = version + 1,
+                         modified_at = now()
+        WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name AND kind = 1 AND total > 0
+        RETURNING file_id, size, block_size INTO f;
+    IF NOT FOUND THEN
+        SELECT kind, size, block_size INTO other FROM directory
+            WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name;
         IF NOT FOUND THEN
+            RAISE EXCEPTION 'no such file: % in %', in_name, in_parent USING ERRCODE = '58P01';
+        END IF;
+        IF other.kind = 0 THEN
+            RAISE EXCEPTION '% in % is a directory', in_name, in_parent USING ERRCODE = '42809';
+        END IF;
+        IF total = 0 THEN
+            RETURN other.size;
+        END IF;
+        -- What dbfs_write_parallel is given.
+        IF total > 1023 * other.block_size::int8 THEN
+            RAISE EXCEPTION 'a write of % bytes, at most %', total, 1023 * other.block_size::int8
+                USING ERRCODE = '54000', HINT = 'write it in several pieces';
+        END IF;
+        RETURN NULL;
+    END IF;
+    start := coalesce(in_offset, f.size - total);
+    WHILE done < total LOOP
+        block := (start + done) / f.block_size;
+        at := (start + done) % f.block_size;
+        n := least(f.block_size - at, total - done);
+        IF n = f.block_size THEN
             INSERT INTO localized_file (home, file_id, block_no, data)
-                VALUES (in_home, f.file_id, block,
-                        decode(repeat('00', at), 'hex') || substring(in_data, done + 1, n));
+                VALUES (in_home, f.file_id, block, substring(in_data, done + 1, n))
+                ON CONFLICT (home, file_id, block_no) DO UPDATE SET data = EXCLUDED.data;
         ELSE
-            IF octet_length(old) < at THEN
-                old := old || decode(repeat('00', at - octet_length(old)), 'hex');
+            SELECT data INTO old FROM localized_file WHERE home = in_home AND file_id = f.file_id AND block_no = block;
+            IF NOT FOUND THEN
+                INSERT INTO localized_file (home, file_id, block_no, data)
+                    VALUES (in_home, f.file_id, block,
+                            decode(repeat('00', at), 'hex') || substring(in_data, done + 1, n));
+            ELSE
+                IF octet_length(old) < at THEN
+                    old := old || decode(repeat('00', at - octet_length(old)), 'hex');
+                END IF;
+                UPDATE localized_file
+                    SET data = substring(old, 1, at) || substring(in_data, done + 1, n) || substring(old, at + n + 1)
+                    WHERE home = in_home AND file_id = f.file_id AND block_no = block;
             END IF;
-            UPDATE localized_file
-                SET data = substring(old, 1, at) || substring(in_data, done + 1, n) || substring(old, at + n + 1)
-                WHERE home = in_home AND file_id = f.file_id AND block_no = block;
         END IF;
         done := done + n;
     END LOOP;
-    UPDATE directory SET size = greatest(size, in_offset + total), version = version + 1, modified_at = now()
-        WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name;
-    RETURN greatest(f.size, in_offset + total);
-END
-$$;
-
--- Writes in_data at the end of a localized file. Returns the new size.
-CREATE OR REPLACE FUNCTION dbfs_append(in_home int8, in_user text, in_parent text, in_name text, in_data bytea)
-RETURNS int8 LANGUAGE plpgsql AS $$
-DECLARE
-    old_size int8;
-BEGIN
-    SELECT size INTO old_size FROM directory
-        WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name FOR UPDATE;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'no such localized file: % in %', in_name, in_parent USING ERRCODE = '58P01';
-    END IF;
-    RETURN dbfs_write(in_home, in_user, in_parent, in_name, old_size, in_data);
+    RETURN f.size;
 END
 $$;
 

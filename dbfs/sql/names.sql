@@ -136,7 +136,17 @@ DECLARE
     f record;
     path text;
 BEGIN
-    SELECT kind, file_id INTO f FROM directory
+    DELETE FROM directory
+        WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name AND kind = 1
+        RETURNING file_id, size INTO f;
+    IF FOUND THEN
+        -- An empty file has no blocks.
+        IF f.size > 0 THEN
+            DELETE FROM localized_file WHERE home = in_home AND file_id = f.file_id;
+        END IF;
+        RETURN true;
+    END IF;
+    SELECT kind INTO f FROM directory
         WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'no such file or directory: % in %', in_name, in_parent USING ERRCODE = '58P01';
@@ -144,17 +154,12 @@ BEGIN
     IF f.kind = 2 THEN
         RETURN false;
     END IF;
-    IF f.kind = 0 THEN
-        path := CASE WHEN in_parent = '/' THEN '/' || in_name ELSE in_parent || '/' || in_name END;
-        PERFORM name FROM directory WHERE home = in_home AND user_name = in_user AND parent = path LIMIT 1;
-        IF FOUND THEN
-            RAISE EXCEPTION 'directory not empty: %', path USING ERRCODE = '55000';
-        END IF;
+    path := CASE WHEN in_parent = '/' THEN '/' || in_name ELSE in_parent || '/' || in_name END;
+    PERFORM name FROM directory WHERE home = in_home AND user_name = in_user AND parent = path LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'directory not empty: %', path USING ERRCODE = '55000';
     END IF;
     DELETE FROM directory WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name;
-    IF f.kind = 1 THEN
-        DELETE FROM localized_file WHERE home = in_home AND file_id = f.file_id;
-    END IF;
     RETURN true;
 END
 $$;

@@ -20,12 +20,14 @@ DECLARE
     head    int4;              -- bytes of the first block before in_data
     used    int4;              -- bytes of the last block up to the end of in_data, 0 for all
 BEGIN
-    SELECT kind, file_id, size, block_size INTO f FROM directory
-        WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name FOR UPDATE;
-    IF NOT FOUND OR f.kind <> 2 THEN
+    UPDATE directory SET size = greatest(size, coalesce(in_offset, size) + octet_length(in_data)), version = version + 1,
+                         modified_at = now()
+        WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name AND kind = 2
+        RETURNING file_id, size, block_size INTO f;
+    IF NOT FOUND THEN
         RAISE EXCEPTION 'no such parallel file: % in %', in_name, in_parent USING ERRCODE = '58P01';
     END IF;
-    start := coalesce(in_offset, f.size);
+    start := coalesce(in_offset, f.size - octet_length(in_data));
     stop := start + octet_length(in_data);
     first := start / f.block_size;
     last := (stop - 1) / f.block_size;
@@ -47,9 +49,7 @@ BEGIN
                substring(content, ((b.n - first) * f.block_size)::int4 + 1, f.block_size)
         FROM generate_series(first, last) AS b(n)
         ON CONFLICT (block_key, file_id, block_no) DO UPDATE SET data = EXCLUDED.data;
-    UPDATE directory SET size = greatest(size, stop), version = version + 1, modified_at = now()
-        WHERE home = in_home AND user_name = in_user AND parent = in_parent AND name = in_name;
-    RETURN greatest(f.size, stop);
+    RETURN f.size;
 END
 $$;
 

@@ -1,10 +1,10 @@
 //! Content of files: reading, writing, cutting. Every change is one transaction.
 
 use bytes::Bytes;
-use dbos_client::{Error, Result, Row, field, first_field};
+use dbos_client::{Error, FromSql, Result, Row, field, first_field};
 
 use crate::path::Place;
-use crate::tree::{Kind, Tree, kind_of};
+use crate::tree::{Kind, Tree, kind_of, missing};
 
 /// Most bytes of one write: it is one transaction.
 pub const WRITE_MAX: usize = 4 << 20;
@@ -12,6 +12,8 @@ pub const WRITE_MAX: usize = 4 << 20;
 pub const PARALLEL_BLOCKS_MAX: i64 = 1024;
 /// Most bytes asked for in one transaction of a read.
 const READ_PIECE: i64 = 4 << 20;
+/// Up to so many bytes are written as to a localized file, without a question before; a parallel one is told by the answer.
+const ASK_KIND_ABOVE: usize = 64 << 10;
 /// A read that is overtaken by writes this often in a row gives up.
 const READ_ATTEMPTS: u32 = 50;
 
@@ -22,75 +24,71 @@ struct Piece {
     data: Vec<u8>,
 }
 
-/// Where a write goes.
-#[derive(Clone, Copy, Debug)]
-enum At {
-    Offset(i64),
-    End,
-}
-
 impl Tree {
     /// Writes at `offset` in bytes; the file grows as needed, a gap reads as zeros. All or nothing. Returns the new size.
     pub async fn write(&self, path: &str, offset: i64, data: &[u8]) -> Result<i64> {
         if offset < 0 {
             return Err(range("negative offset"));
         }
-        self.write_at(path, At::Offset(offset), data).await
+        self.write_at(path, Some(offset), data).await
     }
 
     /// Writes at the end. All or nothing. Returns the new size.
     pub async fn append(&self, path: &str, data: &[u8]) -> Result<i64> {
-        self.write_at(path, At::End, data).await
+        self.write_at(path, None, data).await
     }
 
-    async fn write_at(&self, path: &str, at: At, data: &[u8]) -> Result<i64> {
+    /// `None`: at the end.
+    async fn write_at(&self, path: &str, offset: Option<i64>, data: &[u8]) -> Result<i64> {
         let place = Place::parse(path)?;
         if data.len() > WRITE_MAX {
             return Err(too_large(data.len(), WRITE_MAX));
         }
-        let stat = self.stat_place(&place).await?;
-        match stat.kind {
-            Kind::Directory => Err(wrong_kind(path)),
-            _ if data.is_empty() => Ok(stat.size),
-            Kind::Parallel => {
-                let most = (PARALLEL_BLOCKS_MAX - 1) * i64::from(stat.block_size);
-                let most = usize::try_from(most).unwrap_or(usize::MAX);
-                if data.len() > most {
-                    return Err(too_large(data.len(), most));
-                }
-                self.write_parallel(&place, at, data).await
+        if !self.is_parallel(&place, data.len()).await? {
+            let written: Option<i64> = self.write_to("dbfs_write", &place, offset, data).await?;
+            if let Some(size) = written {
+                return Ok(size);
             }
-            Kind::Localized => self.write_localized(&place, at, data).await,
+        }
+        self.write_to("dbfs_write_parallel", &place, offset, data)
+            .await
+    }
+
+    /// Asks before many bytes are written; says no for few.
+    async fn is_parallel(&self, place: &Place<'_>, bytes: usize) -> Result<bool> {
+        if bytes <= ASK_KIND_ABOVE {
+            return Ok(false);
+        }
+        let stat = self.stat_place(place).await?;
+        if stat.kind != Kind::Parallel {
+            return Ok(false);
+        }
+        let most = (PARALLEL_BLOCKS_MAX - 1) * i64::from(stat.block_size);
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        match bytes > most {
+            true => Err(too_large(bytes, most)),
+            false => Ok(true),
         }
     }
 
-    async fn write_parallel(&self, place: &Place<'_>, at: At, data: &[u8]) -> Result<i64> {
+    async fn write_to<T>(
+        &self,
+        procedure: &str,
+        place: &Place<'_>,
+        offset: Option<i64>,
+        data: &[u8],
+    ) -> Result<T>
+    where
+        T: for<'a> FromSql<'a>,
+    {
+        let sql = format!("SELECT {procedure}($1, $2, $3, $4, $5, $6)");
         let Place { parent, name, .. } = place;
-        let offset = match at {
-            At::Offset(offset) => Some(offset),
-            At::End => None,
-        };
-        let sql = "SELECT dbfs_write_parallel($1, $2, $3, $4, $5, $6)";
         let rows = self
-            .at_home(sql, &[&self.home, &self.user, parent, name, &offset, &data])
+            .at_home(
+                &sql,
+                &[&self.home, &self.user, parent, name, &offset, &data],
+            )
             .await?;
-        first_field(&rows)
-    }
-
-    async fn write_localized(&self, place: &Place<'_>, at: At, data: &[u8]) -> Result<i64> {
-        let Place { parent, name, .. } = place;
-        let rows = match at {
-            At::Offset(offset) => {
-                let sql = "SELECT dbfs_write($1, $2, $3, $4, $5, $6)";
-                self.at_home(sql, &[&self.home, &self.user, parent, name, &offset, &data])
-                    .await?
-            }
-            At::End => {
-                let sql = "SELECT dbfs_append($1, $2, $3, $4, $5)";
-                self.at_home(sql, &[&self.home, &self.user, parent, name, &data])
-                    .await?
-            }
-        };
         first_field(&rows)
     }
 
@@ -176,7 +174,7 @@ impl Tree {
         }
         let (head, blocks) = rows
             .split_first()
-            .ok_or_else(|| crate::tree::missing(place.parent, place.name))?;
+            .ok_or_else(|| missing(place.parent, place.name))?;
         let (size, block_size, version): (i64, i32, i64) =
             (field(head, 1)?, field(head, 2)?, field(head, 3)?);
         let end = (offset + length).min(size);

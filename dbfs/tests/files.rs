@@ -133,6 +133,30 @@ async fn names_are_made_listed_renamed_and_deleted() {
     }
 }
 
+#[tokio::test]
+async fn a_deleted_file_leaves_no_blocks() {
+    for engine in engines() {
+        let engine = engine.unwrap();
+        let tree = tree(&engine, "ann").await;
+        for kind in KINDS {
+            for cut in [None, Some(20), Some(0)] {
+                tree.create("/f", kind, Some(BLOCK)).await.unwrap();
+                tree.write("/f", 0, &[7; 100]).await.unwrap();
+                if let Some(size) = cut {
+                    tree.truncate("/f", size).await.unwrap();
+                }
+                tree.delete("/f").await.unwrap();
+                for table in ["localized_file", "parallel_file"] {
+                    let sql = format!("SELECT count(*) FROM {table}");
+                    let rows = tree.client().read_all(&sql, &[]).await.unwrap();
+                    let left: i64 = rows[0].get(0);
+                    assert_eq!(left, 0, "{table}, {kind} cut to {cut:?} on {}", engine.name);
+                }
+            }
+        }
+    }
+}
+
 async fn tree_client(engine: &Engine) -> dbos_client::Client {
     engine.client().await.unwrap()
 }
@@ -183,10 +207,14 @@ async fn wrong_requests_are_told_apart() {
             "54000"
         );
         let blocks = usize::try_from(PARALLEL_BLOCKS_MAX * i64::from(BLOCK)).unwrap();
-        assert_eq!(
-            code(tree.write("/p", 0, &vec![0; blocks + 1]).await),
-            "54000"
-        );
+        // Asked for its kind before, and not.
+        for bytes in [blocks + 1, 100_000] {
+            assert_eq!(code(tree.write("/p", 0, &vec![0; bytes]).await), "54000");
+        }
+        assert_eq!(code(tree.write("/d", 0, &[0; 100_000]).await), "42809");
+        assert_eq!(code(tree.write("/none", 0, &[0; 100_000]).await), "58P01");
+        assert_eq!(tree.append("/p", b"").await.unwrap(), 0);
+        assert_eq!(tree.stat("/p").await.unwrap().version, 0);
         assert_eq!(
             code(
                 FileSystem::new(tree_client(&engine).await)

@@ -163,7 +163,9 @@ async fn stopped_at_each_step(kind: Kind) {
                 assert!(stop < 100, "{change:?} does not end");
             }
             let least = match (change, kind) {
-                (Change::Rename, _) | (Change::Delete, Kind::Localized) => 1,
+                (Change::Rename, _) => 1,
+                (Change::Write | Change::WriteBeyond | Change::Append, Kind::Localized) => 1,
+                (Change::Delete, Kind::Localized) => 1,
                 (Change::Delete, _) => 3,
                 _ => 2,
             };

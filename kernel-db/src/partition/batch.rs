@@ -100,8 +100,9 @@ impl Batch {
         };
         // A message may come in pieces: the fields with many parts are encoded without being built first.
         let changes: usize = ops.iter().map(encode::op_len).sum();
-        let mut data = rare.encode_to_vec();
-        data.reserve_exact(changes + self.sessions.len());
+        let length = rare.encoded_len() + changes + self.sessions.len();
+        let mut data = Vec::with_capacity(length);
+        rare.encode_raw(&mut data);
         for op in &ops {
             encode::op(&mut data, op);
         }

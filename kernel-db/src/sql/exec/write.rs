@@ -357,28 +357,34 @@ fn failing_row(table: &Table, row: &[Value]) -> String {
 /// Key and value of a row. Small ones share one allocation: the store keeps keys longer than values, and may so keep the
 /// first value of a key for as long as the key.
 fn row_record(table: &Table, mut key: Vec<u8>, row: &[Value]) -> Result<(Bytes, Bytes)> {
-    let begins = key.len();
-    codec::row::encode_into(&mut key, row)?;
-    let length = key.len() - begins;
-    if length > ROW_BYTES_MAX {
-        return Err(Error::new(
-            "54000",
-            format!(
-                "row of \"{}\" is {length} bytes long; at most {ROW_BYTES_MAX} are allowed",
-                table.name,
-            ),
-        )
-        .hint("split large values over several rows"));
-    }
-    if length > SHARED_BYTES_MAX {
-        let value = Bytes::copy_from_slice(&key[begins..]);
-        key.truncate(begins);
+    let length_max = codec::row::length_max(row);
+    if length_max > SHARED_BYTES_MAX {
+        let mut value = Vec::with_capacity(length_max);
+        codec::row::encode_into(&mut value, row)?;
+        check_length(table, value.len())?;
         key.shrink_to_fit();
-        return Ok((key.into(), value));
+        return Ok((key.into(), value.into()));
     }
+    let begins = key.len();
+    key.reserve_exact(length_max);
+    codec::row::encode_into(&mut key, row)?;
     let mut key = Bytes::from(key);
     let value = key.split_off(begins);
     Ok((key, value))
+}
+
+fn check_length(table: &Table, length: usize) -> Result<()> {
+    if length <= ROW_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::new(
+        "54000",
+        format!(
+            "row of \"{}\" is {length} bytes long; at most {ROW_BYTES_MAX} are allowed",
+            table.name,
+        ),
+    )
+    .hint("split large values over several rows"))
 }
 
 /// Writes a row that is known to be new.

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::frame::protocol;
 use crate::error::{Error, Result};
@@ -49,8 +49,11 @@ impl Formats {
     }
 }
 
+/// Byte strings from here on share the memory of the message they came in, which lives as long as the call.
+const SHARED_BYTES_MIN: usize = 16 << 10;
+
 /// A parameter's value from its bytes.
-pub fn decode(bytes: &[u8], data_type: DataType, binary: bool) -> Result<Value> {
+pub fn decode(bytes: &Bytes, data_type: DataType, binary: bool) -> Result<Value> {
     let invalid = || Error::new("22021", "invalid byte sequence for encoding \"UTF8\"");
     let character = matches!(
         data_type,
@@ -60,6 +63,9 @@ pub fn decode(bytes: &[u8], data_type: DataType, binary: bool) -> Result<Value> 
         return Err(invalid());
     }
     if binary {
+        if data_type == DataType::Bytea && bytes.len() >= SHARED_BYTES_MIN {
+            return Ok(Value::Bytea(bytes.clone()));
+        }
         return binary::from_binary(bytes, data_type);
     }
     text::from_text(
@@ -77,6 +83,23 @@ pub fn encode(out: &mut BytesMut, value: &Value, binary: bool) {
             let mut text = String::new();
             text::write_text(value, &mut text);
             out.extend_from_slice(text.as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_long_byte_strings_share_their_message() {
+        for (length, shared) in [(SHARED_BYTES_MIN - 1, false), (SHARED_BYTES_MIN, true)] {
+            let sent = Bytes::from(vec![7; length]);
+            let Value::Bytea(value) = decode(&sent, DataType::Bytea, true).unwrap() else {
+                panic!("another type");
+            };
+            assert_eq!(value, sent);
+            assert_eq!(value.as_ptr() == sent.as_ptr(), shared);
         }
     }
 }
