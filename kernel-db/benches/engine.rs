@@ -69,6 +69,7 @@ impl Engine {
         let node = NodeConfig::default();
         let options = EngineLogOptions {
             prefill_bytes: node.log_prefill_bytes,
+            fill_ahead: true,
             ..EngineLogOptions::default()
         };
         let log: Arc<dyn LogStore> =

@@ -135,6 +135,7 @@ pub fn open_log(config: &NodeConfig, dir: &Path, identity: Identity) -> Result<A
             Durability::Fsync => config.log_prefill_bytes,
             Durability::Memory => 0,
         },
+        fill_ahead: config.durability == Durability::Fsync,
         ..EngineLogOptions::default()
     };
     Ok(Arc::new(EngineLog::open(dir, &options, identity)?))

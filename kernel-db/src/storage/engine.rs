@@ -3,8 +3,8 @@
 //! A group is a raft-engine region of the same number; its hard state is a message under one key. Old files go once the
 //! groups have truncated what they held; the few entries of slow groups that pin them are rewritten by raft-engine.
 //!
-//! Files are written over again rather than made anew, and some are filled with zeroes at first: what an fdatasync costs in a file
-//! that need not grow does not depend on the file system's journal, which waits for what others write (spills).
+//! Files are written over again rather than made anew, and filled with zeroes before their first use: what an fdatasync costs in a
+//! file that need not grow does not depend on the file system's journal, which waits for what others write (spills).
 //!
 //! raft-engine panics when fdatasync fails, on purpose: what the log then holds is unknown, and the node must stop.
 
@@ -12,10 +12,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use raft::eraftpb::{Entry, HardState};
-use raft_engine::env::{DefaultFileSystem, FileSystem};
+use raft_engine::env::FileSystem;
 use raft_engine::internals::FilePipeLog;
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize};
 
+use super::filled::{FilledFiles, Filler};
 use super::format::{Identity, io_error, open_directory, storage_error};
 use super::log::{LogStore, LogWrite, check_contiguous};
 use super::memory_log::missing_entries;
@@ -36,6 +37,8 @@ pub struct EngineLogOptions {
     pub purge_bytes: u64,
     /// Bytes of files that are filled before the first use; rounded up to a half more, in whole files. 0: none.
     pub prefill_bytes: u64,
+    /// Fills the next file while the present one is in use: see `filled`.
+    pub fill_ahead: bool,
 }
 
 impl Default for EngineLogOptions {
@@ -44,13 +47,16 @@ impl Default for EngineLogOptions {
             file_bytes: 32 << 20,
             purge_bytes: 128 << 20,
             prefill_bytes: 0,
+            fill_ahead: false,
         }
     }
 }
 
 /// See the module's description. `F` is how files are reached: tests break it.
-pub struct EngineLog<F: FileSystem = DefaultFileSystem> {
+pub struct EngineLog<F: FileSystem = FilledFiles> {
     engine: Engine<F, FilePipeLog<F>>,
+    /// Told what is appended.
+    filler: Option<Arc<Filler>>,
 }
 
 struct Entries;
@@ -66,7 +72,20 @@ impl MessageExt for Entries {
 impl EngineLog {
     /// As `open_on`, on the real file system.
     pub fn open(dir: &Path, options: &EngineLogOptions, identity: Identity) -> Result<Self> {
-        Self::open_on(dir, options, identity, Arc::new(DefaultFileSystem))
+        let next = dir.join("next-log-file");
+        let filler = match options.fill_ahead {
+            true => Some(Filler::start(next.clone(), options.file_bytes)),
+            false => None,
+        };
+        let filler = filler
+            .transpose()
+            .map_err(|e| io_error("make", &next, &e))?;
+        let filler = filler.map(Arc::new);
+        let files = FilledFiles(filler.clone());
+        Ok(Self {
+            filler,
+            ..Self::open_on(dir, options, identity, Arc::new(files))?
+        })
     }
 }
 
@@ -94,7 +113,10 @@ impl<F: FileSystem> EngineLog<F> {
         if options.prefill_bytes > 0 {
             sync_prefilled(&dir.join("raft-engine"))?;
         }
-        Ok(Self { engine })
+        Ok(Self {
+            engine,
+            filler: None,
+        })
     }
 
     fn bounds(&self, group: u32) -> (u64, u64) {
@@ -160,10 +182,11 @@ impl<F: FileSystem + 'static> LogStore for EngineLog<F> {
                 .put(NODE_REGION, b"synced".to_vec(), Vec::new())
                 .map_err(engine_error)?;
         }
-        self.engine
-            .write(&mut batch, sync)
-            .map(|_| ())
-            .map_err(engine_error)
+        let bytes = self.engine.write(&mut batch, sync).map_err(engine_error)?;
+        if let Some(filler) = &self.filler {
+            filler.wrote(bytes);
+        }
+        Ok(())
     }
 
     fn load(&self, group: u32) -> Result<(u64, u64, HardState)> {

@@ -100,3 +100,61 @@ fn a_damaged_log_record_is_refused_and_never_served() {
     );
     assert_eq!(replica.err().unwrap().sqlstate(), "XX001");
 }
+
+#[test]
+fn the_next_file_is_filled_while_the_present_one_is_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let next = dir.path().join("next-log-file");
+    let options = EngineLogOptions {
+        file_bytes: 256 << 10,
+        fill_ahead: true,
+        ..EngineLogOptions::default()
+    };
+    let log = EngineLog::open(dir.path(), &options, IDENTITY).unwrap();
+    let append = |index| {
+        let entry = Entry {
+            index,
+            term: 1,
+            data: vec![7; 10_000].into(),
+            ..Entry::default()
+        };
+        let write = LogWrite {
+            group: 1,
+            entries: vec![entry],
+            ..LogWrite::default()
+        };
+        log.append(vec![write], true).unwrap();
+    };
+    let begun = |number: u32| dir.path().join(format!("raft-engine/{number:016}.raftlog"));
+    (1..=12).for_each(append);
+    assert!(!next.exists(), "the first half");
+    append(13);
+    append(14);
+    let filled = || std::fs::metadata(&next).is_ok_and(|m| m.len() == options.file_bytes);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !filled() {
+        assert!(std::time::Instant::now() < deadline, "it is not filled");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    // Its last sync, and what says that it is ready.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    (15..=28).for_each(append);
+    assert!(!next.exists(), "it is not used");
+    assert_eq!(
+        std::fs::metadata(begun(2)).unwrap().len(),
+        options.file_bytes
+    );
+
+    // A crash leaves its zeroes at the end.
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::create_dir(copy.path().join("raft-engine")).unwrap();
+    for (path, _) in files(dir.path()) {
+        let to = copy.path().join(path.strip_prefix(dir.path()).unwrap());
+        std::fs::copy(&path, to).unwrap();
+    }
+    let after = EngineLog::open(copy.path(), &options, IDENTITY).unwrap();
+    assert_eq!(after.load(1).unwrap().1, 28);
+    assert_eq!(after.entries(1, 1, 29, u64::MAX).unwrap().len(), 28);
+    drop(log);
+    assert!(!next.exists(), "it is left behind");
+}

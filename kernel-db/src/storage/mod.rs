@@ -5,6 +5,7 @@
 
 pub mod engine;
 mod files;
+mod filled;
 pub mod format;
 mod log;
 #[cfg(test)]

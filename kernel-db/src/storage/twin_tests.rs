@@ -421,7 +421,7 @@ proptest! {
     #[test]
     fn log_store_and_twin_agree(steps in proptest::collection::vec(log_step(), 1..40)) {
         let dir = tempfile::tempdir().unwrap();
-        let options = EngineLogOptions { file_bytes: 4096, purge_bytes: 8192, prefill_bytes: 0 };
+        let options = EngineLogOptions { file_bytes: 4096, purge_bytes: 8192, prefill_bytes: 0, fill_ahead: false };
         let mut real = EngineLog::open(dir.path(), &options, IDENTITY).unwrap();
         let twin = MemLog::new();
         for step in &steps {
@@ -521,6 +521,7 @@ fn the_log_gives_space_back() {
         file_bytes: 64 << 10,
         purge_bytes: 256 << 10,
         prefill_bytes: 0,
+        fill_ahead: false,
     };
     let log = EngineLog::open(dir.path(), &options, IDENTITY).unwrap();
     for _ in 0..400 {
