@@ -119,8 +119,8 @@ settings! {
     /// checkpoint; past all of it, when the disk does not keep up with flushing, requests get 53100.
     log_bytes_max: u64 = 1 << 30;
     /// Bytes of log files (of 32 MiB; half as many again) that are filled with zeroes when a node starts and has not so many to use
-    /// again, so that no commit waits for a file that grows. Less than a file: none, and files grow until enough of them can be used again.
-    /// Only with `fsync`.
+    /// again, so that no commit waits for a file that grows. Less than a file: none, and the first file grows; those behind it are filled
+    /// while the one before is in use. Only with `fsync`.
     log_prefill_bytes: u64 = 64 << 20;
     /// Bytes of log written since the state was last flushed after which it is flushed, so that the log can be cut.
     flush_log_bytes: u64 = 64 << 20;

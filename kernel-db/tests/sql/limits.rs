@@ -95,6 +95,65 @@ fn deep_nesting_is_an_error_and_no_crash() {
 }
 
 #[test]
+fn a_long_chain_of_operators_is_an_error_and_no_crash() {
+    let mut db = Database::new();
+    for link in [
+        " + 1",
+        " OR true",
+        "::int",
+        " IS NULL",
+        " UNION ALL SELECT 1",
+        " UNION SELECT 1, 2",
+        " || 'a'",
+        " AT TIME ZONE 'UTC'",
+        " COLLATE \"C\"",
+        "[1]",
+        ".a",
+        " BETWEEN 1 AND 2",
+        " LIKE 'a'",
+    ] {
+        // The first has ended a node, if few of the stack's bytes are needed for a link; the last fit.
+        for length in [200_000, 9_000, 2_000] {
+            let chain = format!("1{}", link.repeat(length));
+            for sql in [
+                format!("SELECT {chain}"),
+                format!("CREATE TABLE t (a int PRIMARY KEY, b int DEFAULT {chain})"),
+                format!(
+                    "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN {chain}; END $$"
+                ),
+            ]
+            .iter()
+            .take(if length > 20_000 && link != " + 1" { 1 } else { 3 })
+            {
+                let outcome = db.run_one(sql, &[]);
+                if length > 20_000 {
+                    let state = outcome.err().map(|e| e.sqlstate().to_owned());
+                    assert!(
+                        matches!(state.as_deref(), Some("54001" | "42601")),
+                        "{}: {state:?}",
+                        &sql[..80]
+                    );
+                }
+                db.run_one("DROP TABLE IF EXISTS t", &[]).unwrap();
+                db.run_one("DROP FUNCTION IF EXISTS f()", &[]).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn long_filters_are_no_nesting() {
+    let mut db = Database::with("CREATE TABLE t (a int PRIMARY KEY)");
+    db.run_one("INSERT INTO t SELECT generate_series(1, 10)", &[])
+        .unwrap();
+    for (operator, rows) in [(" OR ", 10), (" AND ", 0)] {
+        let terms: Vec<_> = (1..=4_000).map(|n| format!("a = {n}")).collect();
+        let sql = format!("SELECT a FROM t WHERE {}", terms.join(operator));
+        assert_eq!(db.show(&sql).len(), rows, "{operator}");
+    }
+}
+
+#[test]
 fn errors_carry_their_position() {
     let mut db = Database::with("CREATE TABLE t (a int PRIMARY KEY)");
     for (sql, state, position) in [

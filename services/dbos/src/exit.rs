@@ -13,6 +13,9 @@ pub const CODES: &str = "Exit codes:
   6  nothing was changed, and the same may work later: a full mailbox, a busy cluster, a conflict
   130  interrupted";
 
+/// As of a process that SIGPIPE ended.
+const BROKEN_PIPE: i32 = 141;
+
 /// A command's failure.
 #[derive(Debug)]
 pub struct Failure {
@@ -60,6 +63,32 @@ impl Failure {
             eprintln!("hint: {hint}");
         }
     }
+}
+
+/// What writing to standard output gave. `dbos ... | head` closes it: that is no fault of anybody, and the command ends as others do.
+pub fn written(result: std::io::Result<()>) -> Result<()> {
+    result.map_err(|error| {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            std::process::exit(BROKEN_PIPE);
+        }
+        Failure::new(format!("cannot write to standard output: {error}"))
+    })
+}
+
+/// For `println!`, which panics where it cannot write: ends the process as `written` does.
+pub fn end_where_output_ends() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        let Some(why) = message.strip_prefix("failed printing to stdout: ") else {
+            return report(panic);
+        };
+        if why.contains("Broken pipe") {
+            std::process::exit(BROKEN_PIPE);
+        }
+        Failure::new(format!("cannot write to standard output: {why}")).print();
+        std::process::exit(1);
+    }));
 }
 
 impl From<std::io::Error> for Failure {

@@ -7,7 +7,7 @@ use dbfs::{Entry, FileSystem, Kind, NewUser, Tree};
 use serde_json::json;
 
 use crate::args::{FsCommand, TargetArgs};
-use crate::exit::{Failure, Result};
+use crate::exit::{Failure, Result, written};
 use crate::output::Rows;
 use crate::service::{client, failure};
 
@@ -172,7 +172,7 @@ async fn cat(tree: &Tree, path: &str, offset: u64, length: Option<u64>) -> Resul
         if data.is_empty() {
             break;
         }
-        out.write_all(&data)?;
+        written(out.write_all(&data))?;
         at += data.len() as i64;
         left -= data.len() as i64;
     }

@@ -16,6 +16,7 @@ mod task;
 mod worker;
 
 use std::future::Future;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -29,7 +30,7 @@ use exit::{Failure, Result};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    end_quietly_on_broken_pipe();
+    exit::end_where_output_ends();
     let cli = Cli::parse();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -40,18 +41,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// `dbos ... | head` closes our standard output: that is no fault of anybody.
-fn end_quietly_on_broken_pipe() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        let message = panic.payload_as_str().unwrap_or_default();
-        if message.starts_with("failed printing to stdout") && message.contains("Broken pipe") {
-            std::process::exit(141);
-        }
-        report(panic);
-    }));
-}
-
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Node { config } => node::run(&config),
@@ -60,8 +49,10 @@ fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "dbos", &mut std::io::stdout());
-            Ok(())
+            // Into memory first: it panics where it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "dbos", &mut script);
+            exit::written(std::io::stdout().write_all(&script))
         }
         Command::Cluster { command } => block_on(cluster::run(command)),
         Command::Sql {

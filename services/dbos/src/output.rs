@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 
-use crate::exit::Result;
+use crate::exit::{Result, written};
 
 /// Rows of text with their column names; `None` is NULL.
 #[derive(Clone, Debug, Default)]
@@ -50,14 +50,13 @@ impl Rows {
     /// Prints as a table, or one JSON object per line.
     pub fn print(&self, json: bool) -> Result<()> {
         let mut out = std::io::stdout().lock();
-        if json {
-            for row in self.json() {
-                writeln!(out, "{row}")?;
-            }
-        } else {
-            writeln!(out, "{}", self.table())?;
-        }
-        Ok(())
+        written(match json {
+            true => self
+                .json()
+                .iter()
+                .try_for_each(|row| writeln!(out, "{row}")),
+            false => writeln!(out, "{}", self.table()),
+        })
     }
 }
 

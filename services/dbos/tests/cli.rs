@@ -173,3 +173,35 @@ fn completions_name_the_commands() {
         );
     }
 }
+
+#[test]
+fn output_that_nobody_takes_ends_the_command() {
+    // Long texts, of commands that print in different ways.
+    for args in [
+        &["completions", "bash"][..],
+        &["config", "--default"],
+        &["--help"],
+    ] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_dbos"))
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let ended = child.wait_with_output().unwrap();
+        let quiet = ended.stderr.is_empty() && ended.status.code() != Some(101);
+        assert!(quiet, "{args:?}: {ended:?}");
+    }
+    for args in [&["completions", "bash"][..], &["config", "--default"]] {
+        let full = std::fs::File::create("/dev/full").unwrap();
+        let ended = Command::new(env!("CARGO_BIN_EXE_dbos"))
+            .args(args)
+            .stdout(full)
+            .output()
+            .unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{args:?}: {ended:?}");
+        let told = text(&ended.stderr);
+        assert!(told.contains("cannot write to standard output"), "{told}");
+    }
+}

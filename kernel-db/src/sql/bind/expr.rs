@@ -164,7 +164,6 @@ impl Binder<'_> {
         op: &BinaryOperator,
         right: &ast::Expr,
     ) -> Result<Typed> {
-        let bool_of = |expr| Ok(Typed::new(expr, DataType::Bool));
         let named;
         let op = match op {
             BinaryOperator::PGCustomBinaryOperator(path) => {
@@ -173,24 +172,8 @@ impl Binder<'_> {
             }
             op => op,
         };
-        match op {
-            BinaryOperator::And | BinaryOperator::Or => {
-                let what = if *op == BinaryOperator::And {
-                    "AND"
-                } else {
-                    "OR"
-                };
-                let left = self.expr(left)?;
-                let left = self.condition(left, what)?;
-                let right = self.expr(right)?;
-                let right = self.condition(right, what)?;
-                return bool_of(if *op == BinaryOperator::And {
-                    Expr::And(flat(left, right, |e| matches!(e, Expr::And(_))))
-                } else {
-                    Expr::Or(flat(left, right, |e| matches!(e, Expr::Or(_))))
-                });
-            }
-            _ => {}
+        if matches!(op, BinaryOperator::And | BinaryOperator::Or) {
+            return self.connected(left, op, right);
         }
         if let (ast::Expr::Tuple(l), ast::Expr::Tuple(r)) = (left, right)
             && let Some(op) = compare_op(op)
@@ -204,7 +187,8 @@ impl Binder<'_> {
         };
         if let Some(op) = compare_op(op) {
             let span = sqlparser::ast::Spanned::span(right);
-            return bool_of(self.compare(op, l, r).map_err(|e| self.at(e, span))?);
+            let compared = self.compare(op, l, r).map_err(|e| self.at(e, span))?;
+            return Ok(Typed::new(compared, DataType::Bool));
         }
         match op {
             BinaryOperator::PGLikeMatch => self.like_bound(l, r, None, false, false),
@@ -213,6 +197,40 @@ impl Binder<'_> {
             BinaryOperator::PGNotILikeMatch => self.like_bound(l, r, None, true, true),
             _ => self.operator(op, l, r),
         }
+    }
+
+    /// A chain of ANDs, or of ORs, of any length: it is one level deep.
+    fn connected(
+        &mut self,
+        mut left: &ast::Expr,
+        op: &BinaryOperator,
+        right: &ast::Expr,
+    ) -> Result<Typed> {
+        let mut operands = vec![right];
+        while let ast::Expr::BinaryOp {
+            left: first,
+            op: same,
+            right: next,
+        } = left
+            && same == op
+        {
+            operands.push(next);
+            left = first;
+        }
+        operands.push(left);
+        let and = *op == BinaryOperator::And;
+        let what = if and { "AND" } else { "OR" };
+        let mut list = Vec::with_capacity(operands.len());
+        for operand in operands.into_iter().rev() {
+            let bound = self.expr(operand)?;
+            match self.condition(bound, what)? {
+                Expr::And(inner) if and => list.extend(inner),
+                Expr::Or(inner) if !and => list.extend(inner),
+                other => list.push(other),
+            }
+        }
+        let expr = if and { Expr::And(list) } else { Expr::Or(list) };
+        Ok(Typed::new(expr, DataType::Bool))
     }
 
     fn unary(&mut self, op: UnaryOperator, inner: &ast::Expr) -> Result<Typed> {
@@ -578,20 +596,4 @@ pub fn compare_op(op: &BinaryOperator) -> Option<CompareOp> {
         BinaryOperator::GtEq => CompareOp::Ge,
         _ => return None,
     })
-}
-
-/// One list out of nested ANDs (or ORs).
-fn flat(left: Expr, right: Expr, same: impl Fn(&Expr) -> bool) -> Vec<Expr> {
-    let mut list = Vec::new();
-    for side in [left, right] {
-        if same(&side) {
-            match side {
-                Expr::And(inner) | Expr::Or(inner) => list.extend(inner),
-                other => list.push(other),
-            }
-        } else {
-            list.push(side);
-        }
-    }
-    list
 }

@@ -34,9 +34,7 @@ pub fn parse_timed(text: &str) -> Result<Vec<Parsed>> {
             format!("statement text is longer than {TEXT_BYTES_MAX} bytes"),
         ));
     }
-    let mut tokens = Tokenizer::new(&DIALECT, text)
-        .tokenize_with_location()
-        .map_err(|e| syntax_error(text, &ParserError::TokenizerError(e.to_string())))?;
+    let mut tokens = tokens_of(text)?;
     for token in &mut tokens {
         // Hive's INSERT INTO DIRECTORY is no PostgreSQL: there it is a table's name like any other.
         if let Token::Word(word) = &mut token.token
@@ -84,15 +82,21 @@ pub fn parse_timed(text: &str) -> Result<Vec<Parsed>> {
     Ok(statements)
 }
 
+fn tokens_of(text: &str) -> Result<Vec<TokenWithSpan>> {
+    let tokens = Tokenizer::new(&DIALECT, text)
+        .tokenize_with_location()
+        .map_err(|e| syntax_error(text, &ParserError::TokenizerError(e.to_string())))?;
+    super::long_chains::check(&tokens)?;
+    Ok(tokens)
+}
+
 pub(super) fn is_blank(token: &TokenWithSpan) -> bool {
     matches!(token.token, Token::Whitespace(_) | Token::EOF)
 }
 
 /// The expression in `text`, alone: defaults, checks, procedure expressions.
 pub fn parse_expression(text: &str) -> Result<sqlparser::ast::Expr> {
-    let mut parser = Parser::new(&DIALECT)
-        .try_with_sql(text)
-        .map_err(|e| syntax_error(text, &e))?;
+    let mut parser = Parser::new(&DIALECT).with_tokens_with_locations(tokens_of(text)?);
     let expr = parser.parse_expr().map_err(|e| syntax_error(text, &e))?;
     let next = parser.next_token();
     if next.token == Token::EOF {

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::home::ClusterSpec;
 use super::{members, process, rollback, status, up};
 use crate::args::ClusterCommand;
-use crate::exit::{Failure, Result};
+use crate::exit::{Failure, Result, written};
 use crate::output::Rows;
 
 pub async fn run(command: ClusterCommand) -> Result<()> {
@@ -120,16 +120,13 @@ async fn logs(spec: &ClusterSpec, node: u16, follow: bool) -> Result<()> {
     loop {
         let n = file.read(&mut chunk)?;
         if n > 0 {
-            match out.write_all(&chunk[..n]) {
-                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
-                result => result?,
-            }
+            written(out.write_all(&chunk[..n]))?;
             continue;
         }
         if !follow {
             return Ok(());
         }
-        out.flush()?;
+        written(out.flush())?;
         if file.metadata()?.len() < file.stream_position()? {
             file.seek(SeekFrom::Start(0))?;
         }
