@@ -5,17 +5,20 @@
 --     SELECT msg_send($1, $2, $3), msg_send($1, $2, $4), msg_send($1, $2, $5);
 CREATE OR REPLACE FUNCTION msg_send(in_receiver int8, in_sender int8, in_data bytea) RETURNS int8 LANGUAGE plpgsql AS $$
 DECLARE
-    box    record;
-    oldest int8;
+    box      record;
+    in_place int8;
 BEGIN
     INSERT INTO mailbox (receiver_id, last_id) VALUES (in_receiver, 1)
         ON CONFLICT (receiver_id) DO UPDATE SET last_id = mailbox.last_id + 1
         RETURNING last_id, message_limit INTO box;
-    -- Messages leave from the oldest on, so that those that wait have ids without gaps.
-    SELECT q.message_id INTO oldest FROM message q WHERE q.receiver_id = in_receiver ORDER BY q.message_id LIMIT 1;
-    IF coalesce(box.last_id - oldest, 0) >= box.message_limit THEN
-        RAISE EXCEPTION 'the mailbox of % is full: % messages wait', in_receiver, box.message_limit
-            USING ERRCODE = '53400', HINT = 'send again when its receiver has emptied it, or raise mailbox.message_limit';
+    IF box.last_id > box.message_limit THEN
+        -- Messages leave from the oldest on, so that those that wait have ids without gaps: one row tells whether so many do.
+        SELECT q.message_id INTO in_place FROM message q
+            WHERE q.receiver_id = in_receiver AND q.message_id = box.last_id - box.message_limit;
+        IF in_place IS NOT NULL OR box.message_limit = 0 THEN
+            RAISE EXCEPTION 'the mailbox of % is full: % messages wait', in_receiver, box.message_limit
+                USING ERRCODE = '53400', HINT = 'send again when its receiver has emptied it, or raise mailbox.message_limit';
+        END IF;
     END IF;
     INSERT INTO message (receiver_id, message_id, sender_id, data)
         VALUES (in_receiver, box.last_id, in_sender, in_data);

@@ -318,6 +318,19 @@ async fn a_full_mailbox_refuses_until_there_is_room() {
             Some("53400")
         );
         assert_eq!(messages.unread(9).await.unwrap(), 0, "on {}", engine.name);
+        // One that may hold nothing takes nothing.
+        messages.send(10, 1, b"z").await.unwrap();
+        let none = "UPDATE mailbox SET message_limit = 0 WHERE receiver_id = $1";
+        messages
+            .client()
+            .call(10_i64, none, &[&10_i64])
+            .await
+            .unwrap();
+        for left in [1, 0] {
+            let refused = messages.send(10, 1, b"z").await.unwrap_err();
+            assert_eq!(refused.sqlstate(), Some("53400"), "on {}", engine.name);
+            assert_eq!(messages.receive(10, 9, NOW).await.unwrap().len(), left);
+        }
         // When there is room, it gets through.
         assert_eq!(texts(&messages.receive(7, 1, NOW).await.unwrap()), ["a"]);
         assert_eq!(messages.send(7, 1, b"d").await.unwrap(), 3);
