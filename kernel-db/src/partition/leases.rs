@@ -9,14 +9,13 @@
 //! * A lease that somebody waits for is wanted back: its holder is told (`lease_recalls`), and its keys are leased to nobody
 //!   else. So a write waits for one answer of the holder, or for the length of one lease when that is dead.
 //! * A leader that has leases has said so in the log (`records::lease_key`) before a holder hears of its own: the next
-//!   leader, who does not know which they are, changes no row for the longest of them (`Leases::open`).
+//!   leader, who does not know which they are, changes no row for the longest of them (`Leases::open`). The partition's own
+//!   records are leased to nobody, and so may change.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use bytes::Bytes;
-
 use super::locks::{Holder, Locks};
-use super::records::{lease_key, recall_key};
+use super::records::{beside_records, lease_key, recall_key};
 use crate::error::{Error, Result};
 use crate::storage::StateStore;
 use crate::txn::messages::{LockMode, Span, TxnId};
@@ -85,8 +84,8 @@ impl Leases {
             let length_us = length_us.map(u64::from_be_bytes);
             leases.recorded_us =
                 length_us.ok_or_else(|| Error::internal("the record of leases is damaged"))?;
-            let all = Span::range(Bytes::new(), Bytes::from_static(&[0xff; 8]));
-            leases.add(locks, EARLIER, 0, vec![all], leases.recorded_us, now_us);
+            let all = beside_records().to_vec();
+            leases.add(locks, EARLIER, 0, all, leases.recorded_us, now_us);
         }
         Ok(leases)
     }

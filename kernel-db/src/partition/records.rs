@@ -132,6 +132,15 @@ pub fn recall_key(holder: i64) -> Bytes {
         .into()
 }
 
+/// All keys but those of records: what may be leased to clients.
+pub fn beside_records() -> [Span; 2] {
+    let start = |table: u32| Bytes::copy_from_slice(&table.to_be_bytes());
+    [
+        Span::range(Bytes::new(), start(RECORDS_TABLE_ID)),
+        Span::range(start(RECORDS_TABLE_ID + 1), Bytes::from_static(&[0xff; 8])),
+    ]
+}
+
 fn of_kind(kind: u8) -> Vec<u8> {
     [&RECORDS_TABLE_ID.to_be_bytes()[..], &[kind]].concat()
 }
@@ -175,4 +184,32 @@ fn decode((key, row): (Bytes, Versioned)) -> Result<(TxnId, u64, Record)> {
         _ => return Err(Error::internal("a transaction record is of unknown kind")),
     };
     Ok((txn, row.ts, record))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_keys_but_those_of_records_may_be_leased() {
+        let may = |key: &[u8]| beside_records().iter().any(|span| span.contains(key));
+        let txn = TxnId {
+            start: u64::MAX,
+            node: u64::MAX,
+            number: u64::MAX,
+        };
+        let staged = staged_key(txn, &[0xff; 8]);
+        let records = [
+            prepared_key(txn),
+            staged,
+            heard_key(txn),
+            lease_key(),
+            members_key(),
+        ];
+        assert!(records.iter().all(|key| !may(key)));
+        let others = [0, 1, RECORDS_TABLE_ID + 1, 100, u32::MAX - 1];
+        let rows = others.map(|table| [&table.to_be_bytes()[..], &[0xff; 9]].concat());
+        assert!(rows.iter().all(|key| may(key)));
+        assert!(may(&0_u32.to_be_bytes()));
+    }
 }

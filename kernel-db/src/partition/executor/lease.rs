@@ -7,7 +7,7 @@ use super::run::Stopped;
 use crate::error::Result;
 use crate::partition::leases::recall_span;
 use crate::partition::locks::Locks;
-use crate::partition::records::lease_key;
+use crate::partition::records::{beside_records, lease_key};
 use crate::partition::replica::{Now, ReplicaConfig};
 use crate::partition::transaction::{Lease, LeaseAsk};
 use crate::planted::Mutation;
@@ -114,6 +114,10 @@ impl<S: StateStore> Executor<S> {
         spans.dedup();
         // Whoever reads passes all locked ranges: there must not be many.
         let few = spans.len() <= KEYS_MAX && spans.iter().all(Span::is_key);
+        // The next leader leaves records out of what it keeps unchanged.
+        let leasable = beside_records();
+        let of_rows = |span: &Span| leasable.iter().any(|range| range.overlaps(span));
+        let few = few && spans.iter().all(of_rows);
         let room = self.leases.len() + spans.len() <= config.leases_max;
         if spans.is_empty() || !few || !room || !self.leases.may_grant(&self.locks, &spans) {
             return None;
