@@ -37,7 +37,7 @@ pub use config::{Durability, NodeAddress, NodeConfig};
 pub use run::{run, run_on, terminated};
 
 #[cfg(test)]
-pub(crate) use steps::{Step, next_step};
+pub(crate) use steps::{Step, Stepper};
 #[cfg(test)]
 pub(crate) use topology::Topology;
 

@@ -1,6 +1,6 @@
 //! A move of a group to other nodes, one step at a time, as its leader takes them: learner, caught up, joint change.
 
-use crate::partition::{FollowerStatus, MemberChange, ReplicaStatus};
+use crate::partition::{Fence, FollowerStatus, MemberChange, ReplicaStatus};
 
 /// Entries that a learner may be behind when it is made a voter.
 const LAG_MAX: u64 = 64;
@@ -15,8 +15,32 @@ pub(crate) enum Step {
     Change(MemberChange),
 }
 
+/// Finds one step: a fence is committed first, and another one before it is said that nothing is left.
+#[derive(Default)]
+pub(crate) struct Stepper {
+    confirms: bool,
+}
+
+impl Stepper {
+    /// To be committed by the group's leader before `next`: so it leads, and no step of an earlier version comes any more.
+    pub fn fence(&self, version: u64) -> Fence {
+        Fence {
+            version,
+            confirms: self.confirms,
+        }
+    }
+
+    /// What a leader with this status does towards the voters `target`. None: all is done, but who is replaced may leave for
+    /// ever then, and the new members must be able to go on without it: once more, with the fence that says so now.
+    pub fn next(&mut self, status: &ReplicaStatus, target: &[u64]) -> Option<Step> {
+        let step = next_step(status, target);
+        let done = matches!(step, Step::Done);
+        (!done || std::mem::replace(&mut self.confirms, true)).then_some(step)
+    }
+}
+
 /// The next step of a leader with this status towards the voters `target`.
-pub(crate) fn next_step(status: &ReplicaStatus, target: &[u64]) -> Step {
+fn next_step(status: &ReplicaStatus, target: &[u64]) -> Step {
     let sorted = |nodes: &[u64]| {
         let mut nodes = nodes.to_vec();
         nodes.sort_unstable();

@@ -1,6 +1,6 @@
 //! Nodes that come and go: one is added, removed, or loses its disk and is replaced by a new one, while everything else goes on.
 //!
-//! What is decided is the cluster's own (`Topology`, `next_step`); the topology's row is a variable here, as if it were always
+//! What is decided is the cluster's own (`Topology`, `Stepper`); the topology's row is a variable here, as if it were always
 //! read fresh. A step is taken a second time now and then, when its version of the topology may be over: the fence is to
 //! refuse that. A replica is dropped as soon as the topology does not name it, a machine that was removed is never seen again.
 
@@ -12,8 +12,8 @@ use super::plan::Plan;
 use super::rng::Rng;
 use super::world::{Event, Node, World};
 use crate::error::Error;
-use crate::node::{NodeAddress, NodeConfig, Step, Topology, next_step};
-use crate::partition::{Durability, Fence, Input, MemberChange, Role};
+use crate::node::{NodeAddress, NodeConfig, Step, Stepper, Topology};
+use crate::partition::{Durability, Input, MemberChange, Role};
 
 /// Looks that begin something new, in thousands.
 const BEGIN_PERMILLE: u64 = 25;
@@ -31,8 +31,7 @@ pub struct Moves {
     asked: Option<(u64, u64)>,
     /// The node to ask for the group's leader.
     guess: u64,
-    /// All is done, and the log is to hold something behind it.
-    confirms: bool,
+    steps: Stepper,
 }
 
 impl Moves {
@@ -49,7 +48,7 @@ impl Moves {
             gone: BTreeSet::new(),
             asked: None,
             guess: 1,
-            confirms: false,
+            steps: Stepper::default(),
         })
     }
 
@@ -106,10 +105,7 @@ impl World {
             self.moves.topology = self.moves.topology.settle();
         } else if self.moves.asked.is_none() {
             let node = self.moves.guess;
-            let fence = Fence {
-                version: self.moves.topology.version,
-                confirms: self.moves.confirms,
-            };
+            let fence = self.moves.steps.fence(self.moves.topology.version);
             let ask = Ask {
                 node,
                 group: moving.group,
@@ -127,7 +123,7 @@ impl World {
         let Some((_, node)) = self.moves.asked.take_if(|(asked, _)| *asked == question) else {
             return Ok(());
         };
-        let confirms = std::mem::take(&mut self.moves.confirms);
+        let mut steps = std::mem::take(&mut self.moves.steps);
         let Some(moving) = self.moves.topology.moving.clone() else {
             return Ok(());
         };
@@ -144,11 +140,11 @@ impl World {
             self.moves.guess = self.clients.next_node(node);
             return Ok(());
         };
-        match next_step(&status, &moving.voters) {
-            Step::Done if !confirms => {
-                self.moves.confirms = true;
-                Ok(())
-            }
+        let Some(step) = steps.next(&status, &moving.voters) else {
+            self.moves.steps = steps;
+            return Ok(());
+        };
+        match step {
             Step::Done => {
                 self.note(node, group, || format!("has moved to {:?}", moving.voters));
                 self.totals.add("fault: membership change", 1);

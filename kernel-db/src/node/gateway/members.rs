@@ -23,10 +23,10 @@ use crate::node::NodeAddress;
 use crate::node::datadir;
 use crate::node::peers::OnLoss;
 use crate::node::placement::SYSTEM;
-use crate::node::steps::{Step, next_step};
+use crate::node::steps::{Step, Stepper};
 use crate::node::topology::{Move, Topology};
 use crate::node::upkeep::give_away;
-use crate::partition::{Fence, Input, ReplicaStatus, Store, Transaction, TxnEnv};
+use crate::partition::{Input, ReplicaStatus, Store, Transaction, TxnEnv};
 use crate::sql::transaction::topology_key;
 use crate::wire::peer::{Admin, Advance, admin, answer, call, maintain};
 
@@ -244,23 +244,17 @@ impl Gateway {
     ) -> LocalBoxFuture<'static, Result<answer::Body>> {
         let gateway = self.own();
         async move {
-            let fence = |confirms| {
-                let version = advance.version;
-                let fence = Arc::new(Fence { version, confirms });
-                gateway.core.submit(advance.group, fence, None, None)
+            let mut steps = Stepper::default();
+            let step = loop {
+                let fence = Arc::new(steps.fence(advance.version));
+                let fenced = gateway.core.submit(advance.group, fence, None, None);
+                fenced.await.unwrap_or_else(|_| Err(gone()))?;
+                let status = open_status(&gateway, advance.group);
+                let status = status.ok_or_else(|| Error::retry("DB002", "not leader"))?;
+                if let Some(step) = steps.next(&status, &advance.voters) {
+                    break step;
+                }
             };
-            let next = || match open_status(&gateway, advance.group) {
-                Some(status) => Ok(next_step(&status, &advance.voters)),
-                None => Err(Error::retry("DB002", "not leader")),
-            };
-            // Committed, so that this node leads, and no step of an earlier version comes any more.
-            fence(false).await.unwrap_or_else(|_| Err(gone()))?;
-            let mut step = next()?;
-            if matches!(step, Step::Done) {
-                // Who is replaced may leave for ever now: the new members must be able to go on without it.
-                fence(true).await.unwrap_or_else(|_| Err(gone()))?;
-                step = next()?;
-            }
             let text = match step {
                 Step::Done => String::new(),
                 Step::Wait(why) => why,
