@@ -30,6 +30,16 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
         .map_err(|error| io_error("sync", dir, &error))
 }
 
+/// Makes `dir`, which may be there. The directory around it must be: one that was dropped meanwhile is not to come back.
+pub fn make_dir(dir: &Path) -> Result<()> {
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+            Err(io_error("create", dir, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Removes `dir` and all in it; it may be absent.
 pub fn remove_dir(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
 
-use super::files::{directories, remove_dir, replace_text, sync_dir};
+use super::files::{directories, make_dir, remove_dir, replace_text, sync_dir};
 use super::format::{Identity, io_error, open_directory};
 use super::rocks::{RocksShared, RocksState};
 use super::state::{
@@ -267,8 +267,7 @@ impl StateStore for ReplaceableState {
         let _one = self.offering.lock().unwrap_or_else(PoisonError::into_inner);
         let making = self.dir.join(OUTGOING).join("making");
         remove_dir(&making)?;
-        fs::create_dir_all(self.dir.join(OUTGOING))
-            .map_err(|error| io_error("create", &self.dir.join(OUTGOING), &error))?;
+        make_dir(&self.dir.join(OUTGOING))?;
         self.held().state.copy_to(&making)?;
         // What it holds is read from itself: entries were applied while it was made.
         let meta = RocksState::meta_of(&making)?;
@@ -306,6 +305,8 @@ impl StateStore for ReplaceableState {
         sync_dir(&self.dir)?;
         let line = format!("{name} {} {}\n", checkpoint.index, checkpoint.term);
         replace_text(&self.dir.join(CURRENT), &line)?;
+        // As long as this one is not told of: another may arrive from then on.
+        remove_dir(&self.dir.join(INCOMING))?;
         let new = Arc::new(Held {
             state,
             origin: (checkpoint.index, checkpoint.term),
@@ -317,8 +318,7 @@ impl StateStore for ReplaceableState {
         };
         // Reads that began on the old state may finish on it.
         let _ = old.garbage.0.set(old.state.path().to_path_buf());
-        drop(old);
-        remove_dir(&self.dir.join(INCOMING))
+        Ok(())
     }
 
     fn origin(&self) -> (u64, u64) {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::files::{directories, remove_dir, sync_dir};
+use super::files::{directories, make_dir, remove_dir, sync_dir};
 use super::format::io_error;
 use crate::error::{Error, Result};
 
@@ -126,7 +126,8 @@ impl Incoming {
         for other in directories(&all)?.iter().filter(|other| **other != dir) {
             remove_dir(other)?;
         }
-        fs::create_dir_all(&dir).map_err(|error| io_error("create", &dir, &error))?;
+        make_dir(&all)?;
+        make_dir(&dir)?;
         Ok(Self {
             dir,
             attempts: vec![0; manifest.files.len()],
