@@ -16,8 +16,10 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use raft_engine::env::{DefaultFileSystem, FileSystem, Permission};
 
-/// Filled at once, and then synced: so little that a commit's fdatasync beside it waits for no more.
-const PIECE_BYTES: usize = 1 << 20;
+/// Written at once. The page cache would keep larger writes in larger folios, and each later fdatasync looks through a whole one.
+const WRITE_BYTES: usize = 64 << 10;
+/// Synced at once: so little that a commit's fdatasync beside it waits for no more.
+const PIECE_BYTES: u64 = 1 << 20;
 /// Pause behind each piece.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -116,17 +118,19 @@ impl Shared {
     /// False if it was stopped on the way.
     fn fill(&self) -> io::Result<bool> {
         let mut file = File::create(&self.path)?;
-        let zeroes = vec![0; PIECE_BYTES];
-        let mut left = self.file_bytes;
-        while left > 0 {
+        let zeroes = [0; WRITE_BYTES];
+        let mut filled = 0;
+        while filled < self.file_bytes {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(false);
             }
-            let piece = left.min(PIECE_BYTES as u64);
-            file.write_all(&zeroes[..piece as usize])?;
-            file.sync_data()?;
-            left -= piece;
-            thread::sleep(PAUSE);
+            let bytes = (self.file_bytes - filled).min(WRITE_BYTES as u64);
+            file.write_all(&zeroes[..bytes as usize])?;
+            filled += bytes;
+            if filled % PIECE_BYTES == 0 || filled == self.file_bytes {
+                file.sync_data()?;
+                thread::sleep(PAUSE);
+            }
         }
         Ok(true)
     }
