@@ -9,6 +9,9 @@ use crate::content::PARALLEL_BLOCKS_MAX;
 use crate::path::{Place, check_path, hidden_name};
 use crate::step::StepHook;
 
+/// Most bytes that one transaction deletes of a parallel file: a node refuses to read much more for one.
+const CUT_BYTES_MAX: i64 = 64 << 20;
+
 /// What a directory row stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -223,7 +226,7 @@ impl Tree {
     /// A file of many blocks is hidden first, then cut piece by piece: one transaction does not grow with the file.
     async fn delete_parallel(&self, mut place: Place<'_>) -> Result<()> {
         let stat = self.stat_place(&place).await?;
-        let piece = PARALLEL_BLOCKS_MAX * i64::from(stat.block_size);
+        let piece = cut_at_once(stat.block_size);
         let mut left = stat.size;
         let hidden = hidden_name(place.name);
         if left > piece {
@@ -259,6 +262,12 @@ impl Tree {
         self.hook.before()?;
         self.client.read(self.home, sql, params).await
     }
+}
+
+/// Bytes of a parallel file that one transaction deletes: whole blocks, of which it reads every one.
+fn cut_at_once(block_size: i32) -> i64 {
+    let block_size = i64::from(block_size);
+    (CUT_BYTES_MAX / block_size).clamp(1, PARALLEL_BLOCKS_MAX) * block_size
 }
 
 impl Kind {
@@ -301,4 +310,23 @@ fn fresh_id() -> i64 {
     // Halving keeps it positive.
     let (high, _) = uuid::Uuid::new_v4().as_u64_pair();
     (high >> 1) as i64 ^ (uuid::Uuid::new_v4().as_u64_pair().1 >> 2) as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_at_once_is_bounded_in_blocks_and_in_bytes() {
+        let mib = 1 << 20;
+        for (block_size, bytes) in [
+            (1, 1024),
+            (65_536, 64 * mib),
+            (1 << 20, 64 * mib),
+            (3 << 20, 63 * mib),
+            (4 << 20, 64 * mib),
+        ] {
+            assert_eq!(cut_at_once(block_size), bytes, "{block_size}");
+        }
+    }
 }
