@@ -19,6 +19,7 @@ DECLARE
     last    int8;
     head    int4;              -- bytes of the first block before in_data
     used    int4;              -- bytes of the last block up to the end of in_data, 0 for all
+    edge    int8;              -- key of a block of which a part stays
 BEGIN
     UPDATE directory SET size = greatest(size, coalesce(in_offset, size) + octet_length(in_data)), version = version + 1,
                          modified_at = now()
@@ -34,14 +35,16 @@ BEGIN
     head := start % f.block_size;
     used := stop % f.block_size;
     IF head > 0 THEN
+        edge := dbfs_block_key(f.file_id, first);
         SELECT p.data INTO old FROM parallel_file p
-            WHERE p.block_key = dbfs_block_key(f.file_id, first) AND p.file_id = f.file_id AND p.block_no = first;
+            WHERE p.block_key = edge AND p.file_id = f.file_id AND p.block_no = first;
         old := substring(coalesce(old, decode('', 'hex')), 1, head);
         content := old || decode(repeat('00', head - octet_length(old)), 'hex') || content;
     END IF;
     IF used > 0 AND stop < f.size THEN
+        edge := dbfs_block_key(f.file_id, last);
         SELECT p.data INTO old FROM parallel_file p
-            WHERE p.block_key = dbfs_block_key(f.file_id, last) AND p.file_id = f.file_id AND p.block_no = last;
+            WHERE p.block_key = edge AND p.file_id = f.file_id AND p.block_no = last;
         content := content || substring(coalesce(old, decode('', 'hex')), used + 1);
     END IF;
     INSERT INTO parallel_file (block_key, file_id, block_no, data)
@@ -110,8 +113,9 @@ BEGIN
         to_key := dbfs_block_key(f.file_id, (f.size - 1) / f.block_size);
         DELETE FROM parallel_file WHERE block_key BETWEEN from_key AND to_key AND file_id = f.file_id;
         IF last > 0 THEN
+            from_key := dbfs_block_key(f.file_id, keep - 1);
             UPDATE parallel_file SET data = substring(data, 1, last)
-                WHERE block_key = dbfs_block_key(f.file_id, keep - 1) AND file_id = f.file_id AND block_no = keep - 1;
+                WHERE block_key = from_key AND file_id = f.file_id AND block_no = keep - 1;
         END IF;
     END IF;
     UPDATE directory SET size = in_size, version = version + 1, modified_at = now()

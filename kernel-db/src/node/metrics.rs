@@ -232,6 +232,16 @@ impl Metrics {
         let gauge = IntGauge::with_opts(options("log_disk_bytes", "Bytes of the log on disk"));
         let gauge = gauge.map_err(broken)?;
         gauge.set(self.core.log_disk_bytes() as i64);
+        register(registry, gauge)?;
+        let Some(bytes) = resident_bytes() else {
+            return Ok(());
+        };
+        let gauge = IntGauge::with_opts(options(
+            "process_resident_memory_bytes",
+            "Bytes of physical memory of this node",
+        ));
+        let gauge = gauge.map_err(broken)?;
+        gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         register(registry, gauge)
     }
 
@@ -277,6 +287,12 @@ impl Metrics {
         register(registry, queued)?;
         register(registry, calls)
     }
+}
+
+/// Bytes of physical memory that this process has. `None` where the system does not tell.
+pub fn resident_bytes() -> Option<u64> {
+    let pages = procfs::process::Process::myself().ok()?.statm().ok()?;
+    Some(pages.resident * procfs::page_size())
 }
 
 fn options(name: &str, help: &str) -> Opts {

@@ -72,6 +72,20 @@ async fn numbers_move_with_the_work() {
         assert!(of("applied_index") <= of("commit_index"));
     }
 
+    // What operations.md says to look at is there, and dbos.nodes agrees with it.
+    let manual = include_str!("../../../docs/operations.md");
+    let named: Vec<&str> = manual
+        .split('`')
+        .filter(|word| word.starts_with("dbos_"))
+        .collect();
+    assert!(named.len() > 5, "{named:?}");
+    for name in named {
+        assert!(after.keys().any(|key| key.starts_with(name)), "{name}");
+    }
+    let memory = query(&client, "SELECT memory_bytes FROM dbos.nodes").await;
+    let ratio = after["dbos_process_resident_memory_bytes"] / memory.parse::<f64>().unwrap();
+    assert!((0.5..2.0).contains(&ratio), "{memory}: {ratio}");
+
     // Whoever asks badly is told, or hung up on, and the next one is answered.
     let (status, body) = ask(port, "GET /other HTTP/1.1\r\n\r\n");
     assert_eq!(status, "HTTP/1.1 404 Not Found");

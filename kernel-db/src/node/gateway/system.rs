@@ -12,6 +12,7 @@ use futures::future::{join, join_all};
 
 use super::Gateway;
 use crate::error::Result;
+use crate::node::metrics::resident_bytes;
 use crate::node::peers::OnLoss;
 use crate::partition::{ReplicaStatus, Role};
 use crate::sql::Value;
@@ -24,6 +25,9 @@ use crate::wire::peer::{
 
 /// A node that takes longer is shown as not alive.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Of `dbos.nodes`.
+const NODE_COLUMNS: usize = 7;
 
 /// What one node knows of a partition: input of `dbos.partitions`, not a table of its own.
 const LEADERS: &str = "leaders";
@@ -76,6 +80,10 @@ impl Gateway {
         for node in known.iter().filter(|n| !statuses.contains_key(&n.id)) {
             nodes.push(self.node_row(node, false));
         }
+        // A node of an earlier version does not know the last.
+        nodes
+            .iter_mut()
+            .for_each(|r| r.resize(NODE_COLUMNS, Value::Null));
         nodes.sort_by_key(|r| number(&r[0]));
         rows.insert("nodes".into(), nodes);
         if let Some(replicas) = rows.get_mut("replicas") {
@@ -119,6 +127,7 @@ impl Gateway {
     fn node_row(&self, node: &crate::node::NodeAddress, alive: bool) -> Vec<Value> {
         let own = alive && node.id == self.config.node_id;
         let known = |s: String| if own { text(s) } else { Value::Null };
+        let memory = resident_bytes().filter(|_| own).map_or(Value::Null, int8);
         vec![
             int4(node.id),
             text(node.sql.to_string()),
@@ -126,6 +135,7 @@ impl Gateway {
             Value::Bool(alive),
             known(self.config.data_dir.display().to_string()),
             known(env!("CARGO_PKG_VERSION").to_string()),
+            memory,
         ]
     }
 

@@ -19,7 +19,8 @@ const TABLES: [(&str, &str, &str); 13] = [
     (
         "dbos",
         "nodes",
-        "node_id:int4 sql_address:text peer_address:text alive:bool data_dir:text version:text",
+        "node_id:int4 sql_address:text peer_address:text alive:bool data_dir:text version:text \
+         memory_bytes:int8",
     ),
     (
         "dbos",
