@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Whether rates and memory last: FIFO (twice as long) and least-loaded scheduling and messages on one node with fsync, each
+# Whether rates and memory last: FIFO and least-loaded scheduling and messages, one after the other on one node with fsync, each
 # minute's rate and the node's memory at its end. Starts a cluster of its own and removes it.
 #
 # usage: endurance.sh [DURATION]    the JSON lines go to standard output, the summary to standard error
@@ -9,7 +9,7 @@ dbos=${DBOS:-target/release/dbos}
 export XDG_DATA_HOME
 XDG_DATA_HOME=$(mktemp -d -p "${TMPDIR:-/tmp}" dbos-endurance.XXXXXX)
 sampler=
-trap 'kill $sampler 2>/dev/null; "$dbos" cluster destroy --all --yes >/dev/null; rm -rf "$XDG_DATA_HOME"' EXIT
+trap 'kill $sampler 2>/dev/null || true; "$dbos" cluster destroy --all --yes >/dev/null; rm -rf "$XDG_DATA_HOME"' EXIT
 
 # sample FILE: MiB of the node's memory, one line a minute
 sample() {
@@ -25,7 +25,8 @@ run() {
   memory=$(mktemp -p "$XDG_DATA_HOME")
   sample "$memory" & sampler=$!
   line=$("$dbos" bench "$@" --name endurance --in-flight 64 --duration "$time" --json)
-  kill $sampler
+  kill $sampler && wait $sampler 2>/dev/null || true
+  sampler=
   echo "$line"
   rates=$(sed -n 's/.*"per_minute_per_s":\[\([0-9.,]*\)\].*/\1/p' <<<"$line")
   awk -v what="$*" -F, '{

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use procfs::process::{Process, Task, all_processes};
+use procfs::{CurrentSI, KernelStats};
 use serde::{Deserialize, Serialize};
 
 /// Threads with less of the time than this are left out.
@@ -17,6 +18,9 @@ const SHARE_MIN: f64 = 0.01;
 pub struct Processors {
     /// The part of all processors' time in which they ran threads.
     pub busy: f64,
+    /// The part of it that the hypervisor gave to others while a thread here wanted it.
+    #[serde(default)]
+    pub stolen: f64,
     /// Threads of one name together, those that ran longest first.
     pub threads: Vec<Thread>,
 }
@@ -59,6 +63,7 @@ struct Samples {
     before: Sample,
     after: Sample,
     elapsed: Duration,
+    stolen: f64,
 }
 
 /// Watches from the end of the warm-up to the end of the run.
@@ -75,14 +80,15 @@ impl Watch {
             if stopped.recv_timeout(warm_up) != Err(RecvTimeoutError::Timeout) {
                 return None;
             }
-            let (before, start) = (sample()?, Instant::now());
+            let (before, start, clock) = (sample()?, Instant::now(), ticks());
             let _ = stopped.recv_timeout(duration);
-            let elapsed = start.elapsed();
+            let (elapsed, stolen) = (start.elapsed(), stolen(clock, ticks()));
             let after = sample()?;
             Some(Samples {
                 before,
                 after,
                 elapsed,
+                stolen,
             })
         });
         Self { stop, thread }
@@ -125,6 +131,7 @@ impl Samples {
         threads.sort_by(|a, b| b.run_us.total_cmp(&a.run_us));
         Processors {
             busy: total / (self.elapsed.as_nanos() as f64 * cores as f64),
+            stolen: self.stolen,
             threads,
         }
     }
@@ -154,6 +161,23 @@ fn sample() -> Option<Sample> {
         }
     }
     Some(sample)
+}
+
+/// Ticks of all processors since the start, and those of them that the hypervisor took. Zeroes where the system does not tell.
+fn ticks() -> (u64, u64) {
+    let Ok(stat) = KernelStats::current() else {
+        return (0, 0);
+    };
+    let cpu = stat.total;
+    let taken = cpu.steal.unwrap_or(0);
+    let waits = cpu.iowait.unwrap_or(0) + cpu.irq.unwrap_or(0) + cpu.softirq.unwrap_or(0);
+    let all = cpu.user + cpu.nice + cpu.system + cpu.idle + waits + taken;
+    (all, taken)
+}
+
+fn stolen(before: (u64, u64), after: (u64, u64)) -> f64 {
+    let all = after.0.saturating_sub(before.0);
+    after.1.saturating_sub(before.1) as f64 / all.max(1) as f64
 }
 
 /// Parent of the kernel's own threads.
@@ -210,6 +234,7 @@ mod tests {
             before,
             after,
             elapsed,
+            stolen: stolen((100, 10), (200, 35)),
         };
         let seen = samples.between(10);
         let thread = seen.threads.iter().find(|t| t.name == "client busy");
@@ -222,6 +247,8 @@ mod tests {
         );
         // Begun behind the first look: it was given a processor once at least.
         assert!(thread.turns > 0.0 && seen.busy > 0.0, "{seen:?}");
+        assert_eq!(seen.stolen, 0.25);
+        assert!(ticks().0 > 0);
     }
 
     #[test]

@@ -163,10 +163,12 @@ impl Report {
             write!(f, "; fdatasync p50 {before} before, {after} after")?;
         }
         if let Some(processors) = &self.processors {
-            let busy = processors.busy * 100.0;
+            let percent = |part: f64| format!("{:.0} %", part * 100.0);
             write!(
                 f,
-                "\n  processors {busy:.0} % busy; µs of them per operation: {processors}"
+                "\n  processors {} busy, {} taken by the hypervisor; µs of them per operation: {processors}",
+                percent(processors.busy),
+                percent(processors.stolen)
             )?;
         }
         if let Some(cache) = &self.cache {

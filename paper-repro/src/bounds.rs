@@ -139,10 +139,11 @@ pub fn table(page: &mut String, experiment: &Experiment, results: &Results) {
                 .find(|p| p.series == series && p.x == x);
             let _ = writeln!(
                 lines,
-                "<tr><td>{}</td><td>{}</td><td>{:.0} %</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                "<tr><td>{}</td><td>{}</td><td>{:.0} %</td><td>{:.0} %</td><td>{}</td><td>{}</td><td>{}</td></tr>",
                 escaped(series),
                 escaped(&point.map_or_else(|| x.to_string(), |point| point.label.clone())),
                 processors.busy * 100.0,
+                processors.stolen * 100.0,
                 number(turns(processors)),
                 number(waits(processors)),
                 escaped(&processors.to_string()),
@@ -153,7 +154,7 @@ pub fn table(page: &mut String, experiment: &Experiment, results: &Results) {
         let _ = write!(
             page,
             "<details><summary>Where the time goes</summary><table><tr><th>series</th><th>x</th><th>processors busy</th>\
-             <th>wake-ups for an operation</th><th>µs waiting for a processor</th><th>µs on a processor, by thread</th></tr>\
+             <th>taken by the hypervisor</th><th>wake-ups for an operation</th><th>µs waiting for a processor</th><th>µs on a processor, by thread</th></tr>\
              {lines}</table></details>"
         );
     }

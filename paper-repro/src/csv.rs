@@ -7,7 +7,7 @@ use crate::record::{Results, Status, Timed};
 
 const HEADER: &str = "series,x,label,repeat,status,count,errors,value,unit,p50_us,p95_us,p99_us,p999_us,max_us,\
                       fdatasync_before_us,fdatasync_after_us,hits,hit_p50_us,hit_p99_us,misses,miss_p50_us,miss_p99_us,\
-                      processors_busy,processors_us_per_operation,version";
+                      processors_busy,processors_stolen,processors_us_per_operation,version";
 
 /// One line per run, or per moment of a time line.
 pub fn text(experiment: &Experiment, results: &Results) -> String {
@@ -27,8 +27,8 @@ pub fn text(experiment: &Experiment, results: &Results) -> String {
             });
             let cache = row.cache.unwrap_or_default();
             let (hits, misses) = (timed(cache.hits), timed(cache.misses));
-            let processors = row.processors.as_ref().map_or(",".to_string(), |p| {
-                format!("{:.2},{}", p.busy, quoted(&p.to_string()))
+            let processors = row.processors.as_ref().map_or(",,".to_string(), |p| {
+                format!("{:.2},{:.2},{}", p.busy, p.stolen, quoted(&p.to_string()))
             });
             let _ = writeln!(
                 text,

@@ -145,7 +145,8 @@ settings! {
     snapshot_bytes_per_s: u64 = 64 << 20;
     /// Rows that one read over several partitions may visit; past it 54000.
     read_rows_max: u64 = 5_000_000;
-    /// Bytes that one statement's result may have; past it 54000.
+    /// Bytes that one statement's result may have, or that a sort, a grouping, a join or the like keeps in memory for it, or
+    /// that a statement of a transaction over several partitions reads; past it 54000.
     result_bytes_max: u64 = 256 << 20;
     /// Prepared plans kept per node.
     plan_cache_max: u32 = 2_048;

@@ -153,6 +153,7 @@ fn replica_config(
         election_ticks: config.election_ticks as usize,
         heartbeat_ticks: config.heartbeat_ticks as usize,
         run_limit_steps: config.run_limit_steps,
+        result_bytes_max: config.result_bytes_max,
         write_set_bytes_max: config.write_set_bytes_max as usize,
         batch_bytes_max: config.batch_bytes_max as usize,
         batches_in_flight_max: config.batches_in_flight_max as usize,

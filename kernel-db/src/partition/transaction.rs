@@ -131,7 +131,12 @@ pub struct Budget {
     limit: u64,
     /// Beside the core: as many steps as it takes, until this is set.
     cancel: Option<Arc<AtomicBool>>,
+    /// Bytes of one statement's result, or of what a function returns.
+    result_bytes_max: u64,
 }
+
+/// Unless it is configured.
+const RESULT_BYTES_MAX: u64 = 256 << 20;
 
 impl Budget {
     pub fn new(limit: u64) -> Self {
@@ -139,6 +144,7 @@ impl Budget {
             left: limit,
             limit,
             cancel: None,
+            result_bytes_max: RESULT_BYTES_MAX,
         }
     }
 
@@ -148,7 +154,35 @@ impl Budget {
             left: 0,
             limit: u64::MAX,
             cancel: Some(cancel),
+            result_bytes_max: RESULT_BYTES_MAX,
         }
+    }
+
+    /// With another bound of results.
+    pub fn with_results(self, result_bytes_max: u64) -> Self {
+        Self {
+            result_bytes_max,
+            ..self
+        }
+    }
+
+    /// Bytes that a result, or what a part of a query keeps in memory, may have.
+    pub fn result_bytes_max(&self) -> u64 {
+        self.result_bytes_max
+    }
+
+    /// 54000 if a result has more than `bytes` in all.
+    #[inline]
+    pub fn check_result(&self, bytes: u64) -> Result<()> {
+        if bytes <= self.result_bytes_max {
+            return Ok(());
+        }
+        let bytes = self.result_bytes_max;
+        Err(
+            Error::new("54000", format!("a result of more than {bytes} bytes")).hint(
+                "narrow the WHERE clause, or raise result_bytes_max in the node's configuration",
+            ),
+        )
     }
 
     /// Uses `n` steps; `TOO_LONG` when none are left, 57014 when cancelled.

@@ -36,6 +36,18 @@ pub enum Value {
 }
 
 impl Value {
+    /// Bytes it takes in a result, roughly.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Value::Text(text) => text.len(),
+            Value::Bytea(bytes) => bytes.len(),
+            Value::Record(items) | Value::Array { items, .. } => {
+                items.iter().map(Value::bytes).sum()
+            }
+            _ => 8,
+        }
+    }
+
     /// The type this representation stands for. NULL has none and says `Unknown`; varchar values are held as text.
     pub fn data_type(&self) -> DataType {
         match self {

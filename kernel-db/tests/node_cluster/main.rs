@@ -4,6 +4,7 @@ mod cancel;
 mod cluster;
 mod disk;
 mod faults;
+mod large_reads;
 mod life;
 mod numbers;
 mod past;

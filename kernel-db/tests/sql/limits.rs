@@ -172,3 +172,54 @@ fn errors_carry_their_position() {
         );
     }
 }
+
+#[test]
+fn results_are_bounded_in_bytes_and_what_is_not_shown_is_not_counted() {
+    let mut db = Database::new();
+    let text =
+        |rows: u32| format!("SELECT repeat('x', 1000000) AS t FROM generate_series(1, {rows})");
+    assert_eq!(db.fails(&text(300)), "54000");
+    let most = format!("SELECT max(length(t)), count(*) FROM ({}) AS q", text(300));
+    assert_eq!(db.show(&most), ["1000000|300"]);
+    // What a function returns is held, even if it is not shown.
+    db.run(
+        "CREATE FUNCTION wide(n int) RETURNS SETOF text LANGUAGE plpgsql AS $$
+         BEGIN
+             FOR i IN 1..n LOOP
+                 RETURN NEXT repeat('x', 1000000);
+             END LOOP;
+         END $$",
+    )
+    .unwrap();
+    assert_eq!(db.show("SELECT count(*) FROM wide(100)"), ["100"]);
+    assert_eq!(db.fails("SELECT count(*) FROM wide(300)"), "54000");
+}
+
+#[test]
+fn what_a_query_keeps_is_bounded_in_bytes() {
+    let mut db = Database::new();
+    let rows = "SELECT n, repeat('x', 1000000) || n AS t FROM generate_series(1, 300) n";
+    for keeps in [
+        format!("SELECT n FROM ({rows}) q ORDER BY t"),
+        format!("SELECT count(*) FROM (SELECT DISTINCT t FROM ({rows}) q) r"),
+        format!("SELECT count(*) FROM (SELECT DISTINCT ON (t) n FROM ({rows}) q) r"),
+        format!("SELECT count(DISTINCT t) FROM ({rows}) q"),
+        format!("SELECT string_agg('', '' ORDER BY t) FROM ({rows}) q"),
+        format!("SELECT count(*) FROM (SELECT t FROM ({rows}) q GROUP BY t) r"),
+        format!("SELECT count(*) FROM (SELECT rank() OVER (ORDER BY t) FROM ({rows}) q) r"),
+        format!("SELECT count(*) FROM (SELECT t FROM ({rows}) q UNION SELECT '') r"),
+        format!("SELECT count(*) FROM (SELECT '' EXCEPT SELECT t FROM ({rows}) q) r"),
+        format!("SELECT count(*) FROM (SELECT t FROM ({rows}) q EXCEPT SELECT '') r"),
+        format!("SELECT count(*) FROM generate_series(1, 300) m JOIN ({rows}) q ON q.n = m"),
+        format!(
+            "WITH RECURSIVE r(n, t) AS (SELECT 1, '' UNION SELECT n + 1, repeat('x', 1000000) || n FROM r WHERE n < 300) \
+             SELECT count(*) FROM r"
+        ),
+    ] {
+        assert_eq!(db.fails(&keeps), "54000", "{keeps}");
+    }
+    assert_eq!(
+        db.show(&format!("SELECT count(*), max(length(t)) FROM ({rows}) q")),
+        ["300|1000003"]
+    );
+}

@@ -323,3 +323,68 @@ fn a_query_that_refers_to_itself_without_end_meets_the_run_limit() {
         ["1", "1"]
     );
 }
+
+#[test]
+fn a_function_that_is_one_expression_serves_as_a_key() {
+    let mut db = database();
+    db.run(
+        "CREATE FUNCTION home(n int) RETURNS int LANGUAGE sql AS 'SELECT n % 10';
+         CREATE FUNCTION twice(n int) RETURNS int LANGUAGE sql AS 'SELECT home(n) + home(n)';
+         CREATE FUNCTION careful(n int) RETURNS int LANGUAGE sql STRICT AS 'SELECT coalesce(n, 1)';
+         CREATE FUNCTION wide(n int) RETURNS bigint LANGUAGE sql AS 'SELECT n';
+         CREATE FUNCTION ignores(n int) RETURNS int LANGUAGE sql AS 'SELECT 1';
+         CREATE FUNCTION looks(n int) RETURNS int LANGUAGE sql AS 'SELECT id FROM task WHERE p = n AND id = n'",
+    )
+    .unwrap();
+    db.rows.scanned = 0;
+    let sql = "SELECT id FROM task WHERE p = home(1007) AND id = 7";
+    let plan = db.explain(sql);
+    assert!(plan.contains("Point Get on task"), "{plan}");
+    assert!(plan.contains("Partitions: one"), "{plan}");
+    assert_eq!(db.show(sql), ["7"]);
+    assert_eq!(db.rows.scanned, 0);
+    // What a call would give, whatever is put in its place.
+    assert_eq!(
+        db.show("SELECT twice(17), careful(NULL), pg_typeof(wide(3)), looks(7)"),
+        ["14|NULL|bigint|7"]
+    );
+    assert_eq!(
+        db.show("SELECT home(home(home(id))) + twice(id + 1) FROM task WHERE p = 7 AND id = 17"),
+        ["23"]
+    );
+    assert_eq!(db.fails("SELECT ignores(1 / 0)"), "22012");
+    // In FROM, and in another function.
+    assert_eq!(db.show("SELECT * FROM home(35) AS h"), ["5"]);
+}
+
+#[test]
+fn functions_of_functions_neither_double_without_end_nor_nest_too_deep() {
+    let mut db =
+        Database::with("CREATE FUNCTION f0(n float8) RETURNS float8 LANGUAGE sql AS 'SELECT n'");
+    for level in 1..=12 {
+        let below = level - 1;
+        db.run(&format!(
+            "CREATE FUNCTION f{level}(n float8) RETURNS float8 LANGUAGE sql AS 'SELECT f{below}(n) + f{below}(n)'"
+        ))
+        .unwrap();
+    }
+    assert_eq!(db.show("SELECT f12(1)"), ["4096"]);
+    let chain = |db: &mut Database, levels: std::ops::RangeInclusive<u32>| -> Vec<String> {
+        let create = |level: u32| {
+            let below = level - 1;
+            format!(
+                "CREATE FUNCTION g{level}(n int) RETURNS int LANGUAGE sql AS 'SELECT g{below}(n) + 1'"
+            )
+        };
+        let made = levels.map(|level| db.run(&create(level)));
+        made.filter_map(|made| Some(made.err()?.sqlstate().to_string()))
+            .collect()
+    };
+    db.run("CREATE FUNCTION g0(n int) RETURNS int LANGUAGE sql AS 'SELECT n + 1'")
+        .unwrap();
+    assert_eq!(chain(&mut db, 1..=63), [""; 0]);
+    assert_eq!(db.show("SELECT g63(1)"), ["65"]);
+    // One more than may call each other; those before it are as they were.
+    assert_eq!(chain(&mut db, 64..=64), ["54001"]);
+    assert_eq!(db.show("SELECT g63(1), g1(1)"), ["65|3"]);
+}

@@ -156,6 +156,11 @@ impl LocalCluster {
         command
     }
 
+    /// Where its nodes keep their data: `node-1`, `node-2` and so on.
+    pub fn data(&self) -> PathBuf {
+        self.home.join("dbos").join("default")
+    }
+
     /// Connection string of node `node`, from 1.
     pub fn url(&self, node: u16) -> String {
         format!("postgres://dbos@127.0.0.1:{}/dbos", self.port + node - 1)

@@ -2,7 +2,7 @@
 //!
 //! A partition whose leader is here is read from its store; another one is read by pages, fetched by the core. A range
 //! without a known slot is merged from all partitions in key order; what was read ahead is kept for the next piece of the
-//! same range. Rows and bytes are bounded, and a cancel is seen at every read. It cannot write.
+//! same range. Rows are bounded, what is read ahead in bytes too, and a cancel is seen at every read. It cannot write.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -20,11 +20,14 @@ use crate::node::State;
 use crate::node::peers::OnLoss;
 use crate::node::placement::Placement;
 use crate::partition::{Scan, Slot, Store};
+use crate::sql::exec::rows_within;
 use crate::storage::StateSnapshot;
 use crate::wire::peer::{Page, SnapshotScan, answer, call};
 
 /// Rows of one partition read at once for a merged range, once its beginning was not enough.
 const READ_AHEAD_ROWS: usize = 4096;
+/// Of large rows not more than this.
+const READ_AHEAD_BYTES: usize = 4 << 20;
 /// Ranges whose read-ahead is kept: nested loops read one inside another.
 const RANGES_KEPT: usize = 8;
 
@@ -58,8 +61,8 @@ pub(super) struct ClusterStore {
     sources: BTreeMap<u32, Source>,
     fetches: UnboundedSender<Fetch>,
     cancel: Arc<AtomicBool>,
-    left: Limits,
-    limits: Limits,
+    rows_left: u64,
+    rows_max: u64,
     kept: VecDeque<Merge>,
 }
 
@@ -78,6 +81,8 @@ struct Part {
     /// Last key read from this partition.
     edge: Option<Bytes>,
     exhausted: bool,
+    /// Rows to read at once.
+    ahead: usize,
 }
 
 impl ClusterStore {
@@ -87,7 +92,7 @@ impl ClusterStore {
         sources: BTreeMap<u32, Source>,
         fetches: UnboundedSender<Fetch>,
         cancel: Arc<AtomicBool>,
-        limits: Limits,
+        rows_max: u64,
     ) -> Self {
         Self {
             ts,
@@ -95,8 +100,8 @@ impl ClusterStore {
             sources,
             fetches,
             cancel,
-            left: limits,
-            limits,
+            rows_left: rows_max,
+            rows_max,
             kept: VecDeque::new(),
         }
     }
@@ -133,9 +138,7 @@ impl ClusterStore {
                 self.fetch(node, scan)?.values.into_iter().next()
             }
         };
-        if let Some(value) = &found {
-            self.charge(key.len() + value.len())?;
-        }
+        self.charge(found.iter().len())?;
         Ok(found)
     }
 
@@ -158,11 +161,7 @@ impl ClusterStore {
             }
             Source::Node(node) => self.remote_range(node, group, scan, out)?,
         }
-        let rows = before..out.len();
-        for (key, value) in &out[rows] {
-            self.charge(key.len() + value.len())?;
-        }
-        Ok(())
+        self.charge(out.len() - before)
     }
 
     fn remote_range(
@@ -223,13 +222,14 @@ impl ClusterStore {
                         rows: VecDeque::new(),
                         edge: None,
                         exhausted: false,
+                        ahead: scan.limit.clamp(1, READ_AHEAD_ROWS),
                     })
                     .collect(),
             },
         };
         let mut last = None;
         for _ in 0..scan.limit {
-            self.fill(&mut merge, scan.limit)?;
+            self.fill(&mut merge)?;
             let head = |p: &Part| p.rows.front().map(|(key, _)| key.clone());
             let heads = merge
                 .parts
@@ -260,7 +260,7 @@ impl ClusterStore {
     }
 
     /// Reads on in every partition that has nothing waiting.
-    fn fill(&mut self, merge: &mut Merge, limit: usize) -> Result<()> {
+    fn fill(&mut self, merge: &mut Merge) -> Result<()> {
         for part in &mut merge.parts {
             if part.exhausted || !part.rows.is_empty() {
                 continue;
@@ -269,10 +269,7 @@ impl ClusterStore {
                 Some(edge) => rest(&merge.from, &merge.to, edge, merge.reverse),
                 None => (merge.from.clone(), merge.to.clone()),
             };
-            let limit = match part.edge {
-                Some(_) => READ_AHEAD_ROWS,
-                None => limit.clamp(1, READ_AHEAD_ROWS),
-            };
+            let limit = part.ahead;
             let mut rows = Vec::new();
             let scan = Scan {
                 from: &from,
@@ -284,6 +281,7 @@ impl ClusterStore {
             self.range(part.group, scan, &mut rows)?;
             part.exhausted = rows.len() < limit;
             part.edge = rows.last().map(|(key, _)| key.clone());
+            part.ahead = rows_within(READ_AHEAD_BYTES, &rows).min(READ_AHEAD_ROWS);
             part.rows = rows.into();
         }
         Ok(())
@@ -313,27 +311,15 @@ impl ClusterStore {
         Ok(())
     }
 
-    fn charge(&mut self, bytes: usize) -> Result<()> {
-        let bytes = bytes as u64;
-        if self.left.rows == 0 {
+    fn charge(&mut self, rows: usize) -> Result<()> {
+        let Some(left) = self.rows_left.checked_sub(rows as u64) else {
             return Err(Error::new(
                 "54000",
-                format!("a read of more than {} rows", self.limits.rows),
+                format!("a read of more than {} rows", self.rows_max),
             )
             .hint("narrow the WHERE clause, or raise read_rows_max in the node's configuration"));
-        }
-        self.left.rows -= 1;
-        // Bytes read, not held: what is held is at most what was read.
-        if self.left.bytes < bytes {
-            return Err(Error::new(
-                "54000",
-                format!("a read of more than {} bytes", self.limits.bytes),
-            )
-            .hint(
-                "narrow the WHERE clause, or raise result_bytes_max in the node's configuration",
-            ));
-        }
-        self.left.bytes -= bytes;
+        };
+        self.rows_left = left;
         Ok(())
     }
 }

@@ -76,14 +76,14 @@ impl Gateway {
             let sources = gateway.promised(&groups, ts, deadline).await?;
             let limits = gateway.read_limits();
             // Beside the core the bound is the statement timeout, not the run limit.
-            env.budget = Budget::until(Arc::clone(&cancel));
+            env.budget = Budget::until(Arc::clone(&cancel)).with_results(limits.bytes);
             let mut store = ClusterStore::new(
                 ts,
                 gateway.placement.clone(),
                 sources,
                 gateway.fetches.clone(),
                 cancel,
-                limits,
+                limits.rows,
             );
             let run = move || {
                 if past.is_some() {

@@ -276,7 +276,8 @@ impl Gateway {
         let mut env = self.env();
         match run_nowhere(txn.statements(), env.clone()) {
             Err(error) if is_too_long(&error) => {
-                env.budget = Budget::until(Arc::clone(&txn.cancel));
+                env.budget = Budget::until(Arc::clone(&txn.cancel))
+                    .with_results(self.config.result_bytes_max);
                 let statements = txn.statements();
                 let run = tokio::task::spawn_blocking(move || run_nowhere(statements, env));
                 async move { run.await.unwrap_or_else(|_| Err(gone())) }.boxed_local()
@@ -293,7 +294,8 @@ impl Gateway {
             seed: rand::random(),
             partition: 0,
             partitions: self.placement.partitions(),
-            budget: Budget::new(self.config.run_limit_steps),
+            budget: Budget::new(self.config.run_limit_steps)
+                .with_results(self.config.result_bytes_max),
             wait: None,
             lease: None,
         }

@@ -46,7 +46,7 @@ impl<S: StateStore> Executor<S> {
                 seed,
                 partition: config.partition,
                 partitions: config.partitions,
-                budget: Budget::new(config.run_limit_steps),
+                budget: Budget::new(config.run_limit_steps).with_results(config.result_bytes_max),
                 wait: Some(Wait {
                     waited_us,
                     until_us: None,

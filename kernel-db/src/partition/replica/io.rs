@@ -44,6 +44,8 @@ pub struct ReplicaConfig {
     pub heartbeat_ticks: usize,
     /// Steps of one transaction on the core (57014 past it).
     pub run_limit_steps: u64,
+    /// Bytes that one statement's result may have.
+    pub result_bytes_max: u64,
     /// Bytes written by one transaction (54000 past it).
     pub write_set_bytes_max: usize,
     /// A batch is closed at this size of keys, values and replies.
@@ -97,6 +99,7 @@ impl ReplicaConfig {
             election_ticks: 10,
             heartbeat_ticks: 2,
             run_limit_steps: 100_000,
+            result_bytes_max: 256 << 20,
             write_set_bytes_max: 8 << 20,
             batch_bytes_max: 1 << 20,
             batches_in_flight_max: 3,

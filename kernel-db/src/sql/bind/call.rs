@@ -7,6 +7,7 @@ use sqlparser::ast::{
 };
 
 use super::coerce::cast_expr;
+use super::inline::inlined;
 use super::window::check_has_over;
 use super::{Binder, Typed, name_span, object_name, parse};
 use crate::error::{Error, Result};
@@ -432,6 +433,11 @@ impl Binder<'_> {
             cast.push(self.default_value(text, input.data_type, None)?);
         }
         let data_type = def.returns.data_type;
+        if let Some(body) = inlined(def, self.catalog, &cast) {
+            return self
+                .assign(body, data_type, None)
+                .map(|e| Typed::new(e, data_type));
+        }
         let call = RoutineCall {
             def: Arc::clone(def),
             args: cast,

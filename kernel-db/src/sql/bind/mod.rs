@@ -12,6 +12,7 @@ mod do_block;
 mod expr;
 mod from;
 mod group;
+mod inline;
 mod long_chains;
 mod named_windows;
 mod names;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Catalog, serial};
 use crate::error::{Error, Result};
 use crate::sql::exec::ExecCtx;
+use crate::sql::plan::Expr;
 use crate::sql::{DataType, Value};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +79,10 @@ pub trait Procedure: Debug + Send + Sync {
     fn touches_no_table(&self) -> bool;
     /// True if a call may write.
     fn writes(&self) -> bool;
+    /// The one expression over its parameters that it is, if it is no more than that, and the expression's type.
+    fn expression(&self) -> Option<&(Expr, DataType)> {
+        None
+    }
 }
 
 /// Result of a call. A row has one value per column of `Returns::columns`, or one value for a scalar.
@@ -147,13 +152,16 @@ impl FunctionDef {
     /// The compiled body, compiling it on first use. A call met while the same function is being compiled (recursion) must
     /// not ask for it: see [`FunctionDef::compiling`].
     pub fn compiled(&self, catalog: &Arc<Catalog>) -> Result<&Arc<dyn Procedure>> {
-        let compiled = self.compiled.get_or_init(|| {
-            let _guard = compiling::Guard::enter(self.id);
-            match self.language {
-                Language::Plpgsql => crate::sql::plpgsql::compile(catalog, self),
-                Language::Sql => crate::sql::exec::compile_sql_function(catalog, self),
+        let compiled = match self.compiled.get() {
+            Some(compiled) => compiled,
+            None => {
+                let made = compiling::within(self.id, || match self.language {
+                    Language::Plpgsql => crate::sql::plpgsql::compile(catalog, self),
+                    Language::Sql => crate::sql::exec::compile_sql_function(catalog, self),
+                })?;
+                self.compiled.get_or_init(|| made)
             }
-        });
+        };
         compiled.as_ref().map_err(Error::clone)
     }
 
@@ -169,25 +177,49 @@ impl FunctionDef {
 }
 
 mod compiling {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
+
+    use crate::error::{Error, Result};
+    use crate::sql::exec::CALL_DEPTH_MAX;
 
     thread_local! {
+        /// Functions that are being compiled, each because the one before it calls it.
         static STACK: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+        static TOO_DEEP: Cell<bool> = const { Cell::new(false) };
     }
 
-    pub struct Guard;
-
-    impl Guard {
-        pub fn enter(id: u32) -> Self {
-            STACK.with_borrow_mut(|s| s.push(id));
-            Self
-        }
-    }
+    struct Guard;
 
     impl Drop for Guard {
         fn drop(&mut self) {
             STACK.with_borrow_mut(|s| s.pop());
         }
+    }
+
+    /// What `compile` gives. 54001 if that many functions call each other, each the next: then none of them is compiled, as
+    /// what a caller is depends on what it calls.
+    pub fn within<T>(id: u32, compile: impl FnOnce() -> T) -> Result<T> {
+        let depth = STACK.with_borrow(Vec::len);
+        if depth == 0 {
+            TOO_DEEP.set(false);
+        }
+        if depth >= CALL_DEPTH_MAX as usize {
+            TOO_DEEP.set(true);
+            return Err(too_deep());
+        }
+        STACK.with_borrow_mut(|s| s.push(id));
+        let guard = Guard;
+        let made = compile();
+        drop(guard);
+        match TOO_DEEP.get() {
+            true => Err(too_deep()),
+            false => Ok(made),
+        }
+    }
+
+    fn too_deep() -> Error {
+        let message = format!("more than {CALL_DEPTH_MAX} functions call each other in a row");
+        Error::new("54001", message).hint("put some of them together")
     }
 
     pub fn contains(id: u32) -> bool {

@@ -6,6 +6,7 @@
 
 mod backfill;
 mod eval;
+mod kept;
 pub(super) mod keys;
 mod query;
 mod recursive;
@@ -33,6 +34,7 @@ use crate::partition::{Store, TxnEnv};
 pub use backfill::run as backfill;
 pub use keys::NoStore;
 pub use routine::compile_sql_function;
+pub use scan::rows_within;
 
 /// Calls of functions within functions.
 pub const CALL_DEPTH_MAX: u32 = 64;
@@ -131,6 +133,11 @@ impl<'f> Frame<'f> {
     }
 }
 
+/// Bytes of a row's values, roughly.
+pub fn row_bytes(row: &[Value]) -> u64 {
+    row.iter().map(|value| value.bytes() as u64).sum()
+}
+
 /// Runs a plan; notices stay in `ctx`.
 pub fn run_plan(plan: &Plan, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Outcome> {
     let done = run_quiet(plan, ctx, params)?;
@@ -146,8 +153,10 @@ pub fn run_plan(plan: &Plan, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<
 pub fn run_quiet(plan: &Plan, ctx: &mut ExecCtx<'_>, params: &[Value]) -> Result<Done> {
     match plan {
         Plan::Query(query) => {
-            let mut rows = Vec::new();
-            query::run(query, &Frame::new(params), ctx, &mut |_, row| {
+            let (mut rows, mut bytes) = (Vec::new(), 0);
+            query::run(query, &Frame::new(params), ctx, &mut |ctx, row| {
+                bytes += row_bytes(&row);
+                ctx.env.budget.check_result(bytes)?;
                 rows.push(row);
                 Ok(true)
             })?;

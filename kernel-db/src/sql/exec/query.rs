@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use super::eval::{eval, eval_all};
+use super::kept::Kept;
 use super::truth::truth;
 use super::{ExecCtx, Frame, recursive, row_locks, steps, window};
 use crate::error::{Error, Result};
@@ -13,18 +14,8 @@ use crate::sql::aggregate::State;
 use crate::sql::compare::{GroupKey, compare};
 use crate::sql::plan::{AggregateCall, Expr, Grouping, Query, QueryBody, SetKind, SortKey};
 
-/// Most rows that a sort, a grouping or a DISTINCT keeps in memory.
-pub const ROWS_MAX: usize = 2_000_000;
-
 /// Receives each result row; false stops the query.
 pub type Sink<'s> = dyn FnMut(&mut ExecCtx<'_>, Vec<Value>) -> Result<bool> + 's;
-
-pub(super) fn too_many(what: &str) -> Error {
-    Error::new(
-        "54000",
-        format!("{what} would keep more than {ROWS_MAX} rows in memory"),
-    )
-}
 
 /// Runs a query. `frame` brings parameters and the outer row; its own row is empty.
 pub fn run(
@@ -42,15 +33,14 @@ pub fn run(
     let width = query.columns.len();
     let mut seen: Option<HashSet<GroupKey>> = query.distinct.then(HashSet::new);
     let mut firsts: HashSet<GroupKey> = HashSet::new();
+    let (mut kept_firsts, mut kept_seen) = (Kept::new("DISTINCT ON"), Kept::new("DISTINCT"));
     let mut last = |ctx: &mut ExecCtx<'_>, mut row: Vec<Value>| {
         if !query.distinct_on.is_empty() {
-            if firsts.len() >= ROWS_MAX {
-                return Err(too_many("DISTINCT ON"));
-            }
             let key = query.distinct_on.iter().map(|place| &row[*place]);
             if !firsts.insert(GroupKey::new(key)) {
                 return Ok(true);
             }
+            kept_firsts.add(ctx, &row)?;
         }
         if skip > 0 {
             skip -= 1;
@@ -60,29 +50,31 @@ pub fn run(
         left -= 1;
         Ok(sink(ctx, row)? && left > 0)
     };
-    let mut distinct = |row: &[Value]| match &mut seen {
-        None => Ok(true),
-        Some(seen) if seen.len() >= ROWS_MAX => Err(too_many("DISTINCT")),
-        Some(seen) => Ok(seen.insert(GroupKey::new(row))),
+    let mut distinct = |ctx: &ExecCtx<'_>, row: &[Value]| {
+        let new = seen
+            .as_mut()
+            .is_none_or(|seen| seen.insert(GroupKey::new(row)));
+        if new && query.distinct {
+            kept_seen.add(ctx, row)?;
+        }
+        Ok::<_, Error>(new)
     };
     if !query.locks.is_empty() && ctx.store.may_be_locked() {
         return row_locks::body(query, frame, ctx, &mut last);
     }
     if query.sort.is_empty() {
         return body(query, frame, ctx, &mut |ctx, row| {
-            if distinct(&row)? {
+            if distinct(ctx, &row)? {
                 last(ctx, row)
             } else {
                 Ok(true)
             }
         });
     }
-    let mut rows = Vec::new();
-    body(query, frame, ctx, &mut |_, row| {
-        if rows.len() >= ROWS_MAX {
-            return Err(too_many("ORDER BY"));
-        }
-        if distinct(&row)? {
+    let (mut rows, mut kept) = (Vec::new(), Kept::new("ORDER BY"));
+    body(query, frame, ctx, &mut |ctx, row| {
+        if distinct(ctx, &row)? {
+            kept.add(ctx, &row)?;
             rows.push(row);
         }
         Ok(true)
@@ -221,10 +213,9 @@ fn windowed(
         return Err(Error::internal("windows outside of a SELECT"));
     };
     let mut rows: Vec<Vec<Value>> = Vec::new();
-    let mut keep = |row: Vec<Value>| {
-        if rows.len() >= ROWS_MAX {
-            return Err(too_many("a window function"));
-        }
+    let mut kept = Kept::new("a window function");
+    let mut keep = |ctx: &ExecCtx<'_>, row: Vec<Value>| {
+        kept.add(ctx, &row)?;
         rows.push(row);
         Ok(true)
     };
@@ -233,12 +224,12 @@ fn windowed(
         None => false,
     };
     if let Some(grouping) = grouping {
-        group_rows(steps, nothing, grouping, frame, ctx, &mut |_, row| {
-            keep(row)
+        group_rows(steps, nothing, grouping, frame, ctx, &mut |ctx, row| {
+            keep(ctx, row)
         })?;
     } else if !nothing {
-        let _ = steps::run(steps, frame, ctx, &mut |_, row| {
-            keep(row.to_vec()).map(|_| ControlFlow::Continue(()))
+        let _ = steps::run(steps, frame, ctx, &mut |ctx, row| {
+            keep(ctx, row.to_vec()).map(|_| ControlFlow::Continue(()))
         })?;
     }
     window::extend(&mut rows, windows, frame, ctx)?;
@@ -261,18 +252,18 @@ fn set_operation(
     sink: &mut Sink<'_>,
 ) -> Result<()> {
     if kind == SetKind::Union {
-        let mut seen: HashSet<GroupKey> = HashSet::new();
+        let (mut seen, mut kept) = (HashSet::new(), Kept::new("UNION"));
         let mut going = true;
         for side in [left, right] {
             if !going {
                 break;
             }
             run(side, frame, ctx, &mut |ctx, row| {
-                if !all && !seen.insert(GroupKey::new(&row)) {
-                    return Ok(true);
-                }
-                if seen.len() > ROWS_MAX {
-                    return Err(too_many("UNION"));
+                if !all {
+                    if !seen.insert(GroupKey::new(&row)) {
+                        return Ok(true);
+                    }
+                    kept.add(ctx, &row)?;
                 }
                 going = sink(ctx, row)?;
                 Ok(going)
@@ -282,13 +273,14 @@ fn set_operation(
     }
     // How often each row is on the right side; EXCEPT takes those away, INTERSECT keeps as many.
     let mut counts: HashMap<GroupKey, u64> = HashMap::new();
-    run(right, frame, ctx, &mut |_, row| {
-        *counts.entry(GroupKey::new(&row)).or_default() += 1;
-        if counts.len() > ROWS_MAX {
-            Err(too_many("the set operation"))
-        } else {
-            Ok(true)
+    let mut kept = Kept::new("the set operation");
+    run(right, frame, ctx, &mut |ctx, row| {
+        let count = counts.entry(GroupKey::new(&row)).or_default();
+        *count += 1;
+        if *count == 1 {
+            kept.add(ctx, &row)?;
         }
+        Ok(true)
     })?;
     let mut given: HashSet<GroupKey> = HashSet::new();
     run(left, frame, ctx, &mut |ctx, row| {
@@ -302,8 +294,16 @@ fn set_operation(
             }
             _ => false,
         };
-        let wanted = there == (kind == SetKind::Intersect) && (all || given.insert(key));
-        if wanted { sink(ctx, row) } else { Ok(true) }
+        if there != (kind == SetKind::Intersect) {
+            return Ok(true);
+        }
+        if !all {
+            if !given.insert(key) {
+                return Ok(true);
+            }
+            kept.add(ctx, &row)?;
+        }
+        sink(ctx, row)
     })
 }
 
@@ -328,6 +328,7 @@ impl Group {
     fn update(
         &mut self,
         calls: &[AggregateCall],
+        kept: &mut Kept,
         frame: &Frame<'_>,
         ctx: &mut ExecCtx<'_>,
     ) -> Result<()> {
@@ -338,16 +339,17 @@ impl Group {
                 continue;
             }
             let args = eval_all(&call.args, frame, ctx)?;
-            if call.distinct && !self.seen[i].insert(GroupKey::new(&args)) {
-                continue;
+            if call.distinct {
+                if !self.seen[i].insert(GroupKey::new(&args)) {
+                    continue;
+                }
+                kept.add(ctx, &args)?;
             }
             if call.order.is_empty() {
                 call.aggregate.update(&mut self.states[i], &args)?;
                 continue;
             }
-            if self.kept[i].len() >= ROWS_MAX {
-                return Err(too_many("ORDER BY in an aggregate"));
-            }
+            kept.add(ctx, &args)?;
             let mut keys = Vec::with_capacity(call.order.len());
             for (key, ..) in &call.order {
                 keys.push(eval(key, frame, ctx)?);
@@ -403,6 +405,7 @@ fn group_rows(
 ) -> Result<()> {
     let mut places: HashMap<GroupKey, usize> = HashMap::new();
     let mut groups: Vec<Group> = Vec::new();
+    let (mut kept, mut kept_args) = (Kept::new("GROUP BY"), Kept::new("an aggregate"));
     if grouping.keys.is_empty() {
         groups.push(Group::new(Vec::new(), &grouping.calls));
     }
@@ -416,14 +419,12 @@ fn group_rows(
                 let next = groups.len();
                 let place = *places.entry(GroupKey::new(&keys)).or_insert(next);
                 if place == next {
-                    if next >= ROWS_MAX {
-                        return Err(too_many("GROUP BY"));
-                    }
+                    kept.add(ctx, &keys)?;
                     groups.push(Group::new(keys, &grouping.calls));
                 }
                 place
             };
-            groups[place].update(&grouping.calls, &frame, ctx)?;
+            groups[place].update(&grouping.calls, &mut kept_args, &frame, ctx)?;
             Ok(ControlFlow::Continue(()))
         })?;
     }

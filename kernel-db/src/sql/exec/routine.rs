@@ -7,7 +7,8 @@ use super::ExecCtx;
 use crate::error::{Error, Result};
 use crate::sql::cast::{self, CastContext};
 use crate::sql::catalog::{ArgMode, Catalog, FunctionDef, Procedure, Returned};
-use crate::sql::plan::Routing;
+use crate::sql::functions::Volatility;
+use crate::sql::plan::{Expr, Plan, QueryBody, Routing};
 use crate::sql::prepare::{Kind, Name, ParamScope, Prepared, parse_many, prepare_ast};
 use crate::sql::{DataType, Value};
 
@@ -20,6 +21,7 @@ struct SqlFunction {
     partition_param: Option<usize>,
     touches_no_table: bool,
     writes: bool,
+    expression: Option<(Expr, DataType)>,
 }
 
 /// Compiles the body of a function with LANGUAGE sql.
@@ -64,9 +66,52 @@ pub fn compile_sql_function(
         touches_no_table,
         writes: statements.iter().any(Prepared::writes),
         set: def.returns.set,
+        expression: match (&statements[..], &returns[..]) {
+            ([statement], [_]) if !def.returns.set && def.returns.columns.is_empty() => {
+                one_expression(statement)
+            }
+            _ => None,
+        },
         returns,
         statements,
     }))
+}
+
+/// What a SELECT of one expression without tables computes, if that needs nothing but its parameters.
+fn one_expression(statement: &Prepared) -> Option<(Expr, DataType)> {
+    let (Plan::Query(query), [column]) = (&statement.plan, &statement.columns[..]) else {
+        return None;
+    };
+    let QueryBody::Select {
+        steps,
+        filter: None,
+        grouping: None,
+        windows,
+        project,
+        ..
+    } = &query.body
+    else {
+        return None;
+    };
+    let plain = steps.is_empty()
+        && windows.is_empty()
+        && query.limit.is_none()
+        && query.offset.is_none()
+        && statement.as_of.is_none();
+    let [expr] = &project[..] else {
+        return None;
+    };
+    let mut fine = plain;
+    expr.walk(&mut |e| {
+        fine &= !matches!(
+            e,
+            Expr::Subquery { .. } | Expr::NextVal(_) | Expr::CurrVal(_) | Expr::Lookup { .. }
+        );
+        if let Expr::Function { function, .. } = e {
+            fine &= function.volatility != Volatility::Volatile;
+        }
+    });
+    fine.then(|| (expr.clone(), column.data_type))
 }
 
 fn result_types(def: &FunctionDef) -> Vec<DataType> {
@@ -179,5 +224,9 @@ impl Procedure for SqlFunction {
 
     fn writes(&self) -> bool {
         self.writes
+    }
+
+    fn expression(&self) -> Option<&(Expr, DataType)> {
+        self.expression.as_ref()
     }
 }

@@ -8,7 +8,8 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use super::eval::eval_all;
-use super::query::{ROWS_MAX, Sink, sort_rows, too_many};
+use super::kept::Kept;
+use super::query::{Sink, sort_rows};
 use super::truth::truth;
 use super::write::lock_of;
 use super::{ExecCtx, Frame, steps};
@@ -46,7 +47,7 @@ pub(super) fn body(
     }
     // Without ORDER BY, a LIMIT ends the search as soon as enough rows are locked.
     let stream = query.sort.is_empty() && query.limit.is_some();
-    let mut kept: Vec<Candidate> = Vec::new();
+    let (mut kept, mut count) = (Vec::<Candidate>::new(), Kept::new("FOR UPDATE"));
     let intent = match (&steps[..], &query.locks[..]) {
         ([_], [one]) => Some(one.lock),
         _ => None,
@@ -58,9 +59,7 @@ pub(super) fn body(
             behind: query.locks.iter().map(|l| behind(l, row)).collect(),
         };
         if !stream {
-            if kept.len() >= ROWS_MAX {
-                return Err(too_many("FOR UPDATE"));
-            }
+            count.add(ctx, &candidate.row)?;
             kept.push(candidate);
             return Ok(ControlFlow::Continue(()));
         }

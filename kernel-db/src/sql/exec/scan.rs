@@ -13,8 +13,12 @@ use crate::sql::codec::{self, key};
 use crate::sql::plan::{Access, Bound, KeyPart, RangeAccess};
 use crate::sql::{DataType, Value};
 
-/// Rows fetched at once: few at first if the reader may stop early. Often the first row is the one.
+/// Rows fetched at once: few at first, fewer still if the reader may stop early. Often the first row is the one.
 const CHUNKS: [usize; 5] = [1, 4, 16, 64, 256];
+/// The first one of a reader that will not stop.
+const FIRST_CHUNK: usize = 2;
+/// Of large rows not more than this at once.
+const CHUNK_BYTES: usize = 4 << 20;
 
 /// Calls `f` with each stored row that the access path leads to, until it breaks.
 pub fn rows(
@@ -184,14 +188,11 @@ fn range_rows(
     let scattered = range
         .index
         .is_some_and(|i| table.is_global(&table.indexes[i]));
-    let mut chunk = if range.stops_early {
-        0
-    } else {
-        CHUNKS.len() - 1
-    };
+    let mut chunk = if range.stops_early { 0 } else { FIRST_CHUNK };
     let mut found = Vec::new();
+    let mut fit = usize::MAX;
     loop {
-        let limit = CHUNKS[chunk];
+        let limit = CHUNKS[chunk].min(fit);
         found.clear();
         ctx.store.scan(
             Scan {
@@ -223,6 +224,7 @@ fn range_rows(
                 return Ok(flow);
             }
         }
+        fit = rows_within(CHUNK_BYTES, &found);
         let Some((last, _)) = found.last().filter(|_| found.len() >= limit) else {
             return Ok(ControlFlow::Continue(()));
         };
@@ -233,5 +235,17 @@ fn range_rows(
             from.push(0);
         }
         chunk = (chunk + 1).min(CHUNKS.len() - 1);
+    }
+}
+
+/// How many rows such as these, at least one, make up to `bytes`.
+pub fn rows_within(bytes: usize, rows: &[(Bytes, Bytes)]) -> usize {
+    let these: usize = rows
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
+    match these {
+        0 => usize::MAX,
+        these => (bytes.saturating_mul(rows.len()) / these).max(1),
     }
 }

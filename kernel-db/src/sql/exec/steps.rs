@@ -15,9 +15,6 @@ use crate::sql::compare::{GroupKey, compare};
 use crate::sql::plan::{Each, Expr, Source, Step};
 use crate::sql::{Value, array};
 
-/// Most rows of one step that are kept in memory.
-pub const KEPT_ROWS_MAX: usize = 1_000_000;
-
 /// Rows of a step that does not depend on the rows before it.
 struct Kept {
     rows: Vec<Vec<Value>>,
@@ -225,16 +222,11 @@ impl Walk<'_> {
 /// Reads a step's rows once.
 fn keep(step: &Step, outer: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Kept> {
     let mut rows: Vec<Vec<Value>> = Vec::new();
-    let flow = source_rows(step, &outer.with_row(&[]), ctx, &mut |_, fill| {
-        if rows.len() >= KEPT_ROWS_MAX {
-            return Err(Error::new(
-                "54000",
-                format!("a join would keep more than {KEPT_ROWS_MAX} rows in memory"),
-            )
-            .hint("join by a key or an index, or restrict the rows"));
-        }
+    let mut kept = super::kept::Kept::new("a join");
+    let flow = source_rows(step, &outer.with_row(&[]), ctx, &mut |ctx, fill| {
         let mut own = Vec::with_capacity(step.width);
         fill(&mut own)?;
+        kept.add(ctx, &own)?;
         rows.push(own);
         Ok(ControlFlow::Continue(()))
     })?;

@@ -159,6 +159,7 @@ fn pause(spec: &ClusterSpec, node: u16, stop: bool) -> Result<()> {
 
 async fn restart(spec: &ClusterSpec, node: u16) -> Result<()> {
     spec.check_node(node)?;
+    spec.check_data(node)?;
     process::stop(spec, [node].into_iter())?;
     process::start(spec, node)?;
     up::wait_ready(spec, &[node]).await?;

@@ -252,6 +252,23 @@ impl ClusterSpec {
         self.node_dir(node).join("pid")
     }
 
+    /// Refuses a node that ran before and whose data is gone. Under its number it would be asked for votes, and could give one
+    /// against what it has promised.
+    pub fn check_data(&self, node: u16) -> Result<()> {
+        if !self.log_path(node).exists() || self.node_dir(node).join("data").exists() {
+            return Ok(());
+        }
+        let name = &self.name;
+        Err(Failure::new(format!(
+            "node {node} has run before, and its data is gone from {}: it cannot come back under its number",
+            self.node_dir(node).display()
+        ))
+        .hint(format!(
+            "`dbos cluster remove {node} --name {name}` and `dbos cluster add --name {name}` put a new node in its place, \
+             while the others run; if all are gone, `dbos cluster destroy --name {name}`"
+        )))
+    }
+
     pub fn log_path(&self, node: u16) -> PathBuf {
         self.data.join("logs").join(format!("node-{node}.log"))
     }

@@ -86,6 +86,7 @@ pub async fn remove(mut spec: ClusterSpec, node: u16) -> Result<()> {
 pub async fn restart_rolling(spec: &ClusterSpec) -> Result<()> {
     for node in spec.ids() {
         let started = Instant::now();
+        spec.check_data(node)?;
         if process::running(spec, node).is_some() {
             hand_over(spec, node).await?;
             process::stop(spec, [node].into_iter())?;

@@ -35,11 +35,7 @@ pub async fn up(args: &UpArgs) -> Result<Started> {
         }
         None => (new_spec(args)?, true),
     };
-    let missing: Vec<u16> = spec
-        .ids()
-        .into_iter()
-        .filter(|n| process::running(&spec, *n).is_none())
-        .collect();
+    let missing = to_start(&spec)?;
     check_ports(&spec, &missing)?;
     if created {
         spec.save().inspect_err(|_| drop(spec.remove()))?;
@@ -60,6 +56,30 @@ pub async fn up(args: &UpArgs) -> Result<Started> {
         created,
         started: missing,
     })
+}
+
+/// Nodes that do not run. One that has lost its data stays down, if there are others.
+fn to_start(spec: &ClusterSpec) -> Result<Vec<u16>> {
+    let mut missing = Vec::new();
+    let mut lost = Vec::new();
+    for node in spec.ids() {
+        match spec.check_data(node) {
+            Err(failure) => lost.push(failure),
+            Ok(()) if process::running(spec, node).is_none() => missing.push(node),
+            Ok(()) => {}
+        }
+    }
+    if lost.len() == spec.ids().len() {
+        return Err(lost.swap_remove(0));
+    }
+    for failure in lost {
+        eprintln!("dbos: not started: {}", failure.message);
+        failure
+            .hint
+            .iter()
+            .for_each(|hint| eprintln!("hint: {hint}"));
+    }
+    Ok(missing)
 }
 
 async fn start_all(spec: &ClusterSpec, nodes: &[u16]) -> Result<()> {

@@ -87,7 +87,8 @@ impl Gateway {
         deadline: Instant,
     ) -> Result<Vec<Outcome>> {
         for _ in 0..ROUNDS_INLINE {
-            let budget = Budget::new(self.config.run_limit_steps);
+            let budget =
+                Budget::new(self.config.run_limit_steps).with_results(self.config.result_bytes_max);
             let result = job.run(work, &self.placement, budget);
             let needs = work.known.take_needs();
             if needs.is_empty() {
@@ -117,8 +118,9 @@ impl Gateway {
         own.known.wait_for(Some(ask));
         let (job, placement) = (job.clone(), self.placement.clone());
         let cancel = Arc::clone(&job.cancel);
+        let budget = Budget::until(cancel.clone()).with_results(self.config.result_bytes_max);
         let mut thread = tokio::task::spawn_blocking(move || {
-            let result = job.run(&mut own, &placement, Budget::until(job.cancel.clone()));
+            let result = job.run(&mut own, &placement, budget);
             own.known.wait_for(None);
             (own, result)
         });

@@ -215,7 +215,7 @@ impl Gateway {
             sources,
             self.fetches.clone(),
             Arc::default(),
-            self.read_limits(),
+            self.config.read_rows_max,
         );
         let groups = groups.to_vec();
         let check = move || {

@@ -10,7 +10,7 @@ use super::code::{Code, IntoCode, Item, NextRow, Place, Program, ResultShape, Ta
 use crate::error::{Error, Result};
 use crate::sql::cast::{self, CastContext};
 use crate::sql::catalog::{Procedure, Returned};
-use crate::sql::exec::ExecCtx;
+use crate::sql::exec::{ExecCtx, row_bytes};
 use crate::sql::prepare::{Kind, Prepared, PreparedExpr};
 use crate::sql::{Value, text};
 
@@ -32,6 +32,8 @@ struct Run<'p> {
     frame: Vec<Value>,
     result: Option<Value>,
     rows: Vec<Vec<Value>>,
+    /// Of `rows`.
+    bytes: u64,
     row_count: i64,
     /// Errors being handled, innermost last.
     handling: Vec<Error>,
@@ -54,6 +56,7 @@ impl Procedure for Program {
             frame,
             result: None,
             rows: Vec::new(),
+            bytes: 0,
             row_count: 0,
             handling: Vec::new(),
         };
@@ -272,19 +275,22 @@ impl Run<'_> {
             NextRow::Value(value) => vec![self.value(ctx, value)?],
             NextRow::Slots(slots) => slots.iter().map(|s| self.frame[*s].clone()).collect(),
         };
+        self.bytes += row_bytes(&row);
         self.rows.push(row);
-        self.check_rows()
+        self.check_rows(ctx)
     }
 
     fn return_query(&mut self, ctx: &mut ExecCtx<'_>, query: &Prepared) -> Result<()> {
         let mut outcome = query.run_quiet(ctx, &self.frame)?;
         self.row_count = i64::try_from(outcome.rows.len()).unwrap_or(i64::MAX);
         self.set_found(self.row_count > 0);
+        self.bytes += outcome.rows.iter().map(|row| row_bytes(row)).sum::<u64>();
         self.rows.append(&mut outcome.rows);
-        self.check_rows()
+        self.check_rows(ctx)
     }
 
-    fn check_rows(&self) -> Result<()> {
+    fn check_rows(&self, ctx: &ExecCtx<'_>) -> Result<()> {
+        ctx.env.budget.check_result(self.bytes)?;
         if self.rows.len() <= ROWS_MAX {
             return Ok(());
         }
