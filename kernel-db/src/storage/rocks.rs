@@ -116,11 +116,6 @@ impl RocksShared {
         options.set_max_background_jobs(2);
         // Files go to the disk as they are written: all at once they would keep the log's fdatasyncs waiting.
         options.set_bytes_per_sync(WRITE_BEHIND_BYTES);
-        if std::env::var_os("DBOS_BLOB").is_some() {
-            options.set_enable_blob_files(true);
-            options.set_min_blob_size(16 << 10);
-            options.set_enable_blob_gc(true);
-        }
         options.set_log_level(LogLevel::Warn);
         options.set_keep_log_file_num(2);
         options.set_max_log_file_size(1 << 20);

@@ -384,6 +384,18 @@ fn functions_of_functions_neither_double_without_end_nor_nest_too_deep() {
         .unwrap();
     assert_eq!(chain(&mut db, 1..=63), [""; 0]);
     assert_eq!(db.show("SELECT g63(1)"), ["65"]);
+    // Each of them may nest as deep as an expression may.
+    db.run("CREATE FUNCTION h0(n int) RETURNS int LANGUAGE sql AS 'SELECT n + 1'")
+        .unwrap();
+    for level in 1..=63 {
+        let call = format!("h{}(n)", level - 1);
+        let deep = (0..8).fold(call, |inner, _| format!("abs({inner})"));
+        db.run(&format!(
+            "CREATE FUNCTION h{level}(n int) RETURNS int LANGUAGE sql AS 'SELECT {deep}'"
+        ))
+        .unwrap();
+    }
+    assert_eq!(db.show("SELECT h63(1)"), ["2"]);
     // One more than may call each other; those before it are as they were.
     assert_eq!(chain(&mut db, 64..=64), ["54001"]);
     assert_eq!(db.show("SELECT g63(1), g1(1)"), ["65|3"]);

@@ -188,6 +188,9 @@ mod compiling {
         static TOO_DEEP: Cell<bool> = const { Cell::new(false) };
     }
 
+    /// For one function: its expressions may nest as deep as any.
+    const STACK_BYTES: usize = 4 << 20;
+
     struct Guard;
 
     impl Drop for Guard {
@@ -203,13 +206,14 @@ mod compiling {
         if depth == 0 {
             TOO_DEEP.set(false);
         }
-        if depth >= CALL_DEPTH_MAX as usize {
+        // Once is enough: a caller asks more than once, and so does its own.
+        if depth >= CALL_DEPTH_MAX as usize || TOO_DEEP.get() {
             TOO_DEEP.set(true);
             return Err(too_deep());
         }
         STACK.with_borrow_mut(|s| s.push(id));
         let guard = Guard;
-        let made = compile();
+        let made = stacker::maybe_grow(STACK_BYTES, 2 * STACK_BYTES, compile);
         drop(guard);
         match TOO_DEEP.get() {
             true => Err(too_deep()),

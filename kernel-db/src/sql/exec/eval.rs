@@ -285,6 +285,9 @@ fn extreme(
     Ok(best)
 }
 
+/// Stack for one call: expressions nest, and calls within them.
+const CALL_STACK_BYTES: usize = 1 << 20;
+
 /// Calls a function of the user's.
 pub fn routine(call: &RoutineCall, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> Result<Returned> {
     let args = eval_all(&call.args, frame, ctx)?;
@@ -307,7 +310,8 @@ pub fn routine(call: &RoutineCall, frame: &Frame<'_>, ctx: &mut ExecCtx<'_>) -> 
     }
     let compiled = call.def.compiled(ctx.catalog)?;
     ctx.depth += 1;
-    let returned = compiled.call(ctx, &args);
+    let call = || compiled.call(ctx, &args);
+    let returned = stacker::maybe_grow(CALL_STACK_BYTES, 4 * CALL_STACK_BYTES, call);
     ctx.depth -= 1;
     returned
 }

@@ -349,11 +349,12 @@ impl Group {
                 call.aggregate.update(&mut self.states[i], &args)?;
                 continue;
             }
-            kept.add(ctx, &args)?;
             let mut keys = Vec::with_capacity(call.order.len());
             for (key, ..) in &call.order {
                 keys.push(eval(key, frame, ctx)?);
             }
+            kept.add(ctx, &args)?;
+            kept.add(ctx, &keys)?;
             self.kept[i].push((keys, args));
         }
         Ok(())
