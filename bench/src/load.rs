@@ -432,6 +432,7 @@ mod tests {
     fn threads_and_tasks_end_after_the_operations_there_are() {
         let limited = Load {
             operations_max: Some(10),
+            duration: Duration::from_secs(60),
             ..load(3, None)
         };
         let thread = || -> ThreadOperation { Box::new(|_| Ok(())) };

@@ -298,6 +298,8 @@ async fn connect(target: &Target, options: &Options) -> anyhow::Result<Option<Cl
         connections: options.connections as usize,
         // One operation may be many calls (fan-out).
         in_flight: CALLS_IN_FLIGHT_MAX,
+        // A stall of the machine is a latency, and no error.
+        deadline: Duration::from_secs(30),
         application_name: "dbos-bench".into(),
         cache_bytes: match options.kind {
             Kind::Fs { cache_bytes, .. } => cache_bytes,

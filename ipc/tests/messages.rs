@@ -239,6 +239,8 @@ async fn a_receive_waits_for_a_message() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_receivers_get_each_message_once_in_order() {
     const EACH: i64 = 50;
+    /// Whose messages come last.
+    const END: i64 = 9;
     for engine in engines() {
         let engine = engine.unwrap();
         messages(&engine).await;
@@ -248,11 +250,8 @@ async fn waiting_receivers_get_each_message_once_in_order() {
                 let messages = Messages::new(client.await.unwrap());
                 let mut received = Vec::new();
                 loop {
-                    let some = messages
-                        .receive(7, 1, Duration::from_secs(2))
-                        .await
-                        .unwrap();
-                    if some.is_empty() {
+                    let some = messages.receive(7, 1, LONG).await.unwrap();
+                    if some.is_empty() || some[0].sender_id == END {
                         return received;
                     }
                     received.extend(some);
@@ -270,7 +269,13 @@ async fn waiting_receivers_get_each_message_once_in_order() {
                 }
             }
         });
-        let (received, _) = tokio::join!(join_all(receive), join_all(send));
+        let send = async {
+            join_all(send).await;
+            // One ends each receiver.
+            let messages = Messages::new(engine.client().await.unwrap());
+            messages.send_batch(7, END, &[b"", b"", b""]).await.unwrap();
+        };
+        let (received, ()) = tokio::join!(join_all(receive), send);
         let mut all: Vec<Message> = received.into_iter().flatten().collect();
         all.sort_by_key(|message| message.message_id);
         assert_eq!(all.len(), 2 * EACH as usize, "on {}", engine.name);

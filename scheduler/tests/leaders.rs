@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use dbos_client::Client;
-use dbos_client::testing::LocalCluster;
+use dbos_client::testing::{LocalCluster, leader};
 use scheduler::worker::{self, Options};
 use scheduler::{Registration, Scheduler};
 
@@ -13,7 +12,7 @@ const LONG: Duration = Duration::from_secs(25);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_waiting_worker_goes_on_under_the_next_leader() {
     let cluster = LocalCluster::start(&["--nodes", "3", "--partitions", "1"]).unwrap();
-    let client = Client::connect(&cluster.target().unwrap()).await.unwrap();
+    let client = cluster.client().await.unwrap();
     scheduler::install(&client).await.unwrap();
     let scheduler = Scheduler::new(client);
     let registration = Registration {
@@ -29,11 +28,11 @@ async fn a_waiting_worker_goes_on_under_the_next_leader() {
         ..Options::new(registration)
     };
     // With a client of its own, as another process has.
-    let other = Client::connect(&cluster.target().unwrap()).await.unwrap();
+    let other = cluster.client().await.unwrap();
     let watched = async {
         let scheduler = Scheduler::new(other.clone());
         tokio::time::sleep(Duration::from_millis(1500)).await;
-        let leader = other.topology().leader(0).unwrap().to_string();
+        let leader = leader(&other, 0).await.unwrap().to_string();
         cluster.dbos(&["cluster", "kill", &leader]).unwrap();
         scheduler.submit(KEY, 1, "exit 5").await.unwrap();
         assert_eq!(scheduler.wait(KEY, 1, LONG).await.unwrap(), Some(5));

@@ -1,5 +1,8 @@
 //! The shell around the state machines, without SQL: three nodes in one thread, real sockets, logs and stores.
 
+#[path = "../../../services/client/src/ports.rs"]
+mod ports;
+
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -121,18 +124,13 @@ fn alone<F: Future>(work: F) -> F::Output {
 }
 
 fn configs(dir: &Path) -> Vec<NodeConfig> {
-    let ports: Vec<u16> = (0..6)
-        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect::<Vec<_>>()
-        .iter()
-        .map(|l| l.local_addr().unwrap().port())
-        .collect();
+    let first = ports::free(6);
     let address = |p: u16| std::net::SocketAddr::from(([127, 0, 0, 1], p));
     let nodes: Vec<NodeAddress> = (0..3)
         .map(|i| NodeAddress {
-            id: i as u64 + 1,
-            sql: address(ports[i]),
-            peer: address(ports[3 + i]),
+            id: u64::from(i) + 1,
+            sql: address(first + i),
+            peer: address(first + 3 + i),
         })
         .collect();
     let one = |node: &NodeAddress| NodeConfig {
@@ -142,6 +140,8 @@ fn configs(dir: &Path) -> Vec<NodeConfig> {
         partitions: 2,
         replicas: 3,
         tick_ms: 20,
+        // A machine that stands still for a moment deposes nobody.
+        election_ticks: 25,
         tip_bytes_max: 1 << 20,
         ..NodeConfig::default()
     };
@@ -150,7 +150,7 @@ fn configs(dir: &Path) -> Vec<NodeConfig> {
 
 /// The open leader of `group` among `nodes`.
 async fn leader(nodes: &[Node], group: u32) -> &Node {
-    for _ in 0..500 {
+    for _ in 0..6_000 {
         if let Some(node) = nodes
             .iter()
             .find(|n| n.core.role(group).is_some_and(|r| r.open))
@@ -276,7 +276,7 @@ async fn abandon(gateway: &Gateway, number: u64, key: &'static [u8], value: u8, 
         part: part(key),
         coordinator: 1,
     });
-    let end = tokio::time::Instant::now() + Duration::from_secs(5);
+    let end = tokio::time::Instant::now() + Duration::from_secs(20);
     let Answer::Prepared(stamp) = gateway.transact_until(2, prepare, end).await.unwrap() else {
         panic!("not prepared");
     };

@@ -87,6 +87,12 @@ impl EngineLog {
             ..Self::open_on(dir, options, identity, Arc::new(files))?
         })
     }
+
+    /// The next file is filled.
+    #[cfg(test)]
+    pub fn is_next_ready(&self) -> bool {
+        self.filler.as_ref().is_some_and(|filler| filler.is_ready())
+    }
 }
 
 impl<F: FileSystem> EngineLog<F> {

@@ -72,6 +72,11 @@ impl Filler {
         }
     }
 
+    #[cfg(test)]
+    pub fn is_ready(&self) -> bool {
+        self.shared.ready.load(Ordering::Acquire)
+    }
+
     /// The filled file becomes `path`. False if there is none.
     fn give(&self, path: &Path) -> bool {
         let shared = &self.shared;

@@ -130,14 +130,12 @@ fn the_next_file_is_filled_while_the_present_one_is_in_use() {
     assert!(!next.exists(), "the first half");
     append(13);
     append(14);
-    let filled = || std::fs::metadata(&next).is_ok_and(|m| m.len() == options.file_bytes);
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while !filled() {
+    while !log.is_next_ready() {
         assert!(std::time::Instant::now() < deadline, "it is not filled");
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    // Its last sync, and what says that it is ready.
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(std::fs::metadata(&next).unwrap().len(), options.file_bytes);
     (15..=28).for_each(append);
     assert!(!next.exists(), "it is not used");
     assert_eq!(

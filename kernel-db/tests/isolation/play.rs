@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Error, SimpleQueryMessage};
 
-/// A statement that takes longer waits for another transaction. PostgreSQL looks for deadlocks after a second.
+/// A statement that takes longer waits for another transaction. PostgreSQL looks for deadlocks later.
 const SOON: Duration = Duration::from_millis(700);
 /// Nothing waits longer for what has been decided, and no answer takes longer while nobody else has a transaction open.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -50,11 +50,15 @@ pub struct Script {
     steps: Vec<(String, String)>,
     /// Columns of the table `test`.
     columns: String,
+    /// What a node and PostgreSQL answered at each level when the file was written.
+    golden: Vec<(String, String)>,
 }
 
 impl Script {
     pub fn parse(text: &str) -> Self {
-        let head = text.split("\n== ").next().unwrap();
+        let mut sections = text.split("\n== ");
+        let head = sections.next().unwrap();
+        let golden = sections.map(answers).collect();
         let head = format!("{}\n", head.trim_end());
         let table = head.lines().find_map(|l| l.strip_prefix("TABLE: "));
         let columns = table.unwrap_or("id int PRIMARY KEY, value int").to_owned();
@@ -68,8 +72,26 @@ impl Script {
             steps: steps.map(step).collect(),
             columns,
             head,
+            golden,
         }
     }
+
+    /// What a node is to answer at a level, and PostgreSQL. Nothing of a new script.
+    pub fn golden(&self, level: Level) -> (&str, &str) {
+        let known = self.golden.get(level as usize);
+        known.map_or(("", ""), |(node, postgres)| (&**node, &**postgres))
+    }
+}
+
+/// Of a section: a node's, and PostgreSQL's.
+fn answers(section: &str) -> (String, String) {
+    let (_, answers) = section.split_once('\n').unwrap_or_default();
+    let (node, postgres) = answers.split_once("-- PostgreSQL:").unwrap_or_default();
+    let postgres = match postgres.strip_prefix('\n') {
+        Some(differing) => differing,
+        None => node,
+    };
+    (node.to_owned(), postgres.to_owned())
 }
 
 struct Connection {
@@ -85,8 +107,14 @@ impl Connection {
     }
 }
 
-/// What was answered, line by line.
-pub async fn play<F>(script: &Script, level: Level, table: &str, connect: impl Fn() -> F) -> String
+/// What was answered, line by line. Where `golden` has an answer it is waited for: it may be late on a slow machine.
+pub async fn play<F>(
+    script: &Script,
+    golden: &str,
+    level: Level,
+    table: &str,
+    connect: impl Fn() -> F,
+) -> String
 where
     F: Future<Output = Client>,
 {
@@ -107,10 +135,7 @@ where
             open.insert(who.clone(), connection);
         }
         let others = || open.iter().filter(|(name, _)| *name != who);
-        let soon = match others().any(|(_, other)| other.holds_locks()) {
-            true => SOON,
-            false => PATIENCE,
-        };
+        let may_wait = others().any(|(_, other)| other.holds_locks());
         let connection = open.get_mut(who).unwrap();
         if let Some(waiting) = connection.waiting.take() {
             let answer = tokio::time::timeout(PATIENCE, waiting).await;
@@ -127,6 +152,10 @@ where
             "BEGIN" => format!("BEGIN ISOLATION LEVEL {}", level.name()),
             sql => sql.replace("test", table),
         };
+        let soon = match may_wait {
+            true => patience(golden, &told, &format!("{who}: {sql} -> ")),
+            false => PATIENCE,
+        };
         let client = connection.client.clone();
         let mut running = tokio::spawn(async move { answer(&client, &sent).await });
         match tokio::time::timeout(soon, &mut running).await {
@@ -136,19 +165,36 @@ where
                 connection.waiting = Some(running);
             }
         }
-        arrived(&mut open, who, &mut told).await;
+        arrived(&mut open, who, golden, &mut told).await;
     }
     told.replace(table, "test")
 }
 
+/// How long to wait for the answer of the line that begins with `line`.
+fn patience(golden: &str, told: &str, line: &str) -> Duration {
+    let next = golden
+        .strip_prefix(told)
+        .and_then(|rest| rest.lines().next());
+    match next.and_then(|next| next.strip_prefix(line)) {
+        None | Some("waits") => SOON,
+        Some(_) => PATIENCE,
+    }
+}
+
 /// Answers that this step set free.
-async fn arrived(open: &mut BTreeMap<String, Connection>, but: &str, told: &mut String) {
+async fn arrived(
+    open: &mut BTreeMap<String, Connection>,
+    but: &str,
+    golden: &str,
+    told: &mut String,
+) {
     for (who, connection) in open.iter_mut().filter(|(who, _)| *who != but) {
         let Some(mut waiting) = connection.waiting.take() else {
             continue;
         };
-        match tokio::time::timeout(SOON, &mut waiting).await {
-            Ok(answer) => writeln!(told, "   {who} -> {}", answer.unwrap()).unwrap(),
+        let line = format!("   {who} -> ");
+        match tokio::time::timeout(patience(golden, told, &line), &mut waiting).await {
+            Ok(answer) => writeln!(told, "{line}{}", answer.unwrap()).unwrap(),
             Err(_) => connection.waiting = Some(waiting),
         }
     }

@@ -11,6 +11,11 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::ports::free;
 
+/// What happens by itself has happened by then, on a machine that stands still for seconds too.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// After so long PostgreSQL looks for a deadlock, and ends who waited so long first: the other one must wait by then.
+const DEADLOCK_TIMEOUT: Duration = Duration::from_secs(4);
+
 /// A node with four partitions; stopped when dropped.
 pub struct Node {
     port: u16,
@@ -46,7 +51,7 @@ impl Node {
         };
         let client = node.connect().await;
         let leaderless = "SELECT 1 FROM dbos.partitions WHERE leader IS NULL";
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + PATIENCE;
         while !client
             .query(leaderless, &[])
             .await
@@ -93,7 +98,7 @@ impl Drop for Node {
 
 /// Tries until the server is up.
 async fn connect(url: &str) -> Client {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + PATIENCE;
     loop {
         match tokio_postgres::connect(url, NoTls).await {
             Ok((client, connection)) => {
@@ -131,8 +136,10 @@ impl Postgres {
             .args(["-A", "trust", "-U", "dbos", "-D"])
             .arg(&data));
         let options = format!(
-            "-k {} -c listen_addresses=127.0.0.1 -p {port} -c fsync=off -c shared_buffers=16MB",
-            postgres.folder.path().display()
+            "-k {} -c listen_addresses=127.0.0.1 -p {port} -c fsync=off -c shared_buffers=16MB \
+             -c deadlock_timeout={}",
+            postgres.folder.path().display(),
+            DEADLOCK_TIMEOUT.as_millis()
         );
         let log = postgres.folder.path().join("log");
         run(postgres

@@ -19,6 +19,11 @@ use crate::ports::free;
 
 const CONFIG: &str = "KERNEL_DB_NODE_CONFIG";
 
+/// What happens by itself has happened by then, on a machine that stands still for seconds too.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Of 50 ms, so that no leader is deposed because the machine stands still.
+const STEADY_TICKS: u64 = 60;
+
 /// A file beside the configuration: while it is there, fdatasync of the node's log fails.
 pub const SYNC_FAILS: &str = "sync-fails";
 
@@ -53,16 +58,39 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// For tests of failovers: elections come as soon as they do by default.
     pub fn start(nodes: usize, partitions: u32, replicas: u32, durability: Durability) -> Self {
-        let mut cluster = Self::prepare(nodes, partitions, replicas, durability);
-        for id in 1..=nodes as u64 {
-            cluster.spawn(id);
-        }
-        cluster
+        Self::prepare(nodes, partitions, replicas, durability).started()
+    }
+
+    /// For tests of all else: leaders stay.
+    pub fn steady(nodes: usize, partitions: u32, replicas: u32, durability: Durability) -> Self {
+        Self::prepare_steady(nodes, partitions, replicas, durability).started()
     }
 
     /// Configurations only.
     pub fn prepare(nodes: usize, partitions: u32, replicas: u32, durability: Durability) -> Self {
+        let ticks = NodeConfig::default().election_ticks;
+        Self::prepare_with(nodes, partitions, replicas, durability, ticks)
+    }
+
+    /// Configurations only, of which leaders stay.
+    pub fn prepare_steady(
+        nodes: usize,
+        partitions: u32,
+        replicas: u32,
+        durability: Durability,
+    ) -> Self {
+        Self::prepare_with(nodes, partitions, replicas, durability, STEADY_TICKS)
+    }
+
+    fn prepare_with(
+        nodes: usize,
+        partitions: u32,
+        replicas: u32,
+        durability: Durability,
+        election_ticks: u64,
+    ) -> Self {
         let addresses = free_addresses(nodes);
         let cluster = Self {
             dir: tempfile::tempdir().unwrap(),
@@ -80,11 +108,21 @@ impl Cluster {
                 replicas,
                 durability,
                 log_prefill_bytes: 0,
+                election_ticks,
+                // Several elections, on a machine that stands still for seconds.
+                leader_wait_ms: 20_000,
                 ..NodeConfig::default()
             };
             std::fs::write(cluster.config_path(node.id), config.to_toml()).unwrap();
         }
         cluster
+    }
+
+    fn started(mut self) -> Self {
+        for id in 1..=self.nodes.len() as u64 {
+            self.spawn(id);
+        }
+        self
     }
 
     /// Nodes are run by this command from now on: their own command follows its words.
@@ -144,7 +182,7 @@ impl Cluster {
 
     /// The exit code of a node that ends by itself, which it must soon.
     pub async fn ended(&mut self, id: u64) -> Option<i32> {
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + PATIENCE;
         loop {
             let child = self.children[id as usize - 1].as_mut().unwrap();
             if let Some(status) = child.try_wait().unwrap() {
@@ -161,7 +199,7 @@ impl Cluster {
     }
 
     pub async fn connect(&self, id: u64) -> Client {
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + PATIENCE;
         loop {
             match self.try_connect(id).await {
                 Ok(client) => return client,
@@ -189,12 +227,13 @@ impl Cluster {
     /// The node that leads `partition`.
     pub async fn leader(&self, client: &Client, partition: u32) -> u64 {
         let sql = format!("SELECT leader FROM dbos.partitions WHERE partition_id = {partition}");
-        query(client, &sql).await.parse().unwrap()
+        let leader = eventually(client, &sql, |leader| !leader.is_empty()).await;
+        leader.parse().unwrap()
     }
 
     /// Waits until every partition has a leader.
     pub async fn ready(&self, client: &Client) {
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + PATIENCE;
         loop {
             let leaderless = "SELECT count(*) FROM dbos.partitions WHERE leader IS NULL";
             let count = client.simple_query(leaderless).await;
@@ -256,6 +295,34 @@ pub async fn query(client: &Client, sql: &str) -> String {
         Ok(messages) => first(&messages),
         Err(error) => panic!("{sql}: {error:?}"),
     }
+}
+
+/// The first answer that is `wanted`; errors are met by asking again. System tables show nothing of a node that is late, and no
+/// time while a partition has no leader.
+pub async fn eventually(client: &Client, sql: &str, wanted: impl Fn(&str) -> bool) -> String {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let answer = client.simple_query(sql).await;
+        let value = answer.as_ref().map(|messages| first(messages));
+        match value {
+            Ok(value) if wanted(&value) => return value,
+            other => assert!(Instant::now() < until, "{sql}: {other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Waits until a statement that begins so runs at some node.
+pub async fn until_runs(client: &Client, statement: &str) {
+    let like = format!("query LIKE '{statement}%'");
+    let sql = format!("SELECT count(*) FROM dbos.statements WHERE {like}");
+    eventually(client, &sql, |running| running == "1").await;
+}
+
+/// A time to go back to, behind all that was acknowledged.
+pub async fn stamp(client: &Client) -> String {
+    let sql = "SELECT stamp FROM dbos.clock";
+    eventually(client, sql, |stamp| !stamp.is_empty()).await
 }
 
 /// SQLSTATE of a statement that must fail.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kernel_db::node::{Durability, NodeAddress, NodeConfig};
 
-use crate::cluster::{Cluster, query, state};
+use crate::cluster::{Cluster, eventually, query, state};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn one_node_keeps_what_it_acknowledged() {
@@ -53,28 +53,20 @@ async fn three_nodes_answer_alike_and_outlive_a_leader() {
             query(client, "SELECT k FROM t ORDER BY k DESC LIMIT 1").await,
             "39"
         );
-        assert_eq!(
-            query(client, "SELECT count(*) FROM dbos.nodes WHERE alive").await,
-            "3"
-        );
-        assert_eq!(
-            query(client, "SELECT count(*) FROM dbos.replicas").await,
-            "12"
-        );
+        // A node that is late is shown as one that is dead.
+        let alive = "SELECT count(*) FROM dbos.nodes WHERE alive";
+        eventually(client, alive, |nodes| nodes == "3").await;
+        let replicas = "SELECT count(*) FROM dbos.replicas";
+        eventually(client, replicas, |replicas| replicas == "12").await;
     }
     query(&clients[0], "UPDATE t SET v = v + 1").await;
     // Slot 1 is partition 1, which node 2 leads.
-    let leader: u64 = query(
-        &clients[0],
-        "SELECT leader FROM dbos.partitions WHERE partition_id = 1",
-    )
-    .await
-    .parse()
-    .unwrap();
+    let leader = cluster.leader(&clients[0], 1).await;
     let survivor = (1..=3).find(|n| *n != leader).unwrap();
     let client = &clients[survivor as usize - 1];
     cluster.kill(leader);
     let died = Instant::now();
+    let mut unknown = false;
     // The gateway waits for the new leader by itself, unless the answer was lost on the way.
     loop {
         match client
@@ -82,11 +74,14 @@ async fn three_nodes_answer_alike_and_outlive_a_leader() {
             .await
         {
             Ok(_) => break,
-            Err(error) => assert!(
-                died.elapsed() < Duration::from_secs(10),
-                "{error:?}\n{}",
-                cluster.logs()
-            ),
+            Err(error) => {
+                assert!(
+                    died.elapsed() < Duration::from_secs(10),
+                    "{error:?}\n{}",
+                    cluster.logs()
+                );
+                unknown |= error.code().is_some_and(|code| code.code() == "08007");
+            }
         }
     }
     println!("failover: {} ms", died.elapsed().as_millis());
@@ -99,7 +94,9 @@ async fn three_nodes_answer_alike_and_outlive_a_leader() {
     cluster.spawn(leader);
     let back = cluster.connect(leader).await;
     cluster.ready(&back).await;
-    assert_eq!(query(&back, "SELECT v FROM t WHERE k = 1").await, "2");
+    let value = query(&back, "SELECT v FROM t WHERE k = 1").await;
+    // Once more only if it was said that nobody knows.
+    assert!(value == "2" || unknown && value == "3", "{value}");
     for id in 1..=3 {
         assert_eq!(cluster.stop(id), Some(0), "{}", cluster.logs());
     }
@@ -120,13 +117,13 @@ async fn what_never_ends_is_ended_and_the_leader_stays() {
         ),
     )
     .await;
+    let nowhere =
+        "CREATE FUNCTION nowhere() RETURNS void LANGUAGE plpgsql AS $$ BEGIN LOOP END LOOP; END $$";
+    query(&client, nowhere).await;
     // It moves off the core when its steps there are used up, and ends with the statement's time.
     query(&client, "SET statement_timeout = '2s'").await;
     assert_eq!(state(&client, "SELECT forever(1)").await, "57014");
     // The same of one that touches no table.
-    let nowhere =
-        "CREATE FUNCTION nowhere() RETURNS void LANGUAGE plpgsql AS $$ BEGIN LOOP END LOOP; END $$";
-    query(&client, nowhere).await;
     assert_eq!(state(&client, "SELECT nowhere()").await, "57014");
     query(&client, "RESET statement_timeout").await;
     // Its write set or its memory passes the bound, unless the machine is so slow that its time is over first.

@@ -3,7 +3,7 @@
 use kernel_db::node::Durability;
 use tokio_postgres::Client;
 
-use crate::cluster::{Cluster, query, state};
+use crate::cluster::{Cluster, eventually, query, stamp, state};
 
 /// What the tables of the next test hold at a time: rows, sum, rows of one partition, and a join over partitions.
 async fn past(client: &Client, at: &str) -> [String; 4] {
@@ -18,10 +18,6 @@ async fn past(client: &Client, at: &str) -> [String; 4] {
 
 async fn query_owned(client: &Client, sql: String) -> String {
     query(client, &sql).await
-}
-
-async fn stamp(client: &Client) -> String {
-    query(client, "SELECT stamp FROM dbos.clock").await
 }
 
 /// What `past` sees at the first and at the second moment.
@@ -90,7 +86,7 @@ async fn wrong_times(other: &Client, one_table: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_past_is_as_it_was_after_updates_restarts_and_other_leaders() {
-    let mut cluster = Cluster::start(3, 4, 3, Durability::Fsync);
+    let mut cluster = Cluster::steady(3, 4, 3, Durability::Fsync);
     let client = cluster.connect(1).await;
     cluster.ready(&client).await;
     query(&client, "CREATE TABLE t (k int PRIMARY KEY, v int)").await;
@@ -135,6 +131,8 @@ async fn the_past_is_as_it_was_after_updates_restarts_and_other_leaders() {
 
     // Another leader of every partition that node 1 led, and a node that comes back.
     cluster.kill(1);
+    let count = "SELECT count(*) FROM t";
+    eventually(&other, count, |rows| rows == "8").await;
     assert_eq!(past(&other, &first).await, first_seen, "{}", cluster.logs());
     cluster.spawn(1);
     let client = cluster.connect(1).await;
@@ -143,7 +141,11 @@ async fn the_past_is_as_it_was_after_updates_restarts_and_other_leaders() {
     cluster.kill(3);
     cluster.spawn(2);
     cluster.spawn(3);
-    cluster.ready(&client).await;
+    for node in [2, 3] {
+        cluster.connect(node).await;
+    }
+    // Node 1 still thinks that they lead.
+    eventually(&client, count, |rows| rows == "8").await;
     assert_eq!(past(&client, &first).await, first_seen);
     assert_eq!(past(&client, &second).await, second_seen);
 

@@ -8,9 +8,7 @@ use kernel_db::node::admin::{Administration, RollbackProgress, RollbackStage};
 use kernel_db::node::{Durability, NodeConfig};
 use tokio_postgres::Client;
 
-use crate::cluster::{Cluster, query, state};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::cluster::{Cluster, PATIENCE, query, stamp, state};
 
 async fn begin(cluster: &Cluster, node: u64, to: &str) -> kernel_db::Result<()> {
     let config = config(cluster, node);
@@ -72,10 +70,6 @@ async fn refused(cluster: &Cluster, to: &str) -> String {
     }
 }
 
-async fn stamp(client: &Client) -> String {
-    query(client, "SELECT stamp FROM dbos.clock").await
-}
-
 /// All that the tables show, by rows, by a local index and by a global one.
 async fn picture(client: &Client, at: &str) -> [String; 4] {
     let mut seen = Vec::new();
@@ -118,7 +112,7 @@ async fn undone_and_undone_again(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn all_tables_go_back_and_that_can_be_undone() {
-    let cluster = Cluster::start(3, 4, 3, Durability::Memory);
+    let cluster = Cluster::steady(3, 4, 3, Durability::Memory);
     let client = cluster.connect(1).await;
     cluster.ready(&client).await;
     query(&client, "CREATE TABLE t (k int8 PRIMARY KEY, v int8)").await;
@@ -329,7 +323,7 @@ async fn a_rollback_whose_gateway_dies_is_given_up_or_finished_by_the_partitions
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn large_rows_of_one_partition_go_back_in_several_entries() {
-    let cluster = Cluster::start(3, 1, 3, Durability::Memory);
+    let cluster = Cluster::steady(3, 1, 3, Durability::Memory);
     let client = cluster.connect(1).await;
     cluster.ready(&client).await;
     query(&client, "CREATE TABLE big (k int8 PRIMARY KEY, v text)").await;

@@ -1,11 +1,17 @@
 //! Many Syncs under way at once.
 
+use kernel_db::wire::pg::Limits;
+
 use crate::backend::Server;
 use crate::raw::{Client, kinds};
 
 /// A server of which nothing commits until its gate is opened, and a client of it.
 fn gated() -> (Server, Client) {
-    let server = Server::start();
+    gated_with(Limits::default())
+}
+
+fn gated_with(limits: Limits) -> (Server, Client) {
+    let server = Server::with(limits);
     server.handle.log().gate = Some(0);
     let client = Client::connect(server.port);
     (server, client)
@@ -163,7 +169,10 @@ fn nothing_is_planned_while_something_runs_alone() {
 
 #[test]
 fn what_was_sent_before_the_end_is_answered() {
-    let (mut server, mut client) = gated();
+    let (mut server, mut client) = gated_with(Limits {
+        drain: std::time::Duration::from_secs(30),
+        ..Limits::default()
+    });
     client
         .run("put 1")
         .sync()

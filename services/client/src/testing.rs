@@ -14,6 +14,9 @@ use crate::key::PartitionKey;
 use crate::local_postgres::{LocalPostgres, Settings};
 use crate::target::Target;
 
+/// What happens by itself has happened by then, on a machine that stands still for seconds too.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// One running engine; dropping it stops and removes it.
 #[derive(Debug)]
 pub struct Engine {
@@ -59,6 +62,20 @@ pub fn engines() -> impl Iterator<Item = Result<Engine>> {
     [Engine::postgres, Engine::kernel]
         .into_iter()
         .map(|start| start())
+}
+
+/// Node id of the leader of a partition, as soon as the client knows one.
+pub async fn leader(client: &Client, partition: u32) -> Result<i32> {
+    let known = async {
+        loop {
+            if let Some(leader) = client.topology().leader(partition) {
+                return leader;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let known = tokio::time::timeout(PATIENCE, known).await;
+    known.map_err(|_| Error::environment(format!("partition {partition} has no leader")))
 }
 
 /// A cluster of node processes in a home of its own, started and removed by the `dbos` binary.
@@ -159,6 +176,15 @@ impl LocalCluster {
     /// Connection string of node `node`, from 1.
     pub fn url(&self, node: u16) -> String {
         format!("postgres://dbos@127.0.0.1:{}/dbos", self.port + node - 1)
+    }
+
+    /// A new client that outlives several elections.
+    pub async fn client(&self) -> Result<Client> {
+        let options = Options {
+            deadline: PATIENCE,
+            ..Options::default()
+        };
+        Client::connect_with(&self.target()?, options).await
     }
 
     pub fn target(&self) -> Result<Target> {
