@@ -77,8 +77,14 @@ async fn add_again(spec: &ClusterSpec, node: u16) -> Result<()> {
         up::check_ports(spec, &[node])?;
         process::start(spec, node)?;
     }
-    if !progress.nodes.contains(&node.into()) {
-        ask_to_add(spec, asked, node).await?;
+    if !progress.nodes.contains(&node.into())
+        && let Err(failure) = ask_to_add(spec, asked, node).await
+    {
+        // What was asked for before may have been done just now.
+        let progress = with(spec, asked, async |a| a.progress().await).await;
+        if !progress.is_ok_and(|p| p.nodes.contains(&node.into())) {
+            return Err(failure);
+        }
     }
     watch_added(spec, node).await
 }
