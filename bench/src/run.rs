@@ -67,6 +67,10 @@ pub struct Options {
     pub duration: Duration,
 }
 
+/// An operation that failed may have been done.
+const NOT_COUNTED: &str =
+    "what is there was not compared with what was acknowledged, as operations failed";
+
 /// Called about once a second with a line to show.
 pub type Progress<'a> = &'a dyn Fn(String);
 
@@ -82,6 +86,8 @@ pub(crate) struct Prepared {
     pub filling: BySource,
     /// Compares the target's tables with the number of acknowledged operations.
     pub check: Box<dyn FnOnce(u64) -> Task<anyhow::Result<()>>>,
+    /// The check makes no use of that number, and so holds though operations failed.
+    holds_always: bool,
     /// Operations after which there is nothing left to do.
     pub operations_max: Option<u64>,
     /// What answers while the benchmark runs.
@@ -113,8 +119,46 @@ impl Prepared {
             operation,
             filling,
             check: Box::new(move |acknowledged| Box::pin(check(acknowledged))),
+            holds_always: false,
             operations_max: None,
             responders: None,
+        }
+    }
+
+    /// As [`Prepared::new`], with a check that holds whatever was acknowledged.
+    pub fn conserving<F>(operation: Operation, check: impl FnOnce() -> F + 'static) -> Self
+    where
+        F: Future<Output = anyhow::Result<()>> + 'static,
+    {
+        Self {
+            holds_always: true,
+            ..Self::new(operation, move |_| check())
+        }
+    }
+
+    /// Fails if what is there is wrong. Where there were errors, of which some may be done, nothing is counted.
+    async fn verify(
+        self,
+        acknowledged: u64,
+        errors: &[String],
+        progress: Progress<'_>,
+    ) -> anyhow::Result<()> {
+        if errors.is_empty() {
+            return (self.check)(acknowledged).await;
+        }
+        let errors = errors.join("; ");
+        if !self.holds_always {
+            progress(format!("errors: {errors}; {NOT_COUNTED}"));
+            return Ok(());
+        }
+        progress(format!("errors: {errors}"));
+        match (self.check)(acknowledged).await {
+            // What made operations fail may not have ended.
+            Err(error) if error.is::<dbos_client::Error>() => {
+                progress(format!("errors: what is there was not checked: {error}"));
+                Ok(())
+            }
+            checked => checked,
         }
     }
 
@@ -185,7 +229,7 @@ pub async fn measure(
     let client = connect(target, options).await?;
     // What fills the cache counts.
     let cache = client.as_ref().and_then(Client::cache_stats);
-    let prepared = prepare(target, options, &load, client.clone())
+    let mut prepared = prepare(target, options, &load, client.clone())
         .await
         .context("setting up the benchmark")?;
     load.operations_max = prepared.operations_max;
@@ -209,7 +253,7 @@ pub async fn measure(
     )
     .await;
     let processors = watch.end(measured.completed);
-    drop(prepared.responders);
+    drop(prepared.responders.take());
     let mut report = report(target, options, &load, &measured);
     report.processors = processors;
     report.fdatasync_p50_us = BeforeAfter {
@@ -225,11 +269,8 @@ pub async fn measure(
     report.retries = retries
         .zip(client)
         .map(|(before, client)| client.stats().retries - before);
-    if measured.errors == 0 {
-        (prepared.check)(measured.acknowledged).await?;
-    } else {
-        progress(format!("errors: {}", measured.first_errors.join("; ")));
-    }
+    let verified = prepared.verify(measured.acknowledged, &measured.first_errors, progress);
+    verified.await?;
     Ok(Run {
         report,
         latency: measured.latency,
@@ -377,7 +418,10 @@ async fn measure_threads(
     };
     match measured.first_errors.first() {
         None => prepared.check(measured.acknowledged)?,
-        Some(error) => bail!("{} operations failed: {error}", measured.errors),
+        Some(error) => bail!(
+            "{} operations failed: {error}; {NOT_COUNTED}",
+            measured.errors
+        ),
     }
     Ok(Run {
         report,
@@ -444,4 +488,56 @@ pub(crate) fn expect_equal(what: &str, found: i64, acknowledged: u64) -> anyhow:
         bail!("{what}: {found} are there, {acknowledged} were acknowledged");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    fn nothing() -> Operation {
+        Rc::new(|_| Box::pin(async { Ok(()) }))
+    }
+
+    fn failed() -> Vec<String> {
+        vec!["connection lost".to_string()]
+    }
+
+    #[tokio::test]
+    async fn money_is_checked_though_operations_failed() {
+        let (told, failed) = (RefCell::new(Vec::new()), failed());
+        let tell = |line| told.borrow_mut().push(line);
+        let wrong = || async { bail!("64 accounts hold 1 in all") };
+        let verified = Prepared::conserving(nothing(), wrong).verify(1, &failed, &tell);
+        let error = verified.await.unwrap_err().to_string();
+        assert_eq!(error, "64 accounts hold 1 in all");
+        assert_eq!(told.take(), ["errors: connection lost"]);
+
+        let right = Prepared::conserving(nothing(), || async { Ok(()) });
+        right.verify(1, &failed, &tell).await.unwrap();
+        assert_eq!(told.take(), ["errors: connection lost"]);
+
+        let gone = || async { Err(dbos_client::Error::environment("nobody answers").into()) };
+        let unread = Prepared::conserving(nothing(), gone);
+        unread.verify(1, &failed, &tell).await.unwrap();
+        let told = told.take();
+        assert!(
+            told[1].contains("was not checked: nobody answers"),
+            "{told:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_was_not_counted_is_told() {
+        let told = RefCell::new(Vec::new());
+        let tell = |line| told.borrow_mut().push(line);
+        let counted = || Prepared::new(nothing(), |n| async move { expect_equal("rows", 3, n) });
+        counted().verify(1, &failed(), &tell).await.unwrap();
+        let lines = told.take();
+        assert!(lines[0].contains("connection lost"), "{lines:?}");
+        assert!(lines[0].contains(NOT_COUNTED), "{lines:?}");
+        counted().verify(3, &[], &tell).await.unwrap();
+        counted().verify(2, &[], &tell).await.unwrap_err();
+    }
 }

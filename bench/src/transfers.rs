@@ -52,7 +52,7 @@ pub(crate) async fn prepare(
         let (client, transfer) = (calls.clone(), bank.transfer(n));
         Box::pin(async move { transfer.run(&client).await.map_err(|e| e.to_string()) })
     });
-    Ok(Prepared::new(operation, move |_| check(client, bank)))
+    Ok(Prepared::conserving(operation, move || check(client, bank)))
 }
 
 /// Point SELECTs, spread evenly over the accounts.
@@ -81,7 +81,7 @@ pub(crate) async fn prepare_reads(client: Client, accounts: u32) -> anyhow::Resu
             }
         })
     });
-    Ok(Prepared::new(operation, move |_| check(client, bank)))
+    Ok(Prepared::conserving(operation, move || check(client, bank)))
 }
 
 /// Every account with the same balance, whatever an earlier run has left.

@@ -118,7 +118,9 @@ impl Administration<'_> {
         for body in [frame::Body::Hello(hello), frame::Body::Call(call)] {
             write.write_all(&encode_frame(body)).await.map_err(failed)?;
         }
-        match FrameReader::new(read).next().await? {
+        // It has been sent.
+        let lost = |e: Error| Error::unknown(format!("node {}: {}", self.node, e.message()));
+        match FrameReader::new(read).next().await.map_err(lost)? {
             Some(frame::Body::Answer(Answer { body, .. })) => match body {
                 Some(answer::Body::Reply(bytes)) => Ok(bytes),
                 Some(answer::Body::Failure(failure)) => Err(from_failure(failure)),

@@ -90,8 +90,7 @@ impl Attempts {
             Failure::Answered(error) => error,
         };
         match error.class() {
-            // An answer about the number itself does not tell what an earlier attempt did.
-            Class::Request | Class::Environment if self.maybe_done && is_about_session(&error) => {
+            Class::Request | Class::Environment if self.maybe_done && is_about_attempt(&error) => {
                 return Next::Give(error.with_class(Class::Unknown));
             }
             Class::Request | Class::Environment => return Next::Give(error),
@@ -124,6 +123,13 @@ impl Attempts {
 /// A session or number that the server no longer knows is answered with a protocol violation.
 pub fn is_about_session(error: &Error) -> bool {
     error.sqlstate().is_some_and(|code| code == "08P01")
+}
+
+/// Such an answer does not tell what an earlier attempt did: it is about the number itself, or about this attempt's time
+/// (cancelled, a lock not had), while the earlier one may still run.
+fn is_about_attempt(error: &Error) -> bool {
+    let about_time = |code| matches!(code, "57014" | "55P03");
+    is_about_session(error) || error.sqlstate().is_some_and(about_time)
 }
 
 /// Somebody has to make room first, and is not known to be about to.
@@ -252,6 +258,23 @@ mod tests {
             given(attempts.failed(answered("08P01"), Duration::ZERO, 0.5)),
             Class::Unknown
         );
+    }
+
+    #[test]
+    fn a_later_attempt_that_took_too_long_tells_nothing_of_an_earlier_one() {
+        for code in ["57014", "55P03"] {
+            let mut attempts = Attempts::new(Repeatable::Yes, DEADLINE);
+            let first = attempts.failed(lost(), Duration::ZERO, 0.5);
+            assert!(matches!(first, Next::Wait(_)));
+            let second = attempts.failed(answered(code), Duration::ZERO, 0.5);
+            assert_eq!(given(second), Class::Unknown, "{code}");
+        }
+        // The statement's own fault is found whatever an earlier attempt did.
+        let mut attempts = Attempts::new(Repeatable::Yes, DEADLINE);
+        let first = attempts.failed(lost(), Duration::ZERO, 0.5);
+        assert!(matches!(first, Next::Wait(_)));
+        let second = attempts.failed(answered("42P01"), Duration::ZERO, 0.5);
+        assert_eq!(given(second), Class::Request);
     }
 
     #[test]

@@ -159,12 +159,15 @@ pub enum ClusterCommand {
     },
     /// Add a node while the cluster runs, and spread replicas and leaderships over it
     Add {
-        /// Its id [default: the next one]; a node that lost its disk comes back under a new id
+        /// Its id [default: the next one]; a node that lost its disk comes back under a new id. That of a node whose addition
+        /// was not brought to its end: goes on with it
+        #[arg(value_parser = clap::value_parser!(u16).range(1..))]
         node: Option<u16>,
         #[command(flatten)]
         name: Name,
     },
-    /// Remove a node, running or not: its replicas move to the others, then its process and data go
+    /// Remove a node, running or not: its replicas move to the others, then its process and data go. Said again, it goes on
+    /// with what was interrupted
     Remove {
         node: u16,
         #[command(flatten)]

@@ -13,6 +13,9 @@ pub const CODES: &str = "Exit codes:
   6  nothing was changed, and the same may work later: a full mailbox, a busy cluster, a conflict
   130  interrupted";
 
+/// It may or may not have happened.
+pub const UNKNOWN: u8 = 5;
+
 /// As of a process that SIGPIPE ended.
 const BROKEN_PIPE: i32 = 141;
 
@@ -99,7 +102,13 @@ impl From<std::io::Error> for Failure {
 
 impl From<kernel_db::Error> for Failure {
     fn from(error: kernel_db::Error) -> Self {
-        let failure = Self::new(format!("{} ({})", error.message(), error.sqlstate()));
+        let code = if error.sqlstate() == "08007" {
+            UNKNOWN
+        } else {
+            1
+        };
+        let text = format!("{} ({})", error.message(), error.sqlstate());
+        let failure = Self::with_code(code, text);
         match error.get_hint() {
             Some(hint) => failure.hint(hint),
             None => failure,

@@ -47,6 +47,7 @@ fn wrong_arguments_are_exit_code_2_and_go_to_standard_error() {
     for args in [
         vec!["nonsense"],
         vec!["cluster", "up", "--nodes", "0"],
+        vec!["cluster", "add", "0"],
         vec!["cluster", "up", "--nodes", "3", "--replicas", "2"],
         vec!["cluster", "up", "--nodes", "1", "--replicas", "3"],
         vec!["cluster", "up", "--durability", "maybe"],

@@ -45,8 +45,8 @@ fn a_node_that_lost_its_data_does_not_vote_and_is_replaced() {
     cluster.dbos(&["cluster", "up"]).unwrap();
     assert_eq!(rows(&cluster, 1).trim(), r#"{"n":"6"}"#);
     assert!(!cluster.data().join("node-2").join("data").exists());
-    cluster.dbos(&["cluster", "remove", "2"]).unwrap();
     cluster.dbos(&["cluster", "add"]).unwrap();
+    cluster.dbos(&["cluster", "remove", "2"]).unwrap();
     insert(&cluster, 6);
     assert_eq!(rows(&cluster, 4).trim(), r#"{"n":"7"}"#);
 }

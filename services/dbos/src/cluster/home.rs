@@ -121,6 +121,18 @@ impl ClusterSpec {
         self.added.iter().copied().fold(self.nodes, u16::max) + 1
     }
 
+    /// An id to be, from 1: its ports must be there.
+    pub fn check_new(&self, node: u16) -> Result<()> {
+        let highest = u16::MAX - METRICS_PORTS - self.port + 1;
+        if node > highest {
+            return Err(Failure::usage(format!(
+                "there are no ports for node {node}: with port {} the highest id is {highest}",
+                self.port
+            )));
+        }
+        Ok(())
+    }
+
     /// Writes the description and every node's configuration.
     pub fn save(&self) -> Result<()> {
         create_dir(&self.data)?;
@@ -264,8 +276,8 @@ impl ClusterSpec {
             self.node_dir(node).display()
         ))
         .hint(format!(
-            "`dbos cluster remove {node} --name {name}` and `dbos cluster add --name {name}` put a new node in its place, \
-             while the others run; if all are gone, `dbos cluster destroy --name {name}`"
+            "`dbos cluster add --name {name}` puts a new node in its place, then `dbos cluster remove {node} --name {name}` takes \
+             it away, while the others run; if all are gone, `dbos cluster destroy --name {name}`"
         )))
     }
 
@@ -358,4 +370,36 @@ pub fn free_base_port(nodes: u16) -> Result<u16> {
             (0..nodes).all(|n| ports.iter().all(|above| free(base + above + n)))
         })
         .ok_or_else(|| Failure::new("no free ports on 127.0.0.1").hint("pass --port BASE"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_id_has_the_last_port() {
+        let spec = ClusterSpec {
+            name: "ports".into(),
+            cluster_id: "0".into(),
+            nodes: 3,
+            added: Vec::new(),
+            removed: Vec::new(),
+            partitions: 1,
+            replicas: 3,
+            durability: Durability::Fsync,
+            data: PathBuf::from("ports"),
+            port: 5440,
+        };
+        let refused = spec.check_new(60_500).unwrap_err();
+        assert_eq!(refused.code, 2);
+        let highest = 59_946;
+        assert!(
+            refused.message.ends_with("the highest id is 59946"),
+            "{}",
+            refused.message
+        );
+        spec.check_new(highest).unwrap();
+        spec.check_new(highest + 1).unwrap_err();
+        assert_eq!(spec.metrics_port(highest), u16::MAX);
+    }
 }

@@ -4,12 +4,13 @@
 
 use std::time::{Duration, Instant};
 
+use kernel_db::error::Error;
 use kernel_db::node::admin::{Administration, Progress};
 
 use super::home::ClusterSpec;
 use super::{process, up};
 use crate::db;
-use crate::exit::{Failure, Result};
+use crate::exit::{Failure, Result, UNKNOWN};
 use crate::output::spinner;
 
 /// Without any progress for this long a command gives up; the cluster goes on by itself.
@@ -22,12 +23,15 @@ const CATCH_UP: Duration = Duration::from_secs(120);
 /// Entries that a replica may be behind to count as caught up.
 const LAG_MAX: i64 = 64;
 
-/// Adds a node: a new process, then its share of the replicas.
+/// Adds a node: a new process, then its share of the replicas. Goes on with an addition that was not brought to its end.
 pub async fn add(mut spec: ClusterSpec, node: Option<u16>) -> Result<()> {
     let node = node.unwrap_or_else(|| spec.next_id());
     if spec.ids().contains(&node) {
-        return Err(Failure::new(format!("node {node} is there already"))
-            .hint("`dbos cluster add` without a number takes the next free id"));
+        return match spec.added.contains(&node) {
+            true => add_again(&spec, node).await,
+            false => Err(Failure::new(format!("node {node} is there already"))
+                .hint("`dbos cluster add` without a number takes the next free id")),
+        };
     }
     if node < spec.next_id() {
         return Err(
@@ -37,24 +41,77 @@ pub async fn add(mut spec: ClusterSpec, node: Option<u16>) -> Result<()> {
             )),
         );
     }
+    spec.check_new(node)?;
     let asked = any_running(&spec)?;
     spec.added.push(node);
     up::check_ports(&spec, &[node])?;
     spec.save_node(node)?;
     spec.save_description()?;
     process::start(&spec, node)?;
-    let added = with(&spec, asked, async |a| {
-        settle("42710", async || a.add(&spec.node_address(node)).await).await
-    })
-    .await;
-    if let Err(failure) = added {
-        process::kill(&spec, node)?;
-        spec.remove_node(node)?;
-        spec.added.retain(|added| *added != node);
-        spec.save_description()?;
+    if let Err(failure) = ask_to_add(&spec, asked, node).await {
+        // The cluster may count on a node that it may have.
+        if failure.code != UNKNOWN {
+            process::kill(&spec, node)?;
+            spec.remove_node(node)?;
+            spec.added.retain(|added| *added != node);
+            spec.save_description()?;
+        }
         return Err(failure);
     }
-    watch(&spec, node, &format!("adding node {node}"), |p| {
+    watch_added(&spec, node).await
+}
+
+/// The node has its process and its data; the cluster may know of it or not.
+async fn add_again(spec: &ClusterSpec, node: u16) -> Result<()> {
+    let asked = running_beside(spec, node)?;
+    let progress = with(spec, asked, async |a| a.progress().await).await?;
+    if progress.leaving.contains(&node.into()) {
+        return Err(
+            Failure::new(format!("node {node} is being removed")).hint(format!(
+                "`dbos cluster remove {node} --name {}` goes on with that",
+                spec.name
+            )),
+        );
+    }
+    if process::running(spec, node).is_none() {
+        up::check_ports(spec, &[node])?;
+        process::start(spec, node)?;
+    }
+    if !progress.nodes.contains(&node.into())
+        && let Err(failure) = ask_to_add(spec, asked, node).await
+    {
+        // What was asked for before may have been done just now.
+        let progress = with(spec, asked, async |a| a.progress().await).await;
+        if !progress.is_ok_and(|p| p.nodes.contains(&node.into())) {
+            return Err(failure);
+        }
+    }
+    watch_added(spec, node).await
+}
+
+async fn ask_to_add(spec: &ClusterSpec, asked: u16, node: u16) -> Result<()> {
+    let address = spec.node_address(node);
+    let added = with(spec, asked, async |a| {
+        let added = settle("42710", async || a.add(&address).await).await;
+        added.map_err(|error| match error.sqlstate() {
+            "42710" => error.hint(
+                "a node needs an id and ports of its own; `dbos cluster remove ID` removes a node that is only in dbos.nodes",
+            ),
+            _ => error,
+        })
+    });
+    added.await.map_err(|failure| match failure.code {
+        UNKNOWN => failure.hint(format!(
+            "node {node} is kept, as the cluster may have it: `dbos cluster add {node} --name {0}` goes on, \
+             `dbos cluster remove {node} --name {0}` takes it back",
+            spec.name
+        )),
+        _ => failure,
+    })
+}
+
+async fn watch_added(spec: &ClusterSpec, node: u16) -> Result<()> {
+    watch(spec, node, &format!("adding node {node}"), |p| {
         p.moves_left == 0 && p.nodes.contains(&node.into())
     })
     .await?;
@@ -62,16 +119,32 @@ pub async fn add(mut spec: ClusterSpec, node: Option<u16>) -> Result<()> {
     Ok(())
 }
 
-/// Removes a node, whether it runs or not.
+/// Removes a node, whether it runs or not. Goes on with a removal that was not brought to its end.
 pub async fn remove(mut spec: ClusterSpec, node: u16) -> Result<()> {
-    spec.check_node(node)?;
-    // Asking another one lets the node be away.
-    let others: Vec<u16> = spec.ids().into_iter().filter(|n| *n != node).collect();
-    let asked = first_running(&spec, &others)?;
-    with(&spec, asked, async |a| {
-        settle("42704", async || a.remove(node.into()).await).await
-    })
-    .await?;
+    if let Err(unknown) = spec.check_node(node) {
+        // The cluster may have a node of which nothing is left here.
+        let asked = any_running(&spec).map_err(|_| unknown)?;
+        let progress = with(&spec, asked, async |a| a.progress().await).await?;
+        if !progress.nodes.contains(&node.into()) {
+            return spec.check_node(node);
+        }
+        spec.added.push(node);
+    }
+    let asked = running_beside(&spec, node)?;
+    let removed = with(&spec, asked, async |a| {
+        match settle("42704", async || a.remove(node.into()).await).await {
+            // Another command came that far.
+            Err(error) if error.sqlstate() == "42704" => Ok(()),
+            result => result,
+        }
+    });
+    removed.await.map_err(|failure| match failure.code {
+        UNKNOWN => failure.hint(format!(
+            "`dbos cluster remove {node} --name {}` goes on",
+            spec.name
+        )),
+        _ => failure,
+    })?;
     let what = format!("removing node {node}");
     watch(&spec, asked, &what, |p| !p.nodes.contains(&node.into())).await?;
     process::stop(&spec, [node].into_iter())?;
@@ -188,7 +261,8 @@ async fn watch(
     }
 }
 
-/// Asks again while the outcome is unknown, as a leader may go while it writes; `done` is then the answer to what was done before.
+/// Asks again while the outcome is unknown, as a leader may go while it writes; `done` is then the answer to what was done before,
+/// and another failure tells nothing of it.
 async fn settle(
     done: &str,
     ask: impl AsyncFn() -> kernel_db::error::Result<()>,
@@ -197,8 +271,20 @@ async fn settle(
     let mut unknown = false;
     loop {
         match ask().await {
-            Err(error) if error.sqlstate() == "08007" && Instant::now() < until => unknown = true,
+            Err(error) if error.sqlstate() == "08007" => {
+                unknown = true;
+                if Instant::now() > until {
+                    return Err(error);
+                }
+            }
             Err(error) if unknown && error.sqlstate() == done => return Ok(()),
+            Err(error) if unknown => {
+                return Err(Error::unknown(format!(
+                    "{} ({})",
+                    error.message(),
+                    error.sqlstate()
+                )));
+            }
             result => return result,
         }
         tokio::time::sleep(LOOK).await;
@@ -233,15 +319,23 @@ pub(super) async fn with<T>(
     }
 }
 
+/// One that runs and answers; a paused one would do what it was asked much later.
 pub(super) fn any_running(spec: &ClusterSpec) -> Result<u16> {
     first_running(spec, &spec.ids())
 }
 
+/// Asking another one lets the node be away.
+fn running_beside(spec: &ClusterSpec, node: u16) -> Result<u16> {
+    let others: Vec<u16> = spec.ids().into_iter().filter(|n| *n != node).collect();
+    first_running(spec, &others)
+}
+
 fn first_running(spec: &ClusterSpec, nodes: &[u16]) -> Result<u16> {
-    let running = |node: &&u16| process::running(spec, **node).is_some();
-    nodes.iter().find(running).copied().ok_or_else(|| {
+    let answers =
+        |node: &&u16| process::running(spec, **node).is_some() && !process::paused(spec, **node);
+    nodes.iter().find(answers).copied().ok_or_else(|| {
         Failure::new("no node that could be asked is running").hint(format!(
-            "`dbos cluster up --name {}` starts the cluster",
+            "`dbos cluster up --name {0}` starts the cluster, `dbos cluster resume N --name {0}` lets a paused node go on",
             spec.name
         ))
     })
@@ -250,8 +344,6 @@ fn first_running(spec: &ClusterSpec, nodes: &[u16]) -> Result<u16> {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
-
-    use kernel_db::error::Error;
 
     use super::*;
 
@@ -262,6 +354,7 @@ mod tests {
             (vec!["08007", "42704"], true),
             (vec!["42704"], false),
             (vec!["08007", "55000"], false),
+            (vec!["08007", "DB002"], false),
         ] {
             let left = RefCell::new(answers.clone());
             let ask = async || match left.borrow_mut().remove(0) {
@@ -270,6 +363,9 @@ mod tests {
             };
             let result = settle("42704", ask).await;
             assert_eq!(result.is_ok(), ends_well, "{answers:?}");
+            if let (Err(error), "08007") = (result, answers[0]) {
+                assert_eq!(error.sqlstate(), "08007", "{answers:?}");
+            }
             assert!(left.borrow().is_empty(), "{answers:?}");
         }
     }

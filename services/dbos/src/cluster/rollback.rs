@@ -11,12 +11,10 @@ use serde_json::json;
 use super::home::ClusterSpec;
 use super::members::{any_running, with};
 use super::process;
-use crate::exit::{Failure, Result};
+use crate::exit::{Failure, Result, UNKNOWN};
 use crate::output::{Rows, spinner};
 
 const LOOK: Duration = Duration::from_millis(100);
-/// Says that the transaction may have been decided before its node was lost.
-const UNKNOWN: u8 = 5;
 
 pub async fn run(spec: &ClusterSpec, to: &str, yes: bool, json: bool) -> Result<()> {
     let node = any_running(spec)?;
