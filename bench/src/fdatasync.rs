@@ -7,8 +7,15 @@ use std::time::Instant;
 
 const SAMPLES: usize = 200;
 
-/// Median microseconds of an fdatasync after appending 4 KiB to a file in `folder`.
-pub fn p50_us(folder: &Path) -> std::io::Result<u64> {
+/// Microseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    pub p50: u64,
+    pub p99: u64,
+}
+
+/// Of fdatasyncs one after another, each after appending 4 KiB to a file in `folder`.
+pub fn times(folder: &Path) -> std::io::Result<Times> {
     let mut file: File = tempfile::tempfile_in(folder)?;
     let block = [0x5a; 4096];
     let mut samples = Vec::with_capacity(SAMPLES);
@@ -19,5 +26,8 @@ pub fn p50_us(folder: &Path) -> std::io::Result<u64> {
         samples.push(start.elapsed().as_micros() as u64);
     }
     samples.sort_unstable();
-    Ok(samples[SAMPLES / 2])
+    Ok(Times {
+        p50: samples[SAMPLES / 2],
+        p99: samples[SAMPLES * 99 / 100],
+    })
 }

@@ -20,11 +20,6 @@ pub use report::{BeforeAfter, Cache, Latency, Report, Timed};
 pub use run::{IN_FLIGHT_TRIED, Kind, Options, Progress, Run, measure, run};
 pub use target::{PEERS, Target};
 
-/// Median microseconds that making 4 KiB durable in `folder` takes now.
-pub fn fdatasync_p50_us(folder: &std::path::Path) -> std::io::Result<u64> {
-    fdatasync::p50_us(folder)
-}
-
 /// One of `all` by its name on the command line.
 fn named<T: Copy>(all: &[(&str, T)], what: &str, text: &str) -> anyhow::Result<T> {
     let names = || all.iter().map(|(name, _)| *name).collect::<Vec<_>>();

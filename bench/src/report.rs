@@ -5,6 +5,7 @@ use std::fmt;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::fdatasync::Times;
 use crate::processors::Processors;
 
 /// Fields in the order in which they are printed; null where a field does not apply.
@@ -39,6 +40,18 @@ pub struct Report {
     pub partitions: Option<u32>,
     pub durability: Option<String>,
     pub fdatasync_p50_us: BeforeAfter,
+    pub fdatasync_p99_us: BeforeAfter,
+}
+
+impl Report {
+    pub(crate) fn set_fdatasync(&mut self, before: Option<Times>, after: Option<Times>) {
+        let both = |of: fn(Times) -> u64| BeforeAfter {
+            before: before.map(of),
+            after: after.map(of),
+        };
+        self.fdatasync_p50_us = both(|times| times.p50);
+        self.fdatasync_p99_us = both(|times| times.p99);
+    }
 }
 
 /// The client's read cache. One operation may be several reads.
@@ -82,7 +95,7 @@ pub struct Latency {
     pub max: u64,
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct BeforeAfter {
     pub before: Option<u64>,
     pub after: Option<u64>,

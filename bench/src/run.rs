@@ -239,7 +239,7 @@ pub async fn measure(
     }
     // Afterwards nobody may be there to say it.
     let version = target.version().await?;
-    let before = target.fdatasync_p50_us();
+    let before = target.fdatasync();
     let retries = client.as_ref().map(|client| client.stats().retries);
     let operation = prepared.operation.clone();
     let watch = Watch::start(load.warm_up, load.duration);
@@ -256,10 +256,7 @@ pub async fn measure(
     drop(prepared.responders.take());
     let mut report = report(target, options, &load, &measured);
     report.processors = processors;
-    report.fdatasync_p50_us = BeforeAfter {
-        before,
-        after: target.fdatasync_p50_us(),
-    };
+    report.set_fdatasync(before, target.fdatasync());
     report.target_version = version;
     let cache_after = client.as_ref().and_then(Client::cache_stats);
     measured.by_source.merge(&prepared.filling);
@@ -406,16 +403,13 @@ async fn measure_threads(
         // What there is to do must not be done before the measurement begins.
         load.warm_up = Duration::ZERO;
     }
-    let before = target.fdatasync_p50_us();
+    let before = target.fdatasync();
     let watch = Watch::start(load.warm_up, load.duration);
     let measured = load::run_threads(load, std::mem::take(&mut prepared.operations)).await;
     let mut report = report(target, options, &load, &measured);
     report.processors = watch.end(measured.completed);
     report.target_version = target.own_version();
-    report.fdatasync_p50_us = BeforeAfter {
-        before,
-        after: target.fdatasync_p50_us(),
-    };
+    report.set_fdatasync(before, target.fdatasync());
     match measured.first_errors.first() {
         None => prepared.check(measured.acknowledged)?,
         Some(error) => bail!(
@@ -475,10 +469,8 @@ fn report(target: &Target, options: &Options, load: &Load, measured: &Measured) 
         replicas: target.replicas,
         partitions: target.partitions,
         durability: target.durability.clone(),
-        fdatasync_p50_us: BeforeAfter {
-            before: None,
-            after: None,
-        },
+        fdatasync_p50_us: BeforeAfter::default(),
+        fdatasync_p99_us: BeforeAfter::default(),
     }
 }
 

@@ -249,8 +249,8 @@ impl Target {
         Ok(version.split(" on ").next().unwrap_or(&version).to_string())
     }
 
-    pub fn fdatasync_p50_us(&self) -> Option<u64> {
-        crate::fdatasync::p50_us(self.folder.as_deref()?).ok()
+    pub(crate) fn fdatasync(&self) -> Option<crate::fdatasync::Times> {
+        crate::fdatasync::times(self.folder.as_deref()?).ok()
     }
 }
 

@@ -97,18 +97,17 @@ impl Load {
 /// A run as one line, at x = 0.
 fn row_of(run: &Run) -> Row {
     let report = &run.report;
-    let fdatasync = report.fdatasync_p50_us;
+    // Only what is durable depends on the disk.
+    let durable = report.durability.as_deref() == Some("fsync");
+    let both = |times: bench::BeforeAfter| times.before.zip(times.after).filter(|_| durable);
     Row {
         x: 0.0,
         count: run.latency.len(),
         errors: report.errors,
         value: report.throughput_per_s,
         latency: (!run.latency.is_empty()).then(|| latency(&run.latency)),
-        // Only what is durable depends on the disk.
-        fdatasync: match report.durability.as_deref() {
-            Some("fsync") => fdatasync.before.zip(fdatasync.after),
-            _ => None,
-        },
+        fdatasync: both(report.fdatasync_p50_us),
+        fdatasync_p99: both(report.fdatasync_p99_us),
         processors: report.processors.clone(),
         cache: report.cache.map(|cache| Cache {
             hits: cache.hit.map(timed),

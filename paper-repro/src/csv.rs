@@ -6,7 +6,7 @@ use crate::experiments::Experiment;
 use crate::record::{Results, Status, Timed};
 
 const HEADER: &str = "series,x,label,repeat,status,count,errors,value,unit,p50_us,p95_us,p99_us,p999_us,max_us,\
-                      fdatasync_before_us,fdatasync_after_us,hits,hit_p50_us,hit_p99_us,misses,miss_p50_us,miss_p99_us,\
+                      fdatasync_before_us,fdatasync_after_us,fdatasync_p99_before_us,fdatasync_p99_after_us,hits,hit_p50_us,hit_p99_us,misses,miss_p50_us,miss_p99_us,\
                       processors_busy,processors_stolen,processors_us_per_operation,version";
 
 /// One line per run, or per moment of a time line.
@@ -22,9 +22,12 @@ pub fn text(experiment: &Experiment, results: &Results) -> String {
             let latency = row.latency.map_or(",,,,".to_string(), |l| {
                 format!("{},{},{},{},{}", l.p50, l.p95, l.p99, l.p999, l.max)
             });
-            let fdatasync = row.fdatasync.map_or(",".to_string(), |(before, after)| {
-                format!("{before},{after}")
-            });
+            let both = |times: Option<(u64, u64)>| {
+                times.map_or(",".to_string(), |(before, after)| {
+                    format!("{before},{after}")
+                })
+            };
+            let (fdatasync, fdatasync_p99) = (both(row.fdatasync), both(row.fdatasync_p99));
             let cache = row.cache.unwrap_or_default();
             let (hits, misses) = (timed(cache.hits), timed(cache.misses));
             let processors = row.processors.as_ref().map_or(",,".to_string(), |p| {
@@ -32,7 +35,7 @@ pub fn text(experiment: &Experiment, results: &Results) -> String {
             });
             let _ = writeln!(
                 text,
-                "{},{},{},{},{},{},{},{:.3},{},{latency},{fdatasync},{hits},{misses},{processors},{}",
+                "{},{},{},{},{},{},{},{:.3},{},{latency},{fdatasync},{fdatasync_p99},{hits},{misses},{processors},{}",
                 quoted(&record.series),
                 row.x,
                 quoted(&record.label),

@@ -62,6 +62,9 @@ pub struct Row {
     pub latency: Option<Latency>,
     /// Median microseconds of an fdatasync before and after.
     pub fdatasync: Option<(u64, u64)>,
+    /// 99th percentile.
+    #[serde(default)]
+    pub fdatasync_p99: Option<(u64, u64)>,
     /// Of load generators.
     #[serde(default)]
     pub processors: Option<Processors>,
@@ -105,6 +108,8 @@ pub enum Metric {
     Value,
     P50,
     P99,
+    /// The latency's, in times of the disk's own before and after the run, whichever was longer.
+    P99OfDisk,
     /// Median of the operations that a client's cache answered; of the others.
     HitP50,
     MissP50,
@@ -116,6 +121,10 @@ impl Metric {
             Self::Value => Some(row.value),
             Self::P50 => row.latency.map(|l| l.p50 as f64),
             Self::P99 => row.latency.map(|l| l.p99 as f64),
+            Self::P99OfDisk => {
+                let (before, after) = row.fdatasync_p99?;
+                Some(row.latency?.p99 as f64 / before.max(after).max(1) as f64)
+            }
             Self::HitP50 => row.cache?.hits.map(|hits| hits.p50_ns as f64 / 1e3),
             Self::MissP50 => row.cache?.misses.map(|misses| misses.p50_ns as f64 / 1e3),
         }
@@ -126,6 +135,7 @@ impl Metric {
             Self::Value => "value",
             Self::P50 => "p50",
             Self::P99 => "p99",
+            Self::P99OfDisk => "p99-of-disk",
             Self::HitP50 => "hit-p50",
             Self::MissP50 => "miss-p50",
         }
@@ -331,6 +341,7 @@ pub mod tests {
                 count: 10,
                 value,
                 fdatasync: Some((fdatasync, 100)),
+                fdatasync_p99: None,
                 ..Row::default()
             }],
             version: "1".into(),

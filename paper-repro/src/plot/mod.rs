@@ -49,6 +49,7 @@ pub fn y_label(experiment: &Experiment, chart: &Chart) -> String {
         Metric::Value => experiment.unit.to_string(),
         Metric::P50 => "median latency, µs".to_string(),
         Metric::P99 => "p99 latency, µs".to_string(),
+        Metric::P99OfDisk => "p99 latency, × fdatasync p99".to_string(),
         Metric::HitP50 => "median latency of hits, µs".to_string(),
         Metric::MissP50 => "median latency of misses, µs".to_string(),
     }
