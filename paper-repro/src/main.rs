@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use experiments::Experiment;
 use machine::Machine;
-use record::Journal;
+use record::{Journal, Record, Status};
 use report::Parts;
 use scale::Scale;
 use systems::Systems;
@@ -102,6 +102,8 @@ fn run(args: &Args) -> anyhow::Result<usize> {
             .join(args.scale.name()),
     };
     if args.publish {
+        let journal = Journal::open(&out.join(JOURNAL))?;
+        output::check_peers(&journal.records)?;
         output::publish(
             &out,
             &repository.join("docs/report"),
@@ -125,10 +127,12 @@ fn run(args: &Args) -> anyhow::Result<usize> {
         machine,
     };
     let mut journal = journal(&out, &origin)?;
-    if args.again {
-        let names: Vec<&str> = selected.iter().map(|e| e.name).collect();
-        journal = journal.forget(&out.join(JOURNAL), &names)?;
-    }
+    // What failed, or was not there, is tried once more.
+    let names: Vec<&str> = selected.iter().map(|e| e.name).collect();
+    let again = |record: &Record| {
+        (args.again || record.status != Status::Ok) && names.contains(&record.experiment.as_str())
+    };
+    journal = journal.keep(&out.join(JOURNAL), |record| !again(record))?;
     let mut systems = Systems::new(dbos()?, out.join("clusters"), args.port)?;
     let minutes = |minutes| Duration::from_secs(minutes * 60);
     let budget = args.minutes.map_or(args.scale.budget(), minutes);

@@ -1,12 +1,13 @@
 //! Files of a run: CSV, plots, report; and the copies that are committed.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
 use crate::experiments::Experiment;
-use crate::record::Results;
+use crate::record::{Record, Results, Status};
 use crate::report::{self, Parts};
 use crate::{csv, plot};
 
@@ -59,6 +60,23 @@ fn unseen(experiments: &[Experiment], plots: &[Vec<String>], page: &str) -> Vec<
     found
 }
 
+/// A committed report has all peers: those that are missing are an error.
+pub fn check_peers(records: &[Record]) -> anyhow::Result<()> {
+    let missing = records.iter().filter_map(|record| match &record.status {
+        Status::NotInstalled(why) => Some(format!("{} ({why})", record.series)),
+        _ => None,
+    });
+    let missing: BTreeSet<String> = missing.collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let all: Vec<String> = missing.into_iter().collect();
+    bail!(
+        "not published, as peers are missing: {}; `scripts/peers.sh` gets them, and the same command measures what is missing",
+        all.join(", ")
+    );
+}
+
 /// Copies report, plots and CSV (no raw histograms) to `docs`, and the summary into `readme`.
 pub fn publish(out: &Path, docs: &Path, readme: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(docs)?;
@@ -102,6 +120,19 @@ pub fn results(experiments: &[Experiment], records: &[crate::record::Record]) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::tests::record;
+
+    #[test]
+    fn a_report_without_a_peer_is_not_published() {
+        let mut records = vec![record("a", 1.0, 1, 5.0, 100)];
+        check_peers(&records).unwrap();
+        records.push(Record {
+            status: Status::NotInstalled("no redis-server".into()),
+            ..record("redis", 1.0, 1, 0.0, 100)
+        });
+        let told = check_peers(&records).unwrap_err().to_string();
+        assert!(told.contains("redis (no redis-server)"), "{told}");
+    }
 
     #[test]
     fn the_summary_goes_between_the_marks_again_and_again() {

@@ -308,10 +308,13 @@ impl Journal {
         Ok(())
     }
 
-    /// Forgets the records of these experiments.
-    pub fn forget(mut self, path: &Path, experiments: &[&str]) -> anyhow::Result<Self> {
-        self.records
-            .retain(|record| !experiments.contains(&record.experiment.as_str()));
+    /// Forgets the other records: their points are measured again.
+    pub fn keep(mut self, path: &Path, kept: impl Fn(&Record) -> bool) -> anyhow::Result<Self> {
+        let before = self.records.len();
+        self.records.retain(kept);
+        if self.records.len() == before {
+            return Ok(self);
+        }
         let mut text = String::new();
         for record in &self.records {
             text += &serde_json::to_string(record)?;
@@ -379,7 +382,8 @@ pub mod tests {
         assert!(journal.has("e", "a", 1.0, 1) && !journal.has("e", "a", 1.0, 2));
         journal.append(record("a", 1.0, 2, 6.0, 1)).unwrap();
         assert_eq!(Journal::open(&path).unwrap().records.len(), 2);
-        let journal = Journal::open(&path).unwrap().forget(&path, &["e"]).unwrap();
+        let journal = Journal::open(&path).unwrap();
+        let journal = journal.keep(&path, |r| r.experiment != "e").unwrap();
         assert!(journal.records.is_empty());
         assert!(Journal::open(&path).unwrap().records.is_empty());
     }

@@ -343,8 +343,10 @@ fn seeds_that_found_bugs_stay_right() {
 
 #[test]
 fn the_same_seed_gives_the_same_transcript() {
-    let plan = Plan::plain(7);
-    let first = run(7, &plan, None).unwrap();
-    assert_eq!(first, run(7, &plan, Some(Lines::default())).unwrap());
-    assert_ne!(first.transcript, run(8, &plan, None).unwrap().transcript);
+    // With moves, waits, kept rows and rollbacks, and without.
+    for plan in [Plan::plain(7), Plan::of_seed(7)] {
+        let first = run(7, &plan, None).unwrap();
+        assert_eq!(first, run(7, &plan, Some(Lines::default())).unwrap());
+        assert_ne!(first.transcript, run(8, &plan, None).unwrap().transcript);
+    }
 }
