@@ -127,10 +127,11 @@ fn run(args: &Args) -> anyhow::Result<usize> {
         machine,
     };
     let mut journal = journal(&out, &origin)?;
-    // What failed, or was not there, is tried once more.
+    // What failed is tried once more.
     let names: Vec<&str> = selected.iter().map(|e| e.name).collect();
     let again = |record: &Record| {
-        (args.again || record.status != Status::Ok) && names.contains(&record.experiment.as_str())
+        let failed = matches!(record.status, Status::Failed(_));
+        (args.again || failed) && names.contains(&record.experiment.as_str())
     };
     journal = journal.keep(&out.join(JOURNAL), |record| !again(record))?;
     let mut systems = Systems::new(dbos()?, out.join("clusters"), args.port)?;

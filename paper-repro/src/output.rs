@@ -72,7 +72,7 @@ pub fn check_peers(records: &[Record]) -> anyhow::Result<()> {
     }
     let all: Vec<String> = missing.into_iter().collect();
     bail!(
-        "not published, as peers are missing: {}; `scripts/peers.sh` gets them, and the same command measures what is missing",
+        "not published, as peers are missing: {}; `scripts/peers.sh` gets them, and AGAIN=1 ONLY=name measures an experiment again",
         all.join(", ")
     );
 }

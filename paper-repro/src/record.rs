@@ -309,17 +309,17 @@ impl Journal {
     }
 
     /// Forgets the other records: their points are measured again.
-    pub fn keep(mut self, path: &Path, kept: impl Fn(&Record) -> bool) -> anyhow::Result<Self> {
-        let before = self.records.len();
-        self.records.retain(kept);
-        if self.records.len() == before {
+    pub fn keep(self, path: &Path, kept: impl Fn(&Record) -> bool) -> anyhow::Result<Self> {
+        if self.records.iter().all(&kept) {
             return Ok(self);
         }
-        let mut text = String::new();
-        for record in &self.records {
-            text += &serde_json::to_string(record)?;
-            text.push('\n');
-        }
+        // Line by line, as they were written: a number need not be written as it was read.
+        let text = std::fs::read_to_string(path)?;
+        let lines = text.lines().zip(&self.records);
+        let text: String = lines
+            .filter(|(_, record)| kept(record))
+            .flat_map(|(line, _)| [line, "\n"])
+            .collect();
         let new = path.with_extension("new");
         std::fs::write(&new, text)?;
         std::fs::rename(&new, path).with_context(|| format!("writing {}", path.display()))?;
